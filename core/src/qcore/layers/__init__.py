@@ -1,0 +1,24 @@
+"""Floor 2: one frozen, validated config for each kernel type, and the tensors that go with it."""
+
+from qcore.layers.base import MMLinearLayerConfig
+from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig, FP8ScaledMMLinearLayerConfig
+from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
+from qcore.layers.microscaling import (
+    MxFp4LinearLayerConfig,
+    Mxfp8LinearLayerConfig,
+    NvFp4LinearLayerConfig,
+)
+from qcore.layers.mixed_precision import MPLinearLayerConfig
+from qcore.layers.params import ParamSpec
+
+__all__ = [
+    "FP8ScaledMMLinearLayerConfig",
+    "Fp8BlockScaledMMLinearLayerConfig",
+    "Int8ScaledMMLinearLayerConfig",
+    "MMLinearLayerConfig",
+    "MPLinearLayerConfig",
+    "MxFp4LinearLayerConfig",
+    "Mxfp8LinearLayerConfig",
+    "NvFp4LinearLayerConfig",
+    "ParamSpec",
+]

@@ -1,0 +1,79 @@
+"""Integer codes in int32 words: ``32 // bits`` to a word, lowest bits first, along one dimension.
+
+This is the packing of compressed-tensors' pack-quantized and of GPTQ's 2, 4 and 8 bits.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from qcore.errors import WeightError
+
+__all__ = ["pack_int32", "pack_uint4", "unpack_int32", "unpack_uint4"]
+
+
+def pack_int32(codes: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
+    """Pack codes into int32 words.
+
+    Args:
+        codes: integers in ``0 .. 2**bits - 1``, any integer dtype.
+        bits: 2 to 8.
+        dim: the dimension that shrinks by ``32 // bits``; the last word is filled up with zeros.
+
+    Returns:
+        int32, with ``ceil(size / (32 // bits))`` in ``dim``.
+    """
+    factor = 32 // bits
+    moved = codes.movedim(dim, -1)
+    fill = -moved.shape[-1] % factor
+    if fill:
+        moved = torch.nn.functional.pad(moved, (0, fill))
+    words = torch.zeros(
+        (*moved.shape[:-1], moved.shape[-1] // factor), dtype=torch.int32, device=codes.device
+    )
+    # One slice at a time: the transient stays at one word's worth of codes, whatever the size.
+    for i in range(factor):
+        # A left shift into the sign bit wraps, which is what the top code needs.
+        words |= (moved[..., i::factor].to(torch.int32) & ((1 << bits) - 1)) << (bits * i)
+    return words.movedim(-1, dim).contiguous()
+
+
+def unpack_int32(words: torch.Tensor, bits: int, size: int, dim: int) -> torch.Tensor:
+    """Take codes out of int32 words; the inverse of `pack_int32`.
+
+    Args:
+        words: int32.
+        bits: 2 to 8.
+        size: the length of ``dim`` before packing.
+        dim: the packed dimension.
+
+    Returns:
+        uint8 codes.
+
+    Raises:
+        WeightError: ``words`` has too few or too many words for ``size``.
+    """
+    factor = 32 // bits
+    needed = -(-size // factor)
+    if words.shape[dim] != needed:
+        raise WeightError(
+            f"{size} codes of {bits} bits take {needed} int32 words, got {words.shape[dim]} "
+            f"(shape {list(words.shape)}, dimension {dim})"
+        )
+    moved = words.movedim(dim, -1)
+    codes = torch.empty((*moved.shape, factor), dtype=torch.uint8, device=words.device)
+    for i in range(factor):
+        codes[..., i] = (moved >> (bits * i)) & ((1 << bits) - 1)
+    flat = codes.reshape(*moved.shape[:-1], -1)[..., :size]
+    return flat.movedim(-1, dim).contiguous()
+
+
+def pack_uint4(codes: torch.Tensor) -> torch.Tensor:
+    """Two 4-bit codes to a byte along the last dimension, the even element in the low half."""
+    codes = codes.to(torch.uint8)
+    return (codes[..., ::2] | (codes[..., 1::2] << 4)).contiguous()
+
+
+def unpack_uint4(packed: torch.Tensor) -> torch.Tensor:
+    """The inverse of `pack_uint4`: uint8 [..., K/2] to uint8 [..., K]."""
+    return torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)

@@ -1,0 +1,165 @@
+// Sixteen lanes as two 256-bit registers: AVX2 + FMA + F16C. Contract: vec_scalar.h.
+
+#include <immintrin.h>
+
+namespace {
+
+struct VecF {
+  __m256 lo, hi;
+};
+struct VecI {
+  __m256i lo, hi;
+};
+
+inline VecF set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline VecI set1_i(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline VecI load_i(const void* p) {
+  const __m256i* q = static_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+}
+inline void store_f(float* p, const VecF& a) {
+  _mm256_storeu_ps(p, a.lo);
+  _mm256_storeu_ps(p + 8, a.hi);
+}
+
+#define QCORE_BINARY(name, op)                                             \
+  inline VecF name(const VecF& a, const VecF& b) {                         \
+    return {_mm256_##op##_ps(a.lo, b.lo), _mm256_##op##_ps(a.hi, b.hi)};   \
+  }
+QCORE_BINARY(add, add)
+QCORE_BINARY(sub, sub)
+QCORE_BINARY(mul, mul)
+QCORE_BINARY(div, div)
+QCORE_BINARY(max, max)
+QCORE_BINARY(min, min)
+#undef QCORE_BINARY
+
+inline VecF fma(const VecF& a, const VecF& b, const VecF& c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+inline VecF abs(const VecF& a) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
+}
+inline VecF round(const VecF& a) {
+  constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(a.lo, mode), _mm256_round_ps(a.hi, mode)};
+}
+
+template <int shift>
+inline VecI shift_right(const VecI& a) {
+  return {_mm256_srli_epi32(a.lo, shift), _mm256_srli_epi32(a.hi, shift)};
+}
+inline VecF insert_bits(const VecI& a, const VecI& mask, const VecI& base) {
+  return {_mm256_castsi256_ps(_mm256_or_si256(_mm256_and_si256(a.lo, mask.lo), base.lo)),
+          _mm256_castsi256_ps(_mm256_or_si256(_mm256_and_si256(a.hi, mask.hi), base.hi))};
+}
+
+inline VecF to_f(const VecI& a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+inline VecF u8_to_f(const uint8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return to_f({_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))});
+}
+inline VecI sub_mul(const VecI& a, const VecI& b, const VecI& c) {
+  return {_mm256_sub_epi32(a.lo, _mm256_mullo_epi32(b.lo, c.lo)),
+          _mm256_sub_epi32(a.hi, _mm256_mullo_epi32(b.hi, c.hi))};
+}
+
+inline void store_i8(int8_t* p, const VecF& a) {
+  // packs works within 128-bit lanes: the permutation brings the 16 words back in order.
+  const __m256i words = _mm256_permute4x64_epi64(
+      _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)), 0xd8);
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(p),
+      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+
+inline float load_one(const void* p, Dtype dtype, int64_t i) {
+  if (dtype == Dtype::f32) return static_cast<const float*>(p)[i];
+  const uint16_t raw = static_cast<const uint16_t*>(p)[i];
+  if (dtype == Dtype::f16) return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(raw)));
+  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(static_cast<int32_t>(raw) << 16)));
+}
+
+inline VecF load_lanes(const void* p, Dtype dtype, int64_t i) {
+  if (dtype == Dtype::f32) {
+    const float* src = static_cast<const float*>(p) + i;
+    return {_mm256_loadu_ps(src), _mm256_loadu_ps(src + 8)};
+  }
+  const __m128i* src = reinterpret_cast<const __m128i*>(static_cast<const uint16_t*>(p) + i);
+  const __m128i lo = _mm_loadu_si128(src), hi = _mm_loadu_si128(src + 1);
+  if (dtype == Dtype::f16) return {_mm256_cvtph_ps(lo), _mm256_cvtph_ps(hi)};
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(lo), 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(hi), 16))};
+}
+
+// Eight f32 to bf16 in the low halves of the lanes, to nearest even; NaN stays NaN.
+inline __m256i to_bf16(__m256 a) {
+  const __m256i bits = _mm256_castps_si256(a);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded =
+      _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+}
+
+inline void store_lanes(void* p, Dtype dtype, int64_t i, const VecF& a) {
+  if (dtype == Dtype::f32) {
+    store_f(static_cast<float*>(p) + i, a);
+    return;
+  }
+  __m128i* dst = reinterpret_cast<__m128i*>(static_cast<uint16_t*>(p) + i);
+  if (dtype == Dtype::f16) {
+    _mm_storeu_si128(dst, _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(dst + 1, _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT));
+  } else {
+    const __m256i words =
+        _mm256_permute4x64_epi64(_mm256_packus_epi32(to_bf16(a.lo), to_bf16(a.hi)), 0xd8);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst), words);
+  }
+}
+
+// vpmaddwd on 16-bit halves: exact for all codes, where vpmaddubsw would saturate silently.
+// Weights split in place into the even and the odd bytes, and so does every activation quad.
+struct Int8Dot {
+  static constexpr int quad_bytes = 8;
+  static constexpr int32_t x_offset = 0;
+
+  struct Weight {
+    VecI even, odd;
+  };
+  static Weight load_weight(const int8_t* p) {
+    const VecI bytes = load_i(p);
+    return {{_mm256_srai_epi16(_mm256_slli_epi16(bytes.lo, 8), 8),
+             _mm256_srai_epi16(_mm256_slli_epi16(bytes.hi, 8), 8)},
+            {_mm256_srai_epi16(bytes.lo, 8), _mm256_srai_epi16(bytes.hi, 8)}};
+  }
+  struct Activation {
+    __m256i even, odd;
+  };
+  static Activation load_activation(const void* p) {
+    int32_t even, odd;
+    __builtin_memcpy(&even, p, 4);
+    __builtin_memcpy(&odd, static_cast<const char*>(p) + 4, 4);
+    return {_mm256_set1_epi32(even), _mm256_set1_epi32(odd)};
+  }
+  static void store_quad(const int8_t* q, void* dst) {
+    const int16_t words[4] = {q[0], q[2], q[1], q[3]};
+    __builtin_memcpy(dst, words, 8);
+  }
+  static void accumulate(VecI& acc, const Weight& w, const Activation& x) {
+    acc.lo = _mm256_add_epi32(acc.lo, _mm256_add_epi32(_mm256_madd_epi16(w.even.lo, x.even),
+                                                       _mm256_madd_epi16(w.odd.lo, x.odd)));
+    acc.hi = _mm256_add_epi32(acc.hi, _mm256_add_epi32(_mm256_madd_epi16(w.even.hi, x.even),
+                                                       _mm256_madd_epi16(w.odd.hi, x.odd)));
+  }
+};
+
+// 16 registers: one row keeps four memory streams busy, more rows take fewer blocks.
+constexpr int kWna16Rows = 6;
+constexpr int kInt8Rows = 4;
+constexpr int wna16_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+constexpr int int8_blocks(int rows) { return rows == 1 ? 4 : 1; }
+
+}  // namespace

@@ -1,0 +1,121 @@
+// Sixteen lanes as one 512-bit register: AVX-512 F/BW/VL/DQ + VNNI. Contract: vec_scalar.h.
+
+#include <immintrin.h>
+
+namespace {
+
+struct VecF {
+  __m512 v;
+};
+struct VecI {
+  __m512i v;
+};
+
+inline VecF set1(float x) { return {_mm512_set1_ps(x)}; }
+inline VecI set1_i(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline VecI load_i(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_f(float* p, const VecF& a) { _mm512_storeu_ps(p, a.v); }
+
+inline VecF add(const VecF& a, const VecF& b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline VecF sub(const VecF& a, const VecF& b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline VecF mul(const VecF& a, const VecF& b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline VecF div(const VecF& a, const VecF& b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline VecF max(const VecF& a, const VecF& b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline VecF min(const VecF& a, const VecF& b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline VecF fma(const VecF& a, const VecF& b, const VecF& c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+inline VecF abs(const VecF& a) { return {_mm512_abs_ps(a.v)}; }
+inline VecF round(const VecF& a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+
+template <int shift>
+inline VecI shift_right(const VecI& a) {
+  return {_mm512_srli_epi32(a.v, shift)};
+}
+inline VecF insert_bits(const VecI& a, const VecI& mask, const VecI& base) {
+  // Truth table of (a & mask) | base.
+  return {_mm512_castsi512_ps(_mm512_ternarylogic_epi32(a.v, mask.v, base.v, 0xea))};
+}
+
+inline VecF to_f(const VecI& a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline VecF u8_to_f(const uint8_t* p) {
+  return to_f({_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))});
+}
+inline VecI sub_mul(const VecI& a, const VecI& b, const VecI& c) {
+  return {_mm512_sub_epi32(a.v, _mm512_mullo_epi32(b.v, c.v))};
+}
+
+inline void store_i8(int8_t* p, const VecF& a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
+}
+
+inline float load_one(const void* p, Dtype dtype, int64_t i) {
+  if (dtype == Dtype::f32) return static_cast<const float*>(p)[i];
+  const uint16_t raw = static_cast<const uint16_t*>(p)[i];
+  if (dtype == Dtype::f16) return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(raw)));
+  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(static_cast<int32_t>(raw) << 16)));
+}
+
+inline VecF load_lanes(const void* p, Dtype dtype, int64_t i) {
+  if (dtype == Dtype::f32) return {_mm512_loadu_ps(static_cast<const float*>(p) + i)};
+  const uint16_t* src = static_cast<const uint16_t*>(p) + i;
+  const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(src));
+  if (dtype == Dtype::f16) return {_mm512_cvtph_ps(raw)};
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16))};
+}
+
+inline void store_lanes(void* p, Dtype dtype, int64_t i, const VecF& a) {
+  if (dtype == Dtype::f32) {
+    store_f(static_cast<float*>(p) + i, a);
+    return;
+  }
+  __m256i* dst = reinterpret_cast<__m256i*>(static_cast<uint16_t*>(p) + i);
+  if (dtype == Dtype::f16) {
+    _mm256_storeu_si256(dst, _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+    return;
+  }
+  // bf16 to nearest even; NaN stays NaN.
+  const __m512i bits = _mm512_castps_si512(a.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded =
+      _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  const __m512i fixed =
+      _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+  _mm256_storeu_si256(dst, _mm512_cvtepi32_epi16(_mm512_srli_epi32(fixed, 16)));
+}
+
+// vpdpbusd takes unsigned x signed bytes and adds four products to 32 bits without saturation.
+// The activations are stored + 128; the epilogue takes 128 * col_sum off again.
+struct Int8Dot {
+  static constexpr int quad_bytes = 4;
+  static constexpr int32_t x_offset = 128;
+
+  using Weight = VecI;
+  static Weight load_weight(const int8_t* p) { return load_i(p); }
+  using Activation = VecI;
+  static Activation load_activation(const void* p) {
+    int32_t quad;
+    __builtin_memcpy(&quad, p, 4);
+    return set1_i(quad);
+  }
+  static void store_quad(const int8_t* q, void* dst) {
+    uint32_t quad;
+    __builtin_memcpy(&quad, q, 4);
+    quad ^= 0x80808080u;  // + 128 in every byte
+    __builtin_memcpy(dst, &quad, 4);
+  }
+  static void accumulate(VecI& acc, const Weight& w, const Activation& x) {
+    acc.v = _mm512_dpbusd_epi32(acc.v, x.v, w.v);
+  }
+};
+
+// 32 registers.
+constexpr int kWna16Rows = 8;
+constexpr int kInt8Rows = 8;
+constexpr int wna16_blocks(int rows) { return rows <= 2 ? 4 : 2; }
+constexpr int int8_blocks(int rows) { return rows <= 2 ? 4 : 2; }
+
+}  // namespace

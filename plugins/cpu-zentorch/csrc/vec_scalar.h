@@ -1,0 +1,218 @@
+// Sixteen lanes in plain C++: the fallback, and the specification that the other vec_*.h follow.
+//
+// VecF: 16 x f32. VecI: 16 x i32. max and min return their second operand when one of them is NaN, as
+// the x86 instructions do, so that all instruction sets treat NaN alike.
+
+#include <cmath>
+#include <cstring>
+
+namespace {
+
+struct VecF {
+  float v[16];
+};
+struct VecI {
+  int32_t v[16];
+};
+
+#define QCORE_LANES for (int lane = 0; lane < 16; ++lane)
+
+inline VecF set1(float x) {
+  VecF r;
+  QCORE_LANES r.v[lane] = x;
+  return r;
+}
+inline VecI set1_i(int32_t x) {
+  VecI r;
+  QCORE_LANES r.v[lane] = x;
+  return r;
+}
+inline VecI load_i(const void* p) {
+  VecI r;
+  std::memcpy(r.v, p, sizeof(r.v));
+  return r;
+}
+inline void store_f(float* p, const VecF& a) { std::memcpy(p, a.v, sizeof(a.v)); }
+
+#define QCORE_BINARY(name, expression)                 \
+  inline VecF name(const VecF& a, const VecF& b) {     \
+    VecF r;                                            \
+    QCORE_LANES r.v[lane] = expression;                \
+    return r;                                          \
+  }
+QCORE_BINARY(add, a.v[lane] + b.v[lane])
+QCORE_BINARY(sub, a.v[lane] - b.v[lane])
+QCORE_BINARY(mul, a.v[lane] * b.v[lane])
+QCORE_BINARY(div, a.v[lane] / b.v[lane])
+QCORE_BINARY(max, a.v[lane] > b.v[lane] ? a.v[lane] : b.v[lane])
+QCORE_BINARY(min, a.v[lane] < b.v[lane] ? a.v[lane] : b.v[lane])
+#undef QCORE_BINARY
+
+// Two roundings, where the vector units have one: a software fma would be far too slow.
+inline VecF fma(const VecF& a, const VecF& b, const VecF& c) { return add(mul(a, b), c); }
+
+inline VecF abs(const VecF& a) {
+  VecF r;
+  QCORE_LANES r.v[lane] = std::fabs(a.v[lane]);
+  return r;
+}
+inline VecF round(const VecF& a) {
+  VecF r;
+  QCORE_LANES r.v[lane] = std::rint(a.v[lane]);
+  return r;
+}
+
+template <int shift>
+inline VecI shift_right(const VecI& a) {
+  VecI r;
+  QCORE_LANES r.v[lane] = static_cast<int32_t>(static_cast<uint32_t>(a.v[lane]) >> shift);
+  return r;
+}
+
+// f32 whose bits are (a & mask) | base.
+inline VecF insert_bits(const VecI& a, const VecI& mask, const VecI& base) {
+  VecF r;
+  QCORE_LANES {
+    const int32_t bits = (a.v[lane] & mask.v[lane]) | base.v[lane];
+    std::memcpy(&r.v[lane], &bits, 4);
+  }
+  return r;
+}
+
+inline VecF u8_to_f(const uint8_t* p) {
+  VecF r;
+  QCORE_LANES r.v[lane] = p[lane];
+  return r;
+}
+inline VecF to_f(const VecI& a) {
+  VecF r;
+  QCORE_LANES r.v[lane] = static_cast<float>(a.v[lane]);
+  return r;
+}
+// a - b * c, modulo 2^32.
+inline VecI sub_mul(const VecI& a, const VecI& b, const VecI& c) {
+  VecI r;
+  QCORE_LANES {
+    const uint32_t product = static_cast<uint32_t>(b.v[lane]) * static_cast<uint32_t>(c.v[lane]);
+    r.v[lane] = static_cast<int32_t>(static_cast<uint32_t>(a.v[lane]) - product);
+  }
+  return r;
+}
+
+// Integral lanes within [-128, 127].
+inline void store_i8(int8_t* p, const VecF& a) {
+  QCORE_LANES p[lane] = static_cast<int8_t>(a.v[lane]);
+}
+
+inline float half_to_float(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t exponent = (half >> 10) & 0x1fu;
+  const uint32_t fraction = half & 0x3ffu;
+  uint32_t bits;
+  if (exponent == 0x1f) {
+    bits = sign | 0x7f800000u | (fraction << 13);
+  } else if (exponent != 0) {
+    bits = sign | ((exponent + 112) << 23) | (fraction << 13);
+  } else {
+    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
+    std::memcpy(&bits, &magnitude, 4);
+    bits |= sign;
+  }
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+inline uint16_t float_to_half(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return sign | 0x7e00u;   // NaN
+  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;  // rounds to 2^16 or more
+  if (magnitude < 0x38800000u) {                        // subnormal: a multiple of 2^-24
+    float positive;
+    std::memcpy(&positive, &magnitude, 4);
+    return sign | static_cast<uint16_t>(std::rint(positive * 0x1p24f));
+  }
+  const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+  return sign | static_cast<uint16_t>((rounded - (112u << 23)) >> 13);
+}
+
+inline float bf16_to_float(uint16_t value) {
+  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float result;
+  std::memcpy(&result, &bits, 4);
+  return result;
+}
+
+inline uint16_t float_to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+inline float load_one(const void* p, Dtype dtype, int64_t i) {
+  if (dtype == Dtype::f32) return static_cast<const float*>(p)[i];
+  const uint16_t raw = static_cast<const uint16_t*>(p)[i];
+  return dtype == Dtype::f16 ? half_to_float(raw) : bf16_to_float(raw);
+}
+
+inline VecF load_lanes(const void* p, Dtype dtype, int64_t i) {
+  VecF r;
+  QCORE_LANES r.v[lane] = load_one(p, dtype, i + lane);
+  return r;
+}
+
+inline void store_lanes(void* p, Dtype dtype, int64_t i, const VecF& a) {
+  if (dtype == Dtype::f32) {
+    store_f(static_cast<float*>(p) + i, a);
+    return;
+  }
+  uint16_t* dst = static_cast<uint16_t*>(p) + i;
+  if (dtype == Dtype::f16) {
+    QCORE_LANES dst[lane] = float_to_half(a.v[lane]);
+  } else {
+    QCORE_LANES dst[lane] = float_to_bf16(a.v[lane]);
+  }
+}
+
+// int8 dot products of four: one block row per lane.
+struct Int8Dot {
+  static constexpr int quad_bytes = 4;
+  static constexpr int32_t x_offset = 0;  // what was added to every activation code
+
+  struct Weight {
+    int8_t v[64];
+  };
+  static Weight load_weight(const int8_t* p) {
+    Weight w;
+    std::memcpy(w.v, p, 64);
+    return w;
+  }
+  struct Activation {
+    int8_t v[4];
+  };
+  static Activation load_activation(const void* p) {
+    Activation x;
+    std::memcpy(x.v, p, 4);
+    return x;
+  }
+  static void store_quad(const int8_t* q, void* dst) { std::memcpy(dst, q, 4); }
+
+  static void accumulate(VecI& acc, const Weight& w, const Activation& x) {
+    QCORE_LANES {
+      const int8_t* row = w.v + lane * 4;
+      acc.v[lane] += row[0] * x.v[0] + row[1] * x.v[1] + row[2] * x.v[2] + row[3] * x.v[3];
+    }
+  }
+};
+
+// Tiles: rows of activations held in registers, and blocks of weights streamed next to each other.
+constexpr int kWna16Rows = 4;
+constexpr int kInt8Rows = 4;
+constexpr int wna16_blocks(int) { return 1; }
+constexpr int int8_blocks(int) { return 1; }
+
+}  // namespace
