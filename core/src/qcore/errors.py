@@ -1,7 +1,7 @@
 """Every error that qcore raises on purpose.
 
-All derive from `QcoreError`, so one ``except`` catches them; each also derives from the builtin that
-fits (`ValueError`, `FileNotFoundError`, ...), so code that never heard of qcore handles it too.
+All derive from `QcoreError`, so one ``except`` catches them; each also derives from the builtin
+that fits (`ValueError`, `ImportError`), so code that never heard of qcore handles it too.
 """
 
 from __future__ import annotations

@@ -87,9 +87,7 @@ class _CurrentPlatform:
         capability = self.target.compute_capability
         return None if capability is None else DeviceCapability(*divmod(capability, 10))
 
-    def has_device_capability(
-        self, capability: int | tuple[int, int], device_id: int = 0
-    ) -> bool:
+    def has_device_capability(self, capability: int | tuple[int, int], device_id: int = 0) -> bool:
         """Whether the compute capability is at least ``capability`` (90 or (9, 0))."""
         mine = self.target.compute_capability
         if isinstance(capability, tuple):

@@ -13,7 +13,7 @@ from qcore.facts.scalar_type import ScalarType, scalar_types
 __all__ = ["FP8_DTYPE", "GroupShape", "QuantKey", "ScaleDesc"]
 
 FP8_DTYPE = torch.float8_e4m3fn
-"""The 8-bit float of the OCP standard. ROCm's gfx942 wants e4m3fnuz, which is a repack, not a key."""
+"""The 8-bit float of the OCP standard. gfx942 wants e4m3fnuz, which is a repack, not a key."""
 
 
 class _Group(NamedTuple):
@@ -37,7 +37,9 @@ class GroupShape(_Group):
         """A shape; each side is -1 or at least 1."""
         for name, side in (("row", row), ("col", col)):
             if not isinstance(side, int) or isinstance(side, bool) or side == 0 or side < -1:
-                raise ConfigError(f"GroupShape.{name} is {side!r}; it must be -1 (all) or at least 1")
+                raise ConfigError(
+                    f"GroupShape.{name} is {side!r}; it must be -1 (all) or at least 1"
+                )
         return super().__new__(cls, row, col)
 
     def is_per_tensor(self) -> bool:
@@ -134,15 +136,9 @@ kFp8Static128BlockSym = QuantKey(FP8_DTYPE, _scale(GroupShape(128, 128), True))
 
 # NVFP4: e2m1, an e4m3 scale for 16 elements, a float32 scale for the tensor.
 _NVFP4_BLOCK = GroupShape(1, 16)
-kNvfp4Static = QuantKey(
-    _FP4, _scale(_NVFP4_BLOCK, True, FP8_DTYPE), _scale(_TENSOR, True)
-)
-kNvfp4Dynamic = QuantKey(
-    _FP4, _scale(_NVFP4_BLOCK, False, FP8_DTYPE), _scale(_TENSOR, True)
-)
-kNvfp4DynamicToken = QuantKey(
-    _FP4, _scale(_NVFP4_BLOCK, False, FP8_DTYPE), _scale(_TOKEN, False)
-)
+kNvfp4Static = QuantKey(_FP4, _scale(_NVFP4_BLOCK, True, FP8_DTYPE), _scale(_TENSOR, True))
+kNvfp4Dynamic = QuantKey(_FP4, _scale(_NVFP4_BLOCK, False, FP8_DTYPE), _scale(_TENSOR, True))
+kNvfp4DynamicToken = QuantKey(_FP4, _scale(_NVFP4_BLOCK, False, FP8_DTYPE), _scale(_TOKEN, False))
 
 # The OCP microscaling formats: an e8m0 scale (stored as uint8) for 32 elements.
 _MX_BLOCK = GroupShape(1, 32)

@@ -213,9 +213,7 @@ def _current_gpu(device: str | None) -> Target:
     capability = properties.major * 10 + properties.minor
     if torch.version.hip:
         arch = str(getattr(properties, "gcnArchName", "")).split(":")[0] or None
-        return Target(
-            Platform.ROCM, capability, arch, device_name=properties.name, is_current=True
-        )
+        return Target(Platform.ROCM, capability, arch, device_name=properties.name, is_current=True)
     return Target(
         Platform.CUDA, capability, f"sm_{capability}", device_name=properties.name, is_current=True
     )

@@ -114,8 +114,7 @@ class NvFp4LinearLayerConfig(_BlockFormatConfig):
         N, K = self.weight_shape or (None, None)
         scalar = ((), (1,))
         needs_input = self.activation_quant_key is not None and (
-            self.activation_quant_key.scale2 is not None
-            and self.activation_quant_key.scale2.static
+            self.activation_quant_key.scale2 is not None and self.activation_quant_key.scale2.static
         )
         return {
             "weight": ParamSpec(((N, _cut(K, 2)),), (torch.uint8,), attrs=_ROWS, about="codes"),

@@ -125,10 +125,10 @@ class MPLinearLayerConfig(MMLinearLayerConfig):
         K, N, G, pack = self.in_features, self.out_features, self.num_groups, self.pack_factor
         rows = {"input_dim": 1, "output_dim": 0}
         # A rank's part with activation order may refer to any group of the whole layer.
-        groups = (G,)
+        groups: tuple[int, ...] = (G,)
         if self.has_g_idx and self.partition_weight_shape[0] != self.full_weight_shape[0]:
-            full_groups = 1 if self.group_size == -1 else -(-self.full_weight_shape[0] // self.group_size)
-            groups = (G, full_groups)
+            full_K = self.full_weight_shape[0]
+            groups = (G, 1 if self.group_size == -1 else -(-full_K // self.group_size))
         if self.weight_type.signed:
             weight = ParamSpec(((N, K),), (torch.int8,), attrs=rows, about="signed codes")
         else:

@@ -70,8 +70,7 @@ def check_params(
     for name in tensors:
         if name not in params and tensors[name] is not None:
             raise WeightError(
-                f"{where}: tensor {name!r} has no place in this layer; "
-                f"it takes {', '.join(params)}"
+                f"{where}: tensor {name!r} has no place in this layer; it takes {', '.join(params)}"
             )
     for name, spec in params.items():
         tensor = tensors.get(name)

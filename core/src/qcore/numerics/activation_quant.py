@@ -1,9 +1,9 @@
 """Quantize activations, as plain tensor operations.
 
-Scales multiply: ``x = (q - azp) * scale``. int8 uses ``amax / 127`` (as vLLM's ``scaled_int8_quant``)
-and the codes -127 ... 127, so that a code's negative is a code; compressed-tensors' own forward uses
-``amax / 127.5``, half a percent finer and with -128, which costs exactness on hardware that multiplies
-by the absolute value. FP8 uses ``amax / 448``.
+Scales multiply: ``x = (q - azp) * scale``. int8 uses ``amax / 127``, as vLLM does, and the codes
+-127 ... 127, so that a code's negative is a code; compressed-tensors' own forward uses
+``amax / 127.5`` and -128 too, half a percent finer, but hardware that multiplies absolute values
+then loses exactness. FP8 uses ``amax / 448``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def dynamic_int8_quant(
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     safe = torch.where(finite, scale, torch.ones_like(scale))
     if not symmetric:
-        zero = (-128 - torch.round(torch.where(finite, low, torch.zeros_like(low)) / safe))
+        zero = -128 - torch.round(torch.where(finite, low, torch.zeros_like(low)) / safe)
         azp = zero.clamp(-128, 127).to(torch.int32)
     scale = torch.where(finite, scale, torch.full_like(scale, float("nan")))
     return _to_int8(x, safe, azp, symmetric), scale, azp
@@ -67,7 +67,7 @@ def dynamic_int8_quant(
 def static_int8_quant(
     x: torch.Tensor, scale: torch.Tensor, azp: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Quantize to int8 by a known scale (float32, one element) and zero point (int32, one element)."""
+    """Quantize to int8 by a known scale (float32) and zero point (int32), of one element each."""
     return _to_int8(x.to(torch.float32), scale.to(torch.float32), azp, symmetric=azp is None)
 
 
@@ -82,7 +82,7 @@ def _to_int8(
 
 
 def fp8_max(dtype: torch.dtype) -> float:
-    """The largest magnitude to quantize to: 448 for e4m3fn; 224 for e4m3fnuz, whose 240 ROCm avoids."""
+    """The largest magnitude to quantize to: 448; 224 for e4m3fnuz, as ROCm avoids its 240."""
     return 224.0 if dtype == torch.float8_e4m3fnuz else float(torch.finfo(dtype).max)
 
 

@@ -63,7 +63,7 @@ def encode_e8m0(amax: torch.Tensor, emax: int) -> torch.Tensor:
         emax: the exponent of the element type's largest value: 2 for e2m1, 8 for e4m3.
 
     Returns:
-        uint8 codes; the least one (0) for an all-zero block, 255 (NaN) where ``amax`` is not finite.
+        uint8 codes; the least (0) for an all-zero block, 255 (NaN) where ``amax`` is not finite.
     """
     exponent = torch.frexp(amax.to(torch.float32)).exponent - 1  # floor(log2), exact
     code = (exponent - emax + 127).clamp(0, 254)

@@ -1,0 +1,171 @@
+"""`ScaledMMLinearKernel` and its children for int8 and FP8: quantize the input, multiply, scale."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import torch
+
+from qcore.facts.quant_key import QuantKey
+from qcore.kernels.base import LinearKernel
+from qcore.layers.base import MMLinearLayerConfig
+from qcore.layers.float8 import FP8ScaledMMLinearLayerConfig
+from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
+from qcore.numerics.activation_quant import scaled_fp8_quant
+
+__all__ = [
+    "FP8ScaledMMLinearKernel",
+    "Int8ScaledMMLinearKernel",
+    "QuantFP8",
+    "ScaledMMLinearKernel",
+]
+
+ScaledConfigT = TypeVar("ScaledConfigT", bound=MMLinearLayerConfig)
+
+
+class ScaledMMLinearKernel(LinearKernel[ScaledConfigT]):
+    """Base of the kernels that multiply quantized activations with quantized weights.
+
+    Args:
+        c: the layer.
+        layer_param_names: the layer's attributes, in the order of `param_names`.
+
+    Raises:
+        KernelRefusedError: `can_implement` refuses the config.
+    """
+
+    param_names: ClassVar[tuple[str, ...]]
+    """The canonical names, in the order in which the constructor takes the layer's own."""
+
+    def __init__(self, c: ScaledConfigT, layer_param_names: Sequence[str] | None = None) -> None:
+        super().__init__(c)
+        self.layer_param_names = list(layer_param_names or self.param_names)
+
+    def layer_names(self) -> Mapping[str, str]:
+        """Canonical tensor name -> the layer's name for it."""
+        named = dict(zip(self.param_names, self.layer_param_names, strict=False))
+        return {name: named.get(name, name) for name in self.config.params()}
+
+    def _get_layer_params(self, layer: torch.nn.Module) -> tuple[Any, ...]:
+        """The layer's tensors in the order of `param_names`; None for those that it has not."""
+        return tuple(getattr(layer, name, None) for name in self.layer_param_names)
+
+
+class Int8ScaledMMLinearKernel(ScaledMMLinearKernel[Int8ScaledMMLinearLayerConfig]):
+    """Base of the "int8" kernels.
+
+    `_get_layer_params` gives weight, weight_scale, input_scale, input_zero_point, azp_adj.
+    """
+
+    kernel_type: ClassVar[str] = "int8"
+    param_names: ClassVar[tuple[str, ...]] = (
+        "weight",
+        "weight_scale",
+        "input_scale",
+        "input_zero_point",
+        "azp_adj",
+    )
+
+
+class QuantFP8:
+    """Quantize activations as a `QuantKey` says.
+
+    Args:
+        key: per tensor or per token, static or dynamic.
+    """
+
+    def __init__(self, key: QuantKey) -> None:
+        self.key = key
+        self.static = key.scale.static
+        self.group_shape = key.scale.group_shape
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        scale: torch.Tensor | None = None,
+        scale_ub: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """FP8 [M, K] and its scale, float32 [1] or [M, 1]."""
+        assert isinstance(self.key.dtype, torch.dtype)
+        return scaled_fp8_quant(
+            x,
+            scale if self.static else None,
+            per_token=self.group_shape.is_per_token(),
+            upper_bound=scale_ub,
+            dtype=self.key.dtype,
+        )
+
+
+class FP8ScaledMMLinearKernel(ScaledMMLinearKernel[FP8ScaledMMLinearLayerConfig]):
+    """Base of the "fp8" kernels: a child implements `apply_scaled_mm` and `can_implement`.
+
+    `_get_layer_params` gives weight, weight_scale, input_scale, input_scale_ub.
+    """
+
+    kernel_type: ClassVar[str] = "fp8"
+    param_names: ClassVar[tuple[str, ...]] = (
+        "weight",
+        "weight_scale",
+        "input_scale",
+        "input_scale_ub",
+    )
+
+    def __init__(
+        self,
+        c: FP8ScaledMMLinearLayerConfig,
+        layer_param_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(c, layer_param_names)
+        key = c.activation_quant_key
+        self.quant_fp8 = QuantFP8(key) if key is not None else None
+        self.fp8_dtype = c.weight_quant_key.dtype
+
+    def get_output_padding(self) -> int | None:
+        """Rows to which an implementation wants M padded; None for no padding."""
+        return None
+
+    def apply_weights(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Quantize ``x`` unless it is FP8 already, then `apply_scaled_mm`."""
+        weight, weight_scale, input_scale, upper_bound = self._get_layer_params(layer)
+        rows = x.reshape(-1, x.shape[-1])
+        if self.quant_fp8 is None or x.dtype == self.fp8_dtype:
+            codes, scale = rows, input_scale
+        else:
+            codes, scale = self.quant_fp8(rows, input_scale, upper_bound)
+        return self.apply_scaled_mm(
+            A=codes,
+            B=weight,
+            out_dtype=self.config.out_dtype,
+            As=scale,
+            Bs=weight_scale,
+            bias=bias,
+            output_shape=[*x.shape[:-1], weight.shape[1]],
+        )
+
+    @abstractmethod
+    def apply_scaled_mm(
+        self,
+        *,
+        A: torch.Tensor,
+        B: torch.Tensor,
+        out_dtype: torch.dtype,
+        As: torch.Tensor,
+        Bs: torch.Tensor,
+        bias: torch.Tensor | None,
+        output_shape: list[int],
+    ) -> torch.Tensor:
+        """``(A * As) @ (B * Bs) + bias``.
+
+        Args:
+            A: FP8 [M, K] (the float input, for weight-only layers).
+            B: FP8 [K, N], column-major.
+            out_dtype: of the result.
+            As: float32 [1] or [M, 1].
+            Bs: float32 [1] or [N, 1].
+            bias: [N].
+            output_shape: of the result.
+        """

@@ -1,0 +1,71 @@
+"""`KERNEL_TYPES`: the kinds of layer, each with its config class and the base of its kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from qcore.kernels.base import LinearKernel
+from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel, NvFp4LinearKernel
+from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
+from qcore.kernels.mixed_precision import MPLinearKernel
+from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel, Int8ScaledMMLinearKernel
+from qcore.layers import (
+    Fp8BlockScaledMMLinearLayerConfig,
+    FP8ScaledMMLinearLayerConfig,
+    Int8ScaledMMLinearLayerConfig,
+    MMLinearLayerConfig,
+    MPLinearLayerConfig,
+    MxFp4LinearLayerConfig,
+    Mxfp8LinearLayerConfig,
+    NvFp4LinearLayerConfig,
+)
+
+__all__ = ["KERNEL_TYPES", "KernelType"]
+
+
+@dataclass(frozen=True)
+class KernelType:
+    """A kind of layer.
+
+    Attributes:
+        name: in the registry and in settings.
+        config_class: the layers.
+        base_class: what a kernel derives from (a composite of such kernels does as well).
+        about: in a few words.
+    """
+
+    name: str
+    config_class: type[MMLinearLayerConfig]
+    base_class: type[LinearKernel[Any]]
+    about: str
+
+
+KERNEL_TYPES: dict[str, KernelType] = {
+    kind.name: kind
+    for kind in (
+        KernelType("mp", MPLinearLayerConfig, MPLinearKernel, "packed integer weights (W4A16 ...)"),
+        KernelType(
+            "int8",
+            Int8ScaledMMLinearLayerConfig,
+            Int8ScaledMMLinearKernel,
+            "int8 weights and activations",
+        ),
+        KernelType(
+            "fp8",
+            FP8ScaledMMLinearLayerConfig,
+            FP8ScaledMMLinearKernel,
+            "e4m3 weights, scales per tensor or channel",
+        ),
+        KernelType(
+            "fp8_block",
+            Fp8BlockScaledMMLinearLayerConfig,
+            Fp8BlockScaledMMLinearKernel,
+            "e4m3 weights, scales per block",
+        ),
+        KernelType("nvfp4", NvFp4LinearLayerConfig, NvFp4LinearKernel, "NVFP4 weights"),
+        KernelType("mxfp4", MxFp4LinearLayerConfig, MxFp4LinearKernel, "MXFP4 weights"),
+        KernelType("mxfp8", Mxfp8LinearLayerConfig, Mxfp8LinearKernel, "MXFP8 weights"),
+    )
+}
+"""Every kernel type, by name."""
