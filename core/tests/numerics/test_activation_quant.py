@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+from qcore.numerics.activation_quant import (
+    dynamic_int8_quant,
+    group_fp8_quant,
+    mxfp4_round,
+    mxfp8_quant,
+    nvfp4_round,
+    scaled_fp8_quant,
+    static_int8_quant,
+)
+from qcore.numerics.small_floats import E2M1_VALUES, decode_e8m0
+
+
+def rows(M, K, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(M, K, generator=generator) * 3).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("M", "K"), [(1, 1), (4, 31), (3, 640), (0, 16), (2, 0)])
+def test_dynamic_int8_is_within_half_a_step(M, K, symmetric, dtype):
+    x = rows(M, K, dtype=dtype) + (0 if symmetric else 5)
+    codes, scale, azp = dynamic_int8_quant(x, symmetric)
+    assert codes.dtype == torch.int8
+    assert scale.shape == (M, 1)
+    assert (azp is None) == symmetric
+    zero = 0 if azp is None else azp.double()
+    back = (codes.double() - zero) * scale.double()
+    # An asymmetric code may be off by another half step, as its zero point is rounded too.
+    step = 0.5001 if symmetric else 1.0001
+    assert bool(((back - x.double()).abs() <= step * scale.double()).all())
+    if symmetric:
+        assert codes.numel() == 0 or int(codes.min()) >= -127
+
+
+def test_dynamic_int8_edges():
+    x = torch.tensor([[0.0, 0.0], [1.0, float("nan")], [float("inf"), 1.0], [2.0, -1.0]])
+    codes, scale, _ = dynamic_int8_quant(x)
+    assert scale[0].item() == 1.0
+    assert codes[0].tolist() == [0, 0]
+    assert torch.isnan(scale[1:3]).all()
+    assert scale[3].item() == np.float32(2.0) / np.float32(127.0)
+    assert codes[3].tolist() == [127, -64]
+
+
+def test_static_int8_saturates_and_rounds_to_even():
+    x = torch.tensor([[0.5, 1.5, 2.5, 1000.0, -1000.0]])
+    assert static_int8_quant(x, torch.tensor(1.0)).tolist() == [[0, 2, 2, 127, -127]]
+    shifted = static_int8_quant(x, torch.tensor(1.0), torch.tensor([3], dtype=torch.int32))
+    assert shifted.tolist() == [[3, 5, 5, 127, -128]]
+
+
+@pytest.mark.parametrize("per_token", [True, False])
+def test_fp8_covers_the_maximum(per_token):
+    x = rows(5, 100)
+    codes, scale = scaled_fp8_quant(x, per_token=per_token)
+    assert codes.dtype == torch.float8_e4m3fn
+    assert scale.shape == ((5, 1) if per_token else (1,))
+    assert float(codes.float().abs().max()) == 448.0
+    error = (codes.double() * scale.double() - x.double()).abs()
+    # e4m3 has 3 mantissa bits: half a unit is 2**-4 of the value, or of the least normal 2**-6.
+    bound = torch.maximum(x.double().abs(), 2.0**-6 * scale.double()) * 2.0**-4
+    assert bool((error <= bound * 1.001).all())
+
+
+def test_fp8_static_and_upper_bound():
+    x = torch.tensor([[1000.0, 1.0]])
+    codes, scale = scaled_fp8_quant(x, torch.tensor(1.0))
+    assert codes.float().tolist() == [[448.0, 1.0]]
+    _, bounded = scaled_fp8_quant(x, upper_bound=torch.tensor(448.0))
+    assert bounded.item() == 1.0
+    empty, one = scaled_fp8_quant(torch.zeros(0, 4))
+    assert empty.shape == (0, 4)
+    assert one.tolist() == [1.0]
+
+
+def test_group_fp8_with_a_short_last_group():
+    x = rows(3, 300)
+    codes, scale = group_fp8_quant(x, 128)
+    assert scale.shape == (3, 3)
+    for group in range(3):
+        part = slice(128 * group, min(300, 128 * group + 128))
+        assert torch.allclose(scale[:, group], x[:, part].abs().amax(1) / 448.0)
+        assert torch.allclose(
+            codes[:, part].float() * scale[:, group : group + 1], x[:, part], rtol=2**-4, atol=1e-3
+        )
+
+
+def test_mxfp8_saturates_where_the_scale_is_too_small():
+    x = rows(2, 64)
+    codes, exponents = mxfp8_quant(x)
+    back = codes.double() * decode_e8m0(exponents, torch.float64).repeat_interleave(32, 1)
+    peak = x.double().abs().reshape(2, 2, 32).amax(-1).repeat_interleave(32, 1)
+    # A block's maximum may lie in [448, 512) scale units, where e4m3 stops: up to an eighth off.
+    assert bool(((back - x.double()).abs() <= peak / 8).all())
+
+
+def test_fp4_rounding_lands_on_the_grid():
+    x = rows(4, 64)
+    outer = x.abs().max() / (448 * 6)
+    rounded = nvfp4_round(x, outer)
+    assert float((rounded - x).abs().max()) < float(x.abs().max()) / 4
+    block = mxfp4_round(x)[0, :32]
+    scale = 2.0 ** (torch.frexp(x[0, :32].abs().max()).exponent - 1 - 2)
+    allowed = torch.tensor(E2M1_VALUES)
+    assert bool(torch.isin((block / scale).abs(), allowed).all())
+    assert torch.equal(nvfp4_round(torch.zeros(1, 16), torch.tensor(1.0)), torch.zeros(1, 16))
