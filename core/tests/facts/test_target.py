@@ -47,7 +47,17 @@ def test_cpu_levels_imply_what_is_below_them():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "gpu", "cuda", "cuda:", "cuda:gfx942", "rocm:sm_90", "cpu:avx3", "xpu:arc", "cuda:sm_9000"],
+    [
+        "",
+        "gpu",
+        "cuda",
+        "cuda:",
+        "cuda:gfx942",
+        "rocm:sm_90",
+        "cpu:avx3",
+        "xpu:arc",
+        "cuda:sm_9000",
+    ],
 )
 def test_unreadable_targets_say_what_is_allowed(text):
     with pytest.raises(TargetError, match="cuda:sm_90"):

@@ -1,0 +1,98 @@
+import pytest
+import torch
+from qcore.errors import NoKernelError, TargetError
+from qcore.facts import quant_key as qk
+from qcore.facts.platform import Platform
+from qcore.facts.scalar_type import scalar_types
+from qcore.kernels import Int8ScaledMMLinearKernel, MPLinearLayerConfig
+from qcore.layers import Int8ScaledMMLinearLayerConfig
+from qcore.selection import (
+    choose_mp_linear_kernel,
+    choose_scaled_mm_linear_kernel,
+    init_fp8_linear_kernel,
+    init_int8_linear_kernel,
+    init_mxfp4_linear_kernel,
+    init_mxfp8_linear_kernel,
+    init_nvfp4_linear_kernel,
+)
+
+MP = MPLinearLayerConfig((64, 8), (64, 8), scalar_types.uint4b8, torch.float32, 32, False)
+INT8 = Int8ScaledMMLinearLayerConfig(False, True, True)
+
+
+@pytest.fixture(autouse=True)
+def only_the_reference(monkeypatch):
+    """Whatever else is installed, these tests are about the doors."""
+    monkeypatch.setenv(
+        "QCORE_LINEAR_BACKEND", "reference,nvfp4=emulation,mxfp4=emulation,mxfp8=emulation"
+    )
+
+
+def test_choose_mp():
+    assert choose_mp_linear_kernel(MP).__name__ == "ReferenceMPLinearKernel"
+    assert choose_mp_linear_kernel(MP, 90).__name__ == "ReferenceMPLinearKernel"
+
+
+def test_choose_scaled_mm():
+    assert choose_scaled_mm_linear_kernel(INT8).__name__ == "ReferenceInt8ScaledMMLinearKernel"
+
+
+class Mine(Int8ScaledMMLinearKernel):
+    @classmethod
+    def can_implement(cls, config):
+        return (False, "static only") if not config.is_static_input_scheme else (True, None)
+
+    def apply_weights(self, layer, x, bias=None):
+        return x
+
+
+class Other(Mine):
+    @classmethod
+    def can_implement(cls, config):
+        return True, None
+
+
+def test_the_callers_own_list(monkeypatch):
+    monkeypatch.delenv("QCORE_LINEAR_BACKEND")
+    possible = {Platform.CPU: [Mine, Other], Platform.CUDA: [Other]}
+    assert choose_scaled_mm_linear_kernel(INT8, possible) is Other
+    static = Int8ScaledMMLinearLayerConfig(True, True, True)
+    assert choose_scaled_mm_linear_kernel(static, possible) is Mine
+    with pytest.raises(NoKernelError, match="static only"):
+        choose_scaled_mm_linear_kernel(INT8, {Platform.CPU: [Mine]})
+
+
+def test_force_kernel_falls_back_unless_strict(monkeypatch):
+    monkeypatch.delenv("QCORE_LINEAR_BACKEND")
+    static = Int8ScaledMMLinearLayerConfig(True, True, True)
+    assert choose_scaled_mm_linear_kernel(static, force_kernel=Mine) is Mine
+    assert choose_scaled_mm_linear_kernel(INT8, force_kernel=Mine) is not Mine
+    monkeypatch.setenv("QCORE_STRICT", "1")
+    with pytest.raises(NoKernelError, match="static only"):
+        choose_scaled_mm_linear_kernel(INT8, force_kernel=Mine)
+
+
+def test_inits_give_instances():
+    assert init_int8_linear_kernel(True, False, True).config == INT8
+    fp8 = init_fp8_linear_kernel(
+        qk.kFp8DynamicTokenSym, qk.kFp8StaticChannelSym, torch.bfloat16, torch.bfloat16, (8, 64)
+    )
+    assert fp8.kernel_type == "fp8"
+    block = init_fp8_linear_kernel(
+        qk.kFp8Dynamic128Sym, qk.kFp8Static128BlockSym, torch.bfloat16, torch.bfloat16, (8, 256)
+    )
+    assert block.kernel_type == "fp8_block"
+    assert init_nvfp4_linear_kernel().kernel_type == "nvfp4"
+    assert init_nvfp4_linear_kernel(use_a16=True).config.activation_quant_key is None
+    assert init_mxfp4_linear_kernel().kernel_type == "mxfp4"
+    assert init_mxfp8_linear_kernel().kernel_type == "mxfp8"
+
+
+def test_an_amd_gpu_is_not_named_by_a_number(monkeypatch):
+    from qcore.facts.target import Target
+
+    monkeypatch.setattr(
+        Target, "current", classmethod(lambda cls, d=None: Target.parse("rocm:gfx942"))
+    )
+    with pytest.raises(TargetError, match="gfx942"):
+        choose_mp_linear_kernel(MP, 90)
