@@ -73,7 +73,7 @@ def test_a_refused_config_cannot_be_built():
     config = MPLinearLayerConfig(
         (32, 8), (32, 8), scalar_types.uint4b8, torch.float32, 16, False, has_g_idx=True
     )
-    with pytest.raises(KernelRefusedError, match="Transposing.*g_idx"):
+    with pytest.raises(KernelRefusedError, match=r"Transposing.*g_idx"):
         Transposing(config)
 
 

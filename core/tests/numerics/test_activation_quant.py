@@ -68,7 +68,7 @@ def test_fp8_covers_the_maximum(per_token):
 
 def test_fp8_static_and_upper_bound():
     x = torch.tensor([[1000.0, 1.0]])
-    codes, scale = scaled_fp8_quant(x, torch.tensor(1.0))
+    codes, _ = scaled_fp8_quant(x, torch.tensor(1.0))
     assert codes.float().tolist() == [[448.0, 1.0]]
     _, bounded = scaled_fp8_quant(x, upper_bound=torch.tensor(448.0))
     assert bounded.item() == 1.0

@@ -13,11 +13,12 @@ from qcore.settings import Settings
 CONFIG = MPLinearLayerConfig((64, 8), (64, 8), scalar_types.uint4b8, torch.float32, 32, False)
 
 HEAD = """
-from qcore.plugin import API_VERSION, DoctorLine, KernelSpec, Platform, PluginInfo, Priority, hookimpl
+from qcore.plugin import API_VERSION, DoctorLine, KernelSpec, PluginInfo, hookimpl
 
 @hookimpl
 def qcore_plugin():
-    return PluginInfo(name="{name}", api_version=API_VERSION, backends={{"{name}": "made for a test"}})
+    backends = {{"{name}": "made for a test"}}
+    return PluginInfo(name="{name}", api_version=API_VERSION, backends=backends)
 """
 
 KERNEL = """
@@ -193,7 +194,7 @@ def test_methods_and_doctors(make_plugin):
     registry = discover(found=[make_plugin("m", source), make_plugin("g", grumpy)])
     assert registry.quantization_methods() == {"mine": "mod:Config"}
     assert registry.failures[0].what == "method bad"
-    lines = {plugin: line for plugin, line in registry.doctor()}
+    lines = dict(registry.doctor())
     assert lines["m"].text == "none found"
     assert not lines["g"].ok
     assert "ill" in lines["g"].text

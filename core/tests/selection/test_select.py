@@ -200,7 +200,7 @@ def test_forcing():
     assert choose(a, b, force_kernel=("B",)).kernel_name == "B"
     assert choose(a, b, force=("B",)).kernel_name == "B"
     assert choose(a, b, force=("B",), linear_backend="plain").kernel_name == "B"
-    with pytest.raises(SettingsError, match="AA.*nearest: A"):
+    with pytest.raises(SettingsError, match=r"AA.*nearest: A"):
         choose(a, b, force_kernel=("AA",))
 
 
