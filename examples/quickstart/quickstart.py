@@ -1,4 +1,4 @@
-"""Quantize Gemma 3 270M once, generate through qcore's CPU kernels, and say what it cost and gave."""
+"""Quantize Gemma 3 270M once, generate with qcore's CPU kernels, and show what it cost."""
 
 from __future__ import annotations
 

@@ -28,11 +28,14 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vnni");
 }
+
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 // Widest first.
 const Candidate kCandidates[] = {
 #ifdef QCORE_CPU_X86
+    {&avx512_bf16_kernels, has_avx512_bf16},
     {&avx512_kernels, has_avx512},
     {&avx2_kernels, has_avx2},
 #endif
@@ -63,6 +66,14 @@ std::string supported_isas() {
   return names;
 }
 
+std::string compiled_isas() {
+  std::string names;
+  for (const Candidate& candidate : kCandidates) {
+    names += (names.empty() ? "" : ",") + std::string(candidate.kernels->name);
+  }
+  return names;
+}
+
 void set_isa(std::string_view name) {
   for (const Candidate& candidate : kCandidates) {
     if (name == candidate.kernels->name && candidate.supported()) {
@@ -83,6 +94,7 @@ const IsaKernels& active_isa() { return *active_slot().load(std::memory_order_ac
 STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cpu, m) {
   m.def("isa() -> str");
   m.def("supported_isas() -> str");
+  m.def("compiled_isas() -> str");
   m.def("set_isa(str name) -> ()");
 }
 
@@ -90,5 +102,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cpu, m) {
 STABLE_TORCH_LIBRARY_IMPL(qcore_cpu, CompositeExplicitAutograd, m) {
   m.impl("isa", TORCH_BOX(&qcore_cpu::isa));
   m.impl("supported_isas", TORCH_BOX(&qcore_cpu::supported_isas));
+  m.impl("compiled_isas", TORCH_BOX(&qcore_cpu::compiled_isas));
   m.impl("set_isa", TORCH_BOX(&qcore_cpu::set_isa));
 }

@@ -5,8 +5,7 @@
 // two such units could leave code of the wider one behind a symbol that the narrower one calls.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
+#include <stdint.h>
 
 namespace qcore_cpu {
 
@@ -14,18 +13,30 @@ enum class Dtype : int { f32, f16, bf16 };
 
 // Output features per block of every packed layout: one 64-byte line holds one 32-bit word of each row.
 constexpr int64_t kBlock = 16;
+// A chunk: inputs that share a scale and whose sum is kept in registers; at most this many.
+constexpr int64_t kChunkSlots = 128;
+// Blocks that the wide wna16 kernel takes at a time, and what it needs to work in.
+constexpr int64_t kPanelBlocks = 4;
+constexpr int64_t kPanelRows = 256;
+constexpr int64_t kPanelScratch = (kChunkSlots + kPanelRows) * kPanelBlocks * 64;
 
-// The packed weight of wna16_linear, see wna16_pack.cpp.
+// The packed weight of wna16_linear. Inputs stand in slots: those of a chunk next to each other, filled
+// up to whole words with slots that have no input (wna16_pack.cpp).
 struct Wna16Weights {
-  const int32_t* packed;  // [blocks, groups * words_per_group, 16]
-  const void* scale;      // [blocks, groups, 16] of scale_dtype
+  const uint8_t* packed;  // [blocks, words, 64 bytes], 32 / bits slots in a word
+  int64_t words;
+  const void* scale;  // [blocks, groups, 16] of scale_dtype
   Dtype scale_dtype;
   const uint8_t* zero;  // [blocks, groups, 16], or null: every zero point is 2^(bits-1)
   int64_t groups;
-  int64_t words_per_group;
+  const int32_t* chunk_begin;  // [chunks + 1], first word of each
+  const int32_t* chunk_group;  // [chunks]
+  int64_t chunks;
+  const int32_t* perm;  // [slots]: the input at each slot, -1 for none; or null: slot == input
+  int64_t k;
 };
 
-// The packed weight of int8_scaled_linear, see int8_pack.cpp.
+// The packed weight of int8_scaled_linear.
 struct Int8Weights {
   const int8_t* packed;  // [blocks, quads, 16, 4]
   int64_t quads;
@@ -35,7 +46,7 @@ struct Int8Weights {
   const int32_t* col_sums;  // [n]: sum over K of the weight
 };
 
-// Rows [row, row + rows) of the result go to data + row * n; columns >= n are never touched.
+// Row `row` of the result goes to data + row * n; columns >= n are never touched.
 struct Output {
   void* data;
   Dtype dtype;
@@ -49,35 +60,44 @@ struct RowQuant {
   bool dynamic;
   bool symmetric;
   float scale;  // static only
-  int32_t azp;  // static only, in [-128, 127]; x ~ (q - azp) * scale
+  int32_t azp;  // static only; x ~ (q - azp) * scale
+};
+
+// Rows are packed in tiles of at most `rows`; a tile takes 4 * rows * slots / step_slots bytes and has
+// sums [chunks, rows]. A row's result depends neither on the tile nor on which of the two kernels ran.
+struct Wna16Kernels {
+  int rows;
+  int step_slots;
+
+  // One tile of `rows` activation rows, `stride` elements apart. `line` has room for all slots.
+  void (*pack_rows)(const Wna16Weights& w, const void* x, Dtype dtype, int rows, int64_t stride,
+                    float* line, void* tile, float* sums);
+  // One tile against the blocks [block_begin, block_end); codes are decoded in registers.
+  void (*narrow)(const Wna16Weights& w, int rows, const void* tile, const float* sums,
+                 int64_t block_begin, int64_t block_end, const Output& out, int64_t row);
+  // `rows` <= kPanelRows in consecutive tiles against at most kPanelBlocks blocks; codes are decoded
+  // once into `scratch` and used for all rows.
+  void (*wide)(const Wna16Weights& w, int rows, const void* tiles, const float* sums,
+               int64_t block_begin, int64_t block_end, void* scratch, const Output& out, int64_t row);
 };
 
 struct IsaKernels {
   const char* name;
 
-  // Largest number of activation rows that one call of the kernels below takes.
-  int wna16_rows;
-  int int8_rows;
-
-  // Activations for wna16: dst[slot * rows + row] = f32(x[row, perm ? perm[slot] : slot]), 0 where there
-  // is no input (perm[slot] < 0, or slot >= k). `x` points to the first of `rows` contiguous rows.
-  void (*wna16_pack_rows)(const void* x, Dtype dtype, int rows, int64_t k, int64_t slots,
-                          const int32_t* perm, float* dst);
-
-  // `rows` packed activation rows against the blocks [block_begin, block_end); by log2(bits) - 1.
-  void (*wna16[3])(const Wna16Weights& w, int rows, const float* x, int64_t block_begin,
-                   int64_t block_end, const Output& out, int64_t row);
+  // [for bfloat16 activations][log2(bits) - 1]
+  Wna16Kernels wna16[2][3];
 
   // One row to int8; returns its scale and azp. A row with NaN or infinity gets the scale NaN.
   void (*quantize_row)(const void* x, Dtype dtype, int64_t k, const RowQuant& mode, int8_t* q,
                        float* scale, int32_t* azp);
 
-  // int8 rows [rows, quads * 4] to what `int8` reads; `int8_quad_bytes` bytes per row and quad.
+  // int8 rows [rows, quads * 4] to what `int8` reads: `int8_quad_bytes` bytes per row and quad.
+  int int8_rows;
   int int8_quad_bytes;
-  void (*int8_pack_rows)(const int8_t* q, int rows, int64_t quads, void* dst);
+  void (*int8_pack_rows)(const int8_t* q, int rows, int64_t quads, void* tile);
 
-  // scale and azp point to the entries of the first of the `rows` rows.
-  void (*int8)(const Int8Weights& w, int rows, const void* x, const float* scale, const int32_t* azp,
+  // At most `int8_rows` rows; scale and azp point to the entries of the first of them.
+  void (*int8)(const Int8Weights& w, int rows, const void* tile, const float* scale, const int32_t* azp,
                int64_t block_begin, int64_t block_end, const Output& out, int64_t row);
 };
 
@@ -85,6 +105,7 @@ extern const IsaKernels scalar_kernels;
 #ifdef QCORE_CPU_X86
 extern const IsaKernels avx2_kernels;
 extern const IsaKernels avx512_kernels;
+extern const IsaKernels avx512_bf16_kernels;
 #endif
 
 // The instruction set in use: the widest one that the processor and the operating system support,

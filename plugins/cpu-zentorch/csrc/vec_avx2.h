@@ -1,6 +1,5 @@
 // Sixteen lanes as two 256-bit registers: AVX2 + FMA + F16C. Contract: vec_scalar.h.
 
-#include <immintrin.h>
 
 namespace {
 
@@ -17,9 +16,14 @@ inline VecI load_i(const void* p) {
   const __m256i* q = static_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
 }
-inline void store_f(float* p, const VecF& a) {
-  _mm256_storeu_ps(p, a.lo);
-  _mm256_storeu_ps(p + 8, a.hi);
+inline VecF load_f(const void* p) {
+  const float* q = static_cast<const float*>(p);
+  return {_mm256_loadu_ps(q), _mm256_loadu_ps(q + 8)};
+}
+inline void store_f(void* p, const VecF& a) {
+  float* q = static_cast<float*>(p);
+  _mm256_storeu_ps(q, a.lo);
+  _mm256_storeu_ps(q + 8, a.hi);
 }
 
 #define QCORE_BINARY(name, op)                                             \
@@ -37,22 +41,9 @@ QCORE_BINARY(min, min)
 inline VecF fma(const VecF& a, const VecF& b, const VecF& c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
-inline VecF abs(const VecF& a) {
-  const __m256 sign = _mm256_set1_ps(-0.0f);
-  return {_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
-}
 inline VecF round(const VecF& a) {
   constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   return {_mm256_round_ps(a.lo, mode), _mm256_round_ps(a.hi, mode)};
-}
-
-template <int shift>
-inline VecI shift_right(const VecI& a) {
-  return {_mm256_srli_epi32(a.lo, shift), _mm256_srli_epi32(a.hi, shift)};
-}
-inline VecF insert_bits(const VecI& a, const VecI& mask, const VecI& base) {
-  return {_mm256_castsi256_ps(_mm256_or_si256(_mm256_and_si256(a.lo, mask.lo), base.lo)),
-          _mm256_castsi256_ps(_mm256_or_si256(_mm256_and_si256(a.hi, mask.hi), base.hi))};
 }
 
 inline VecF to_f(const VecI& a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
@@ -63,6 +54,11 @@ inline VecF u8_to_f(const uint8_t* p) {
 inline VecI sub_mul(const VecI& a, const VecI& b, const VecI& c) {
   return {_mm256_sub_epi32(a.lo, _mm256_mullo_epi32(b.lo, c.lo)),
           _mm256_sub_epi32(a.hi, _mm256_mullo_epi32(b.hi, c.hi))};
+}
+
+inline VecF zero_nan(const VecF& a) {
+  return {_mm256_and_ps(a.lo, _mm256_cmp_ps(a.lo, a.lo, _CMP_ORD_Q)),
+          _mm256_and_ps(a.hi, _mm256_cmp_ps(a.hi, a.hi, _CMP_ORD_Q))};
 }
 
 inline void store_i8(int8_t* p, const VecF& a) {
@@ -120,6 +116,45 @@ inline void store_lanes(void* p, Dtype dtype, int64_t i, const VecF& a) {
   }
 }
 
+// Codes of 2 and 4 bits are masked where they stand in a half word, which saves a shift for each: the
+// value is the code times a power of two, and pack_rows gives the activation the inverse, exactly.
+struct DotF32 {
+  static constexpr int slots = 1;
+  using Weight = VecF;
+
+  template <int bits>
+  static constexpr int center() {
+    return bits == 8 ? 128 : 0;
+  }
+  template <int bits>
+  static float slot_scale(int64_t slot) {
+    if constexpr (bits == 8) return 1.0f;
+    const int position = static_cast<int>(slot % (32 / bits)) / 2;
+    return 1.0f / static_cast<float>(1 << (bits * position));
+  }
+  template <int bits, int step>
+  static Weight decode(const uint8_t* p) {
+    if constexpr (bits == 8) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p) + step);
+      return to_f({_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))});
+    } else {
+      VecI words = load_i(p);
+      if constexpr (step % 2 == 1) {
+        words = {_mm256_srli_epi32(words.lo, 16), _mm256_srli_epi32(words.hi, 16)};
+      }
+      const __m256i mask = _mm256_set1_epi32(((1 << bits) - 1) << (bits * (step / 2)));
+      return to_f({_mm256_and_si256(words.lo, mask), _mm256_and_si256(words.hi, mask)});
+    }
+  }
+  static Weight load(const void* p) { return load_f(p); }
+  static void store(void* p, const Weight& w) { store_f(p, w); }
+  static void store_x(void* dst, const float* x) { __builtin_memcpy(dst, x, 4); }
+  static void accumulate(VecF& acc, const Weight& w, const void* x) {
+    acc = fma(w, set1(*static_cast<const float*>(x)), acc);
+  }
+};
+using DotBf16 = DotF32;
+
 // vpmaddwd on 16-bit halves: exact for all codes, where vpmaddubsw would saturate silently.
 // Weights split in place into the even and the odd bytes, and so does every activation quad.
 struct Int8Dot {
@@ -158,8 +193,9 @@ struct Int8Dot {
 
 // 16 registers: one row keeps four memory streams busy, more rows take fewer blocks.
 constexpr int kWna16Rows = 6;
+constexpr int kWideBlocks = 1;
 constexpr int kInt8Rows = 4;
-constexpr int wna16_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+constexpr int narrow_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 constexpr int int8_blocks(int rows) { return rows == 1 ? 4 : 1; }
 
 }  // namespace

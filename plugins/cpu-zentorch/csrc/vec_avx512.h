@@ -1,6 +1,5 @@
 // Sixteen lanes as one 512-bit register: AVX-512 F/BW/VL/DQ + VNNI. Contract: vec_scalar.h.
 
-#include <immintrin.h>
 
 namespace {
 
@@ -14,7 +13,8 @@ struct VecI {
 inline VecF set1(float x) { return {_mm512_set1_ps(x)}; }
 inline VecI set1_i(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline VecI load_i(const void* p) { return {_mm512_loadu_si512(p)}; }
-inline void store_f(float* p, const VecF& a) { _mm512_storeu_ps(p, a.v); }
+inline VecF load_f(const void* p) { return {_mm512_loadu_ps(p)}; }
+inline void store_f(void* p, const VecF& a) { _mm512_storeu_ps(p, a.v); }
 
 inline VecF add(const VecF& a, const VecF& b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline VecF sub(const VecF& a, const VecF& b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -25,18 +25,8 @@ inline VecF min(const VecF& a, const VecF& b) { return {_mm512_min_ps(a.v, b.v)}
 inline VecF fma(const VecF& a, const VecF& b, const VecF& c) {
   return {_mm512_fmadd_ps(a.v, b.v, c.v)};
 }
-inline VecF abs(const VecF& a) { return {_mm512_abs_ps(a.v)}; }
 inline VecF round(const VecF& a) {
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-}
-
-template <int shift>
-inline VecI shift_right(const VecI& a) {
-  return {_mm512_srli_epi32(a.v, shift)};
-}
-inline VecF insert_bits(const VecI& a, const VecI& mask, const VecI& base) {
-  // Truth table of (a & mask) | base.
-  return {_mm512_castsi512_ps(_mm512_ternarylogic_epi32(a.v, mask.v, base.v, 0xea))};
 }
 
 inline VecF to_f(const VecI& a) { return {_mm512_cvtepi32_ps(a.v)}; }
@@ -45,6 +35,10 @@ inline VecF u8_to_f(const uint8_t* p) {
 }
 inline VecI sub_mul(const VecI& a, const VecI& b, const VecI& c) {
   return {_mm512_sub_epi32(a.v, _mm512_mullo_epi32(b.v, c.v))};
+}
+
+inline VecF zero_nan(const VecF& a) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, a.v, _CMP_ORD_Q), a.v)};
 }
 
 inline void store_i8(int8_t* p, const VecF& a) {
@@ -87,6 +81,104 @@ inline void store_lanes(void* p, Dtype dtype, int64_t i, const VecF& a) {
   _mm256_storeu_si256(dst, _mm512_cvtepi32_epi16(_mm512_srli_epi32(fixed, 16)));
 }
 
+// Codes of 2 and 4 bits look their value up in a register (vpermps reads the low four bits of an index),
+// which needs no mask and takes off the center too.
+struct DotF32 {
+  static constexpr int slots = 1;
+  using Weight = VecF;
+
+  template <int bits>
+  static constexpr int center() {
+    return 1 << (bits - 1);
+  }
+  template <int bits>
+  static float slot_scale(int64_t) {
+    return 1.0f;
+  }
+  template <int bits, int step>
+  static Weight decode(const uint8_t* p) {
+    if constexpr (bits == 8) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p) + step);
+      return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+    } else {
+      const __m512 values =
+          bits == 4 ? _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7)
+                    : _mm512_setr_ps(-2, -1, 0, 1, -2, -1, 0, 1, -2, -1, 0, 1, -2, -1, 0, 1);
+      constexpr int shift = 16 * (step % 2) + bits * (step / 2);
+      const __m512i words = _mm512_loadu_si512(p);
+      return {_mm512_permutexvar_ps(shift ? _mm512_srli_epi32(words, shift) : words, values)};
+    }
+  }
+  static Weight load(const void* p) { return load_f(p); }
+  static void store(void* p, const Weight& w) { store_f(p, w); }
+  static void store_x(void* dst, const float* x) { __builtin_memcpy(dst, x, 4); }
+  static void accumulate(VecF& acc, const Weight& w, const void* x) {
+    acc = fma(w, set1(*static_cast<const float*>(x)), acc);
+  }
+};
+
+#ifdef __AVX512BF16__
+// bfloat16 activations: a code less its center is a small integer, hence exact in bfloat16, and vdpbf16ps
+// adds exact products in f32; twice the inputs in an instruction. Slots 2j and 2j + 1 stand at the same
+// place of the two half words, so that one vpermw makes the pair.
+struct DotBf16 {
+  static constexpr int slots = 2;
+  using Weight = VecI;
+
+  template <int bits>
+  static constexpr int center() {
+    return 1 << (bits - 1);
+  }
+  template <int bits>
+  static float slot_scale(int64_t) {
+    return 1.0f;
+  }
+  template <int bits, int step>
+  static Weight decode(const uint8_t* p) {
+    if constexpr (bits == 8) {
+      // The f32 of a byte has nothing in its low half, where the even slot's goes.
+      const __m512i even = byte_values(p + step * 32), odd = byte_values(p + step * 32 + 16);
+      return {_mm512_or_si512(_mm512_srli_epi32(even, 16), odd)};
+    }
+    const __m512i words = _mm512_loadu_si512(p);
+    return {_mm512_permutexvar_epi16(step ? _mm512_srli_epi32(words, bits * step) : words,
+                                     values<bits>())};
+  }
+  static __m512i byte_values(const uint8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
+  }
+  // bf16(i % 2^bits - center) at place i: vpermw reads the low five bits of an index.
+  template <int bits>
+  static __m512i values() {
+    if constexpr (bits == 4) {
+      const __m256i half = _mm256_setr_epi16(
+          short(0xc100), short(0xc0e0), short(0xc0c0), short(0xc0a0), short(0xc080), short(0xc040),
+          short(0xc000), short(0xbf80), 0, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0);
+      return _mm512_broadcast_i64x4(half);
+    } else {
+      return _mm512_set1_epi64(0x3f800000bf80c000);
+    }
+  }
+  static Weight load(const void* p) { return load_i(p); }
+  static void store(void* p, const Weight& w) { _mm512_storeu_si512(p, w.v); }
+  static void store_x(void* dst, const float* x) {
+    uint32_t low, high;
+    __builtin_memcpy(&low, x, 4);
+    __builtin_memcpy(&high, x + 1, 4);
+    const uint32_t pair = (low >> 16) | (high & 0xffff0000u);
+    __builtin_memcpy(dst, &pair, 4);
+  }
+  static void accumulate(VecF& acc, const Weight& w, const void* x) {
+    int32_t pair;
+    __builtin_memcpy(&pair, x, 4);
+    acc.v = _mm512_dpbf16_ps(acc.v, (__m512bh)w.v, (__m512bh)_mm512_set1_epi32(pair));
+  }
+};
+#else
+using DotBf16 = DotF32;
+#endif
+
 // vpdpbusd takes unsigned x signed bytes and adds four products to 32 bits without saturation.
 // The activations are stored + 128; the epilogue takes 128 * col_sum off again.
 struct Int8Dot {
@@ -114,8 +206,9 @@ struct Int8Dot {
 
 // 32 registers.
 constexpr int kWna16Rows = 8;
+constexpr int kWideBlocks = 2;
 constexpr int kInt8Rows = 8;
-constexpr int wna16_blocks(int rows) { return rows <= 2 ? 4 : 2; }
+constexpr int narrow_blocks(int rows) { return rows <= 2 ? 4 : 2; }
 constexpr int int8_blocks(int rows) { return rows <= 2 ? 4 : 2; }
 
 }  // namespace

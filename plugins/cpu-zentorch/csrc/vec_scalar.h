@@ -1,10 +1,8 @@
 // Sixteen lanes in plain C++: the fallback, and the specification that the other vec_*.h follow.
 //
-// VecF: 16 x f32. VecI: 16 x i32. max and min return their second operand when one of them is NaN, as
+// VecF: 16 x f32. VecI: 16 x i32. A load or store takes 16 elements. max and min return their second operand when one of them is NaN, as
 // the x86 instructions do, so that all instruction sets treat NaN alike.
 
-#include <cmath>
-#include <cstring>
 
 namespace {
 
@@ -29,10 +27,15 @@ inline VecI set1_i(int32_t x) {
 }
 inline VecI load_i(const void* p) {
   VecI r;
-  std::memcpy(r.v, p, sizeof(r.v));
+  memcpy(r.v, p, sizeof(r.v));
   return r;
 }
-inline void store_f(float* p, const VecF& a) { std::memcpy(p, a.v, sizeof(a.v)); }
+inline VecF load_f(const void* p) {
+  VecF r;
+  memcpy(r.v, p, sizeof(r.v));
+  return r;
+}
+inline void store_f(void* p, const VecF& a) { memcpy(p, a.v, sizeof(a.v)); }
 
 #define QCORE_BINARY(name, expression)                 \
   inline VecF name(const VecF& a, const VecF& b) {     \
@@ -51,31 +54,9 @@ QCORE_BINARY(min, a.v[lane] < b.v[lane] ? a.v[lane] : b.v[lane])
 // Two roundings, where the vector units have one: a software fma would be far too slow.
 inline VecF fma(const VecF& a, const VecF& b, const VecF& c) { return add(mul(a, b), c); }
 
-inline VecF abs(const VecF& a) {
-  VecF r;
-  QCORE_LANES r.v[lane] = std::fabs(a.v[lane]);
-  return r;
-}
 inline VecF round(const VecF& a) {
   VecF r;
-  QCORE_LANES r.v[lane] = std::rint(a.v[lane]);
-  return r;
-}
-
-template <int shift>
-inline VecI shift_right(const VecI& a) {
-  VecI r;
-  QCORE_LANES r.v[lane] = static_cast<int32_t>(static_cast<uint32_t>(a.v[lane]) >> shift);
-  return r;
-}
-
-// f32 whose bits are (a & mask) | base.
-inline VecF insert_bits(const VecI& a, const VecI& mask, const VecI& base) {
-  VecF r;
-  QCORE_LANES {
-    const int32_t bits = (a.v[lane] & mask.v[lane]) | base.v[lane];
-    std::memcpy(&r.v[lane], &bits, 4);
-  }
+  QCORE_LANES r.v[lane] = rintf(a.v[lane]);
   return r;
 }
 
@@ -99,6 +80,12 @@ inline VecI sub_mul(const VecI& a, const VecI& b, const VecI& c) {
   return r;
 }
 
+inline VecF zero_nan(const VecF& a) {
+  VecF r;
+  QCORE_LANES r.v[lane] = a.v[lane] == a.v[lane] ? a.v[lane] : 0.0f;
+  return r;
+}
+
 // Integral lanes within [-128, 127].
 inline void store_i8(int8_t* p, const VecF& a) {
   QCORE_LANES p[lane] = static_cast<int8_t>(a.v[lane]);
@@ -115,25 +102,25 @@ inline float half_to_float(uint16_t half) {
     bits = sign | ((exponent + 112) << 23) | (fraction << 13);
   } else {
     const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
-    std::memcpy(&bits, &magnitude, 4);
+    memcpy(&bits, &magnitude, 4);
     bits |= sign;
   }
   float value;
-  std::memcpy(&value, &bits, 4);
+  memcpy(&value, &bits, 4);
   return value;
 }
 
 inline uint16_t float_to_half(float value) {
   uint32_t bits;
-  std::memcpy(&bits, &value, 4);
+  memcpy(&bits, &value, 4);
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return sign | 0x7e00u;   // NaN
   if (magnitude >= 0x477ff000u) return sign | 0x7c00u;  // rounds to 2^16 or more
   if (magnitude < 0x38800000u) {                        // subnormal: a multiple of 2^-24
     float positive;
-    std::memcpy(&positive, &magnitude, 4);
-    return sign | static_cast<uint16_t>(std::rint(positive * 0x1p24f));
+    memcpy(&positive, &magnitude, 4);
+    return sign | static_cast<uint16_t>(rintf(positive * 0x1p24f));
   }
   const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
   return sign | static_cast<uint16_t>((rounded - (112u << 23)) >> 13);
@@ -142,13 +129,13 @@ inline uint16_t float_to_half(float value) {
 inline float bf16_to_float(uint16_t value) {
   const uint32_t bits = static_cast<uint32_t>(value) << 16;
   float result;
-  std::memcpy(&result, &bits, 4);
+  memcpy(&result, &bits, 4);
   return result;
 }
 
 inline uint16_t float_to_bf16(float value) {
   uint32_t bits;
-  std::memcpy(&bits, &value, 4);
+  memcpy(&bits, &value, 4);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
@@ -178,6 +165,50 @@ inline void store_lanes(void* p, Dtype dtype, int64_t i, const VecF& a) {
   }
 }
 
+// How wna16 multiplies: one step is `slots` inputs of one activation row against 16 outputs. Weights are
+// stored codes less `center`, times 1 / slot_scale; the fold (wna16_kernels.h) and pack_rows make up.
+struct DotF32 {
+  static constexpr int slots = 1;
+  using Weight = VecF;
+
+  template <int bits>
+  static constexpr int center() {
+    return 1 << (bits - 1);
+  }
+  template <int bits>
+  static float slot_scale(int64_t) {
+    return 1.0f;
+  }
+  // The codes at `step` of the 64 bytes at p: one packed word of 16 outputs.
+  template <int bits, int step>
+  static Weight decode(const uint8_t* p) {
+    VecF r;
+    if constexpr (bits == 8) {
+      const int8_t* codes = reinterpret_cast<const int8_t*>(p) + step * 16;
+      QCORE_LANES r.v[lane] = codes[lane];
+    } else {
+      const VecI words = load_i(p);
+      constexpr int shift = 16 * (step % 2) + bits * (step / 2);
+      constexpr uint32_t mask = (1u << bits) - 1;
+      QCORE_LANES {
+        const uint32_t code = (static_cast<uint32_t>(words.v[lane]) >> shift) & mask;
+        r.v[lane] = static_cast<float>(static_cast<int>(code) - center<bits>());
+      }
+    }
+    return r;
+  }
+  static Weight load(const void* p) { return load_f(p); }
+  static void store(void* p, const Weight& w) { store_f(p, w); }
+  // One step of one row of activations, from f32 inputs; the inverse is in accumulate.
+  static void store_x(void* dst, const float* x) { memcpy(dst, x, 4); }
+  static void accumulate(VecF& acc, const Weight& w, const void* x) {
+    float value;
+    memcpy(&value, x, 4);
+    acc = fma(w, set1(value), acc);
+  }
+};
+using DotBf16 = DotF32;  // for bfloat16 activations
+
 // int8 dot products of four: one block row per lane.
 struct Int8Dot {
   static constexpr int quad_bytes = 4;
@@ -188,7 +219,7 @@ struct Int8Dot {
   };
   static Weight load_weight(const int8_t* p) {
     Weight w;
-    std::memcpy(w.v, p, 64);
+    memcpy(w.v, p, 64);
     return w;
   }
   struct Activation {
@@ -196,10 +227,10 @@ struct Int8Dot {
   };
   static Activation load_activation(const void* p) {
     Activation x;
-    std::memcpy(x.v, p, 4);
+    memcpy(x.v, p, 4);
     return x;
   }
-  static void store_quad(const int8_t* q, void* dst) { std::memcpy(dst, q, 4); }
+  static void store_quad(const int8_t* q, void* dst) { memcpy(dst, q, 4); }
 
   static void accumulate(VecI& acc, const Weight& w, const Activation& x) {
     QCORE_LANES {
@@ -209,10 +240,11 @@ struct Int8Dot {
   }
 };
 
-// Tiles: rows of activations held in registers, and blocks of weights streamed next to each other.
+// Tiles: rows of activations held in registers, and blocks of weights next to each other.
 constexpr int kWna16Rows = 4;
+constexpr int kWideBlocks = 1;
 constexpr int kInt8Rows = 4;
-constexpr int wna16_blocks(int) { return 1; }
+constexpr int narrow_blocks(int) { return 1; }
 constexpr int int8_blocks(int) { return 1; }
 
 }  // namespace

@@ -1,0 +1,242 @@
+"""`inspect_checkpoint`: what a checkpoint holds, and which kernels would run it on any machine.
+
+Only configs and headers are read. transformers is not needed: the layers are those that the tensors
+show.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from qcore.errors import NoKernelError, UnsupportedQuantizationError
+from qcore.facts.target import Target
+from qcore.models.checkpoint import Checkpoint, open_checkpoint
+from qcore.models.explanation import Explanation, ExplanationRow
+from qcore.models.plan import check_tensors
+from qcore.models.safetensors_file import TensorInfo
+from qcore.models.skeleton import model_dtype
+from qcore.quantization.base import LinearScheme
+from qcore.selection.algorithm import select
+from qcore.selection.decision import Decision
+from qcore.settings import Settings
+
+__all__ = ["CheckpointReport", "LayerReport", "inspect_checkpoint"]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """A quantized layer of a checkpoint.
+
+    Attributes:
+        layer: its name.
+        scheme: how it is stored, in a few words.
+        K: inputs.
+        N: outputs.
+        nbytes: that its tensors take.
+        decision: the kernel on the target.
+    """
+
+    layer: str
+    scheme: str
+    K: int
+    N: int
+    nbytes: int
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """What a checkpoint holds.
+
+    Attributes:
+        path: the folder.
+        architecture: the model's class, if ``config.json`` names one.
+        method: the quantization method; None if nothing is quantized.
+        description: the method with its parameters.
+        dtype: of the activations that the decisions are for.
+        target: the machine that they are for.
+        layers: the quantized layers.
+        quantized_bytes: that these take on disk.
+        other_bytes: that the rest takes.
+        tensors: how many there are.
+    """
+
+    path: str
+    architecture: str | None
+    method: str | None
+    description: str
+    dtype: torch.dtype
+    target: Target
+    layers: tuple[LayerReport, ...]
+    quantized_bytes: int
+    other_bytes: int
+    tensors: int
+
+    @property
+    def explanation(self) -> Explanation:
+        """The decisions, as `qcore.explain` shows them."""
+        return Explanation(tuple(ExplanationRow(r.layer, r.decision) for r in self.layers))
+
+    def render(self, *, per_layer: bool = False) -> str:
+        """The report, as text for a person.
+
+        Args:
+            per_layer: give each layer a line.
+        """
+        total = self.quantized_bytes + self.other_bytes
+        lines = [
+            f"checkpoint:    {self.path}",
+            f"architecture:  {self.architecture or 'not stated'}",
+            f"quantization:  {self.method or 'none'}"
+            + (f" ({self.description})" if self.description not in ("", self.method) else ""),
+            f"on disk:       {_size(total)} in {self.tensors} tensors: "
+            f"{_size(self.quantized_bytes)} in {len(self.layers)} quantized layers, "
+            f"{_size(self.other_bytes)} in the rest",
+            f"decided for:   {self.target}, {str(self.dtype).removeprefix('torch.')} activations",
+        ]
+        if self.layers:
+            lines += ["", self.explanation.render(per_layer=per_layer)]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.render()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "path": self.path,
+            "architecture": self.architecture,
+            "method": self.method,
+            "description": self.description,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "target": str(self.target),
+            "tensors": self.tensors,
+            "quantized_bytes": self.quantized_bytes,
+            "other_bytes": self.other_bytes,
+            "layers": [
+                {
+                    "layer": row.layer,
+                    "scheme": row.scheme,
+                    "in_features": row.K,
+                    "out_features": row.N,
+                    "nbytes": row.nbytes,
+                    "decision": row.decision.to_dict(),
+                }
+                for row in self.layers
+            ],
+        }
+
+
+def inspect_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    target: Target | str | None = None,
+    settings: Settings | None = None,
+    dtype: torch.dtype | None = None,
+) -> CheckpointReport:
+    """Read a checkpoint's configs and headers, and decide for a machine.
+
+    Args:
+        path: a Hugging Face folder.
+        target: the machine; None for this one.
+        settings: for selection; None to read the environment.
+        dtype: of the activations; None for what `load_model` would take.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete, damaged or contradictory.
+        UnknownQuantizationError: its quantization method is not known.
+        UnsupportedQuantizationError: the method, or its parameters, are not supported.
+    """
+    target = Target.current() if target is None else Target.parse(target)
+    checkpoint = open_checkpoint(path)
+    if dtype is None:
+        dtype = model_dtype(checkpoint.config, target.torch_device.type)
+    layers = tuple(
+        _layer(prefix, scheme, K, N, found, target, settings, dtype)
+        for prefix, scheme, K, N, found in _quantized_layers(checkpoint)
+    )
+    total = sum(info.nbytes for info in checkpoint.tensors.values())
+    quantized = sum(layer.nbytes for layer in layers)
+    method = checkpoint.quantization
+    names = checkpoint.config.get("architectures")
+    return CheckpointReport(
+        path=str(checkpoint.path),
+        architecture=str(names[0]) if isinstance(names, list) and names else None,
+        method=method.get_name() if method else None,
+        description=method.describe() if method else "",
+        dtype=dtype,
+        target=target,
+        layers=layers,
+        quantized_bytes=quantized,
+        other_bytes=total - quantized,
+        tensors=len(checkpoint.tensors),
+    )
+
+
+def _quantized_layers(
+    checkpoint: Checkpoint,
+) -> list[tuple[str, LinearScheme, int, int, dict[str, TensorInfo]]]:
+    """(name, scheme, K, N, tensors) of the layers whose tensors are those of their scheme."""
+    method = checkpoint.quantization
+    if method is None:
+        return []
+    modules: dict[str, dict[str, TensorInfo]] = {}
+    for name, info in checkpoint.tensors.items():
+        prefix, _, suffix = name.rpartition(".")
+        modules.setdefault(prefix, {})[suffix] = info
+    stand_in = torch.nn.Linear(1, 1, device="meta")
+    layers = []
+    for prefix in sorted(modules, key=_natural):
+        tensors = modules[prefix]
+        scheme = method.get_quant_method(stand_in, prefix)
+        if scheme is None:
+            continue
+        shape = scheme.infer_shape({s: info.shape for s, info in tensors.items()})
+        if shape is None:
+            continue
+        K, N = shape
+        try:
+            specs = scheme.checkpoint_tensors(K, N)
+        except UnsupportedQuantizationError as error:
+            raise UnsupportedQuantizationError(f"{prefix}: {error}") from None
+        found = {suffix: info for suffix, info in tensors.items() if suffix in specs}
+        check_tensors(prefix, scheme, specs, found)
+        layers.append((prefix, scheme, K, N, found))
+    return layers
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort by name, but by number where a part is one."""
+    parts = name.split(".")
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
+
+
+def _layer(
+    prefix: str,
+    scheme: LinearScheme,
+    K: int,
+    N: int,
+    found: Mapping[str, TensorInfo],
+    target: Target,
+    settings: Settings | None,
+    dtype: torch.dtype,
+) -> LayerReport:
+    try:
+        decision = select(scheme.layer_config(K, N, dtype), target, settings=settings)
+    except NoKernelError as error:  # strict mode; a report shows it rather than ends
+        decision = error.decision
+    nbytes = sum(info.nbytes for info in found.values())
+    return LayerReport(prefix, scheme.describe(), K, N, nbytes, decision)
+
+
+def _size(nbytes: int) -> str:
+    value, units = float(nbytes), iter(("B", "KiB", "MiB", "GiB", "TiB"))
+    unit = next(units)
+    while value >= 1024 and unit != "TiB":
+        value, unit = value / 1024, next(units)
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

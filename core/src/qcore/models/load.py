@@ -1,0 +1,291 @@
+"""`load_model`: a quantized Hugging Face folder to a transformers model that kernels run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from qcore.errors import (
+    CheckpointError,
+    NoKernelError,
+    QcoreError,
+    TargetError,
+    UnsupportedQuantizationError,
+    WeightError,
+)
+from qcore.facts.target import Target
+from qcore.models.checkpoint import Checkpoint, open_checkpoint, read_json_object
+from qcore.models.plan import LinearPlan, LoadPlan, make_plan
+from qcore.models.safetensors_file import TensorInfo, read_tensor
+from qcore.models.skeleton import build_skeleton, import_transformers, model_dtype
+from qcore.quantization.linear import QuantizedLinear
+from qcore.selection.algorithm import select
+from qcore.settings import Settings
+
+__all__ = ["NOTES", "load_model"]
+
+log = logging.getLogger("qcore.models")
+
+NOTES = "_qcore_notes"
+"""Attribute of a loaded model: what the user should know, for `explain`."""
+
+Progress = Callable[[int, int, str], None]
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    settings: Settings | None = None,
+    target: Target | str | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """Load a checkpoint. Each quantized layer gets the kernel that `qcore.select` chooses.
+
+    Everything that can be checked without reading a weight is checked first: the configs, the
+    shards' headers, each tensor's name, shape and dtype, and whether every layer has a kernel. Then
+    one layer after the other is read, brought into its kernel's layout and put into the model, so
+    that memory holds the model and one layer more. If anything fails, an error is raised and
+    nothing is kept. No code of the checkpoint is run and no pickle is read.
+
+    Args:
+        path: a folder with ``config.json`` and safetensors files.
+        device: where the model is to run; None for that of ``target``.
+        dtype: of the activations and of the weights that are not quantized. None for the
+            checkpoint's own, or on a CPU, where that is float16, float32.
+        settings: for selection; None to read the environment.
+        target: the machine to select for, if it is not what ``device`` says: a way to do without
+            some of its features.
+        progress: called after each step with the steps done, all steps, and the tensor's or layer's
+            name.
+
+    Returns:
+        A `transformers.PreTrainedModel` in eval mode, without gradients. Its quantized layers are
+        `QuantizedLinear`; `qcore.explain` says which kernel runs each and why.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete, damaged, unsafe or contradictory.
+        UnknownQuantizationError: its quantization method is not known.
+        UnsupportedQuantizationError: the method, or its parameters, are not supported.
+        NoKernelError: no kernel can run a layer.
+        TargetError: the device is not here, or is not one of the target.
+        MissingDependencyError: transformers is not installed.
+    """
+    import_transformers()
+    target, place = _place(device, target)
+    checkpoint = open_checkpoint(path)
+    compute = _dtype(checkpoint, dtype, place)
+    model = build_skeleton(checkpoint.config, compute)
+    plan = make_plan(model, checkpoint)
+    for linear in plan.linears:
+        config = linear.scheme.layer_config(linear.K, linear.N, compute)
+        try:
+            _ = select(config, target, settings=settings).kernel_class
+        except NoKernelError as error:
+            error.args = (f"{linear.prefix}:\n{error}",)
+            raise
+    with torch.no_grad(), _current_device(place):
+        _Loader(model, plan, compute, place, target, settings, progress).run()
+    _finish(model, checkpoint, plan)
+    return model
+
+
+def _place(
+    device: str | torch.device | None, target: Target | str | None
+) -> tuple[Target, torch.device]:
+    """The target and the device, each from the other where it is not given."""
+    if isinstance(target, str):
+        target = Target.parse(target)
+    if target is None:
+        target = Target.current(device)
+        return target, torch.device(device) if device is not None else target.torch_device
+    place = torch.device(device) if device is not None else target.torch_device
+    here = Target.current(place)
+    if here.platform is not target.platform:
+        raise TargetError(
+            f"device {str(place)!r} is {here}, but the target is {target}; a model can only be "
+            "loaded for a machine that is here (qcore.models.inspect_checkpoint decides for others)"
+        )
+    return target, place
+
+
+def _dtype(
+    checkpoint: Checkpoint, dtype: torch.dtype | str | None, place: torch.device
+) -> torch.dtype:
+    if isinstance(dtype, str):
+        found = getattr(torch, dtype.removeprefix("torch."), None)
+        if not isinstance(found, torch.dtype):
+            raise CheckpointError(f"dtype {dtype!r} is not known; float32, float16 or bfloat16")
+        dtype = found
+    if dtype is None:
+        dtype = model_dtype(checkpoint.config, place.type)
+    method = checkpoint.quantization
+    if method is not None and dtype not in method.get_supported_act_dtypes():
+        allowed = ", ".join(
+            str(d).removeprefix("torch.") for d in method.get_supported_act_dtypes()
+        )
+        raise UnsupportedQuantizationError(
+            f"{method.get_name()} with activations in {str(dtype).removeprefix('torch.')} is not "
+            f"supported; supported: {allowed}"
+        )
+    return dtype
+
+
+def _current_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Kernels that pack on a GPU do it on the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+class _Loader:
+    """The part of loading that reads weights."""
+
+    def __init__(
+        self,
+        model: Any,
+        plan: LoadPlan,
+        dtype: torch.dtype,
+        device: torch.device,
+        target: Target,
+        settings: Settings | None,
+        progress: Progress | None,
+    ) -> None:
+        self.model = model
+        self.plan = plan
+        self.dtype = dtype
+        self.device = device
+        self.target = target
+        self.settings = settings
+        self.progress = progress
+        self.done = 0
+        self.total = len(plan.linears) + len(plan.parameters)
+
+    def run(self) -> None:
+        """Load everything."""
+        for linear in self.plan.linears:
+            self._set_module(linear.prefix, self._quantized(linear))
+            self._report(linear.prefix)
+        for names, info in self.plan.parameters:
+            self._set_tensor(names, info)
+            self._report(names[0])
+        self._move_buffers()
+
+    def _report(self, name: str) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total, name)
+
+    def _read(self, info: TensorInfo) -> torch.Tensor:
+        return read_tensor(info).to(self.device)
+
+    def _quantized(self, linear: LinearPlan) -> QuantizedLinear:
+        tensors = {name: self._read(info) for name, info in linear.tensors.items()}
+        try:
+            layer = linear.scheme.canonicalize(tensors, linear.K, linear.N, self.dtype)
+        except QcoreError as error:
+            raise CheckpointError(f"{linear.prefix}: {error}") from error
+        del tensors
+        return QuantizedLinear(
+            layer,
+            self._bias(linear),
+            prefix=linear.prefix,
+            target=self.target,
+            settings=self.settings,
+        )
+
+    def _bias(self, linear: LinearPlan) -> torch.Tensor | None:
+        if linear.bias is None:
+            return None
+        bias = self._read(linear.bias)
+        if not linear.has_bias:
+            # AutoGPTQ writes a bias of zeros for layers that have none.
+            if not bool(bias.any()):
+                return None
+            self.plan.notes.append(
+                f"{linear.prefix} has a bias in the checkpoint though not in the model's class; "
+                "it is used"
+            )
+        return bias.to(self.dtype)
+
+    def _parent(self, name: str) -> tuple[torch.nn.Module, str]:
+        parent, _, leaf = name.rpartition(".")
+        return self.model.get_submodule(parent), leaf
+
+    def _set_module(self, name: str, module: torch.nn.Module) -> None:
+        parent, leaf = self._parent(name)
+        setattr(parent, leaf, module)
+
+    def _set_tensor(self, names: tuple[str, ...], info: TensorInfo) -> None:
+        parent, leaf = self._parent(names[0])
+        old = parent._parameters.get(leaf)
+        if old is None:
+            buffer = parent._buffers[leaf]
+            assert buffer is not None
+            parent._buffers[leaf] = self._read(info).to(buffer.dtype)
+            return
+        dtype = self._param_dtype(names[0], old)
+        parameter = torch.nn.Parameter(self._read(info).to(dtype), requires_grad=False)
+        for name in names:
+            owner, leaf = self._parent(name)
+            owner._parameters[leaf] = parameter
+
+    def _param_dtype(self, name: str, parameter: torch.Tensor) -> torch.dtype:
+        """The dtype that the class gave it; float32 for what it wants kept so."""
+        kept = set(getattr(self.model, "_keep_in_fp32_modules_strict", None) or ())
+        if self.dtype is torch.float16:
+            kept |= set(getattr(self.model, "_keep_in_fp32_modules", None) or ())
+        if parameter.is_floating_point() and kept & set(name.split(".")):
+            return torch.float32
+        return parameter.dtype
+
+    def _move_buffers(self) -> None:
+        for module in self.model.modules():
+            if isinstance(module, QuantizedLinear):
+                continue
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = buffer.to(self.device)
+
+
+# -- the finished model ------------------------------------------------------------------------
+
+
+def _finish(model: Any, checkpoint: Checkpoint, plan: LoadPlan) -> None:
+    held = (*model.named_parameters(), *model.named_buffers())
+    lost = [name for name, tensor in held if tensor.is_meta]
+    if lost:
+        raise CheckpointError(f"{checkpoint.path}: not loaded: {', '.join(lost[:6])}")
+    for linear in plan.linears:
+        tied = getattr(model, "all_tied_weights_keys", None)
+        if isinstance(tied, dict) and tied.pop(f"{linear.prefix}.weight", None) is not None:
+            model.config.tie_word_embeddings = False
+    _generation_config(model, checkpoint)
+    for note in plan.notes:
+        log.warning("%s: %s", checkpoint.path, note)
+    setattr(model, NOTES, tuple(plan.notes))
+    if plan.linears:
+        model.save_pretrained = _refuse_to_save
+    model.requires_grad_(False)
+
+
+def _generation_config(model: Any, checkpoint: Checkpoint) -> None:
+    file = checkpoint.path / "generation_config.json"
+    if not file.is_file() or not model.can_generate():
+        return
+    values = read_json_object(file)
+    try:
+        model.generation_config = type(model.generation_config).from_dict(values)
+    except Exception as error:
+        raise CheckpointError(f"{file}: transformers cannot read it: {error}") from error
+
+
+def _refuse_to_save(*_args: Any, **_kwargs: Any) -> None:
+    raise WeightError(
+        "the weights of this model are in the layouts of its kernels, which no checkpoint has; "
+        "keep the folder that it was loaded from"
+    )

@@ -1,0 +1,321 @@
+"""`LoadPlan`: which tensor of the checkpoint goes where, checked before any is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from qcore.errors import CheckpointError, UnsupportedQuantizationError
+from qcore.layers.params import FLOAT_DTYPES, ParamSpec
+from qcore.models.checkpoint import Checkpoint
+from qcore.models.safetensors_file import TensorInfo, same_bytes
+from qcore.quantization.base import LinearScheme
+
+__all__ = ["LinearPlan", "LoadPlan", "check_tensors", "make_plan"]
+
+_FLOATS = (*FLOAT_DTYPES, torch.float64)
+_BIAS = "bias"
+_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class LinearPlan:
+    """A quantized layer.
+
+    Attributes:
+        prefix: its name in the model.
+        scheme: how the checkpoint stores it.
+        K: inputs.
+        N: outputs.
+        tensors: the checkpoint's tensors, by the name that the scheme gives them.
+        bias: the bias, if there is one.
+        has_bias: whether the model's layer has one.
+    """
+
+    prefix: str
+    scheme: LinearScheme
+    K: int
+    N: int
+    tensors: Mapping[str, TensorInfo]
+    bias: TensorInfo | None = None
+    has_bias: bool = False
+
+
+@dataclass
+class LoadPlan:
+    """Where everything goes.
+
+    Attributes:
+        linears: the quantized layers, in the model's order.
+        parameters: (the model's names for it, tensor) for each other parameter and buffer.
+        notes: what the user should know.
+    """
+
+    linears: list[LinearPlan] = field(default_factory=list)
+    parameters: list[tuple[tuple[str, ...], TensorInfo]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
+    """Match the checkpoint's tensors with the model's.
+
+    Args:
+        model: with its parameters on the meta device.
+        checkpoint: its headers.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, or has another shape or dtype than the
+            model or the quantization config says.
+    """
+    available, file_prefixes = _renamed(model, checkpoint.tensors)
+    plan = LoadPlan()
+    used: set[str] = set()
+    tied = _tied_names(model)
+    for prefix, module in model.named_modules():
+        linear = _plan_linear(module, prefix, checkpoint, available, file_prefixes, tied)
+        if linear is not None:
+            plan.linears.append(linear)
+            used.update(f"{prefix}.{suffix}" for suffix in linear.tensors)
+            if linear.bias is not None:
+                used.add(f"{prefix}.{_BIAS}")
+            if f"{prefix}.weight" in tied:
+                plan.notes.append(
+                    f"{prefix} is quantized in the checkpoint, so it is not tied to "
+                    f"{', '.join(n for n in tied[f'{prefix}.weight'] if n != f'{prefix}.weight')}"
+                )
+    quantized = {linear.prefix for linear in plan.linears}
+    missing = _plan_parameters(model, available, quantized, plan, used)
+    unexpected = [name for name in available if name not in used and not _is_ignorable(model, name)]
+    if missing or unexpected:
+        raise CheckpointError(_mismatch(checkpoint, missing, unexpected))
+    return plan
+
+
+def _renamed(
+    model: Any, tensors: Mapping[str, TensorInfo]
+) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """The tensors by the model's names, and the checkpoint's name of each renamed layer.
+
+    transformers renames the tensors of some models while it loads them. Renaming is followed here;
+    joining several tensors into one is not, as quantized ones cannot be joined so.
+    """
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming
+    except ImportError:
+        return dict(tensors), {}
+    renamed: dict[str, TensorInfo] = {}
+    prefixes: dict[str, str] = {}
+    steps = get_model_conversion_mapping(model, add_legacy=False)
+    for name, info in tensors.items():
+        new = name
+        for step in steps:
+            changed, matched = step.rename_source_key(new)
+            if matched is None:
+                continue
+            if not isinstance(step, WeightRenaming):
+                raise CheckpointError(
+                    f"{name}: {type(model).__name__} of transformers joins such tensors into "
+                    f"{changed} (as for the experts of a mixture), which is not supported"
+                )
+            new = changed
+        if new in renamed:
+            raise CheckpointError(f"{name} and {renamed[new].name} are both called {new}")
+        renamed[new] = info
+        if new != name:
+            prefixes[new.rpartition(".")[0]] = name.rpartition(".")[0]
+    return renamed, prefixes
+
+
+def _tied_names(model: Any) -> dict[str, tuple[str, ...]]:
+    """Parameter names that share a tensor: name -> all of its names."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {name: tuple(group) for group in names.values() if len(group) > 1 for name in group}
+
+
+# -- quantized layers --------------------------------------------------------------------------
+
+
+def _plan_linear(
+    module: torch.nn.Module,
+    prefix: str,
+    checkpoint: Checkpoint,
+    available: Mapping[str, TensorInfo],
+    file_prefixes: Mapping[str, str],
+    tied: Mapping[str, tuple[str, ...]],
+) -> LinearPlan | None:
+    method = checkpoint.quantization
+    # Children of Linear may compute something else, so only the class itself is replaced.
+    if method is None or type(module) is not torch.nn.Linear:
+        return None
+    scheme = method.get_quant_method(module, file_prefixes.get(prefix, prefix))
+    if scheme is None:
+        return None
+    weight = available.get(f"{prefix}.weight")
+    if weight is not None and weight.dtype in _FLOATS and not method.names_layers:
+        return None
+    if f"{prefix}.weight" in tied and not any(n.startswith(f"{prefix}.") for n in available):
+        return None
+    K, N = module.in_features, module.out_features
+    try:
+        specs = scheme.checkpoint_tensors(K, N)
+    except UnsupportedQuantizationError as error:
+        raise UnsupportedQuantizationError(f"{prefix}: {error}") from None
+    found = {s: available[f"{prefix}.{s}"] for s in specs if f"{prefix}.{s}" in available}
+    check_tensors(prefix, scheme, specs, found, plain=weight)
+    bias = available.get(f"{prefix}.{_BIAS}")
+    has_bias = module.bias is not None
+    if has_bias and bias is None:
+        raise CheckpointError(f"{prefix}.{_BIAS} is missing; {type(module).__name__} has one")
+    if bias is not None and (bias.shape != (N,) or bias.dtype not in _FLOATS):
+        raise CheckpointError(f"{bias.file}: {bias}; this layer needs a float bias [{N}]")
+    return LinearPlan(prefix, scheme, K, N, found, bias, has_bias)
+
+
+def check_tensors(
+    prefix: str,
+    scheme: LinearScheme,
+    specs: Mapping[str, ParamSpec],
+    found: Mapping[str, TensorInfo],
+    plain: TensorInfo | None = None,
+) -> None:
+    """Check a quantized layer's tensors, from their headers.
+
+    Args:
+        prefix: the layer's name.
+        scheme: of the layer.
+        specs: what the scheme needs.
+        found: what there is.
+        plain: the layer's tensor called ``weight``, if there is one.
+
+    Raises:
+        CheckpointError: one is missing or has another dtype or shape; the message names it.
+    """
+    says = f"the config says {scheme.describe()}"
+    for suffix, spec in specs.items():
+        info = found.get(suffix)
+        name = f"{prefix}.{suffix}"
+        if info is None:
+            if spec.optional:
+                continue
+            instead = f"; the checkpoint has {plain}" if plain is not None else ""
+            raise CheckpointError(f"{name} ({spec.about}) is missing: {says}{instead}")
+        if info.dtype not in spec.dtypes:
+            needed = " or ".join(str(d).removeprefix("torch.") for d in spec.dtypes)
+            given = str(info.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{info.file}: {name} is {given}, needed is {needed}: {says}")
+        if not spec.fits(info.shape):
+            raise CheckpointError(
+                f"{info.file}: {name} has shape {list(info.shape)}, needed is "
+                f"{spec.describe_shape()}: {says}"
+            )
+
+
+# -- the rest ----------------------------------------------------------------------------------
+
+
+def _plan_parameters(
+    model: Any,
+    available: Mapping[str, TensorInfo],
+    quantized: set[str],
+    plan: LoadPlan,
+    used: set[str],
+) -> list[str]:
+    """Plan everything that is not quantized; returns the names that are missing."""
+    missing = []
+    groups: dict[int, tuple[torch.Tensor, list[str]]] = {}
+    for name, tensor in _named_tensors(model):
+        if name.rpartition(".")[0] not in quantized:
+            groups.setdefault(id(tensor), (tensor, []))[1].append(name)
+    for tensor, names in groups.values():
+        present = [name for name in names if name in available]
+        used.update(present)
+        if not present:
+            missing.append(names[0])
+            continue
+        for name in present:
+            _check_plain(name, tensor, available[name])
+        first = available[present[0]]
+        if all(same_bytes(first, available[name]) for name in present[1:]):
+            plan.parameters.append((tuple(names), first))
+            continue
+        plan.notes.append(
+            f"{' and '.join(present)} are tied by the config but differ in the checkpoint; "
+            "they are loaded as they are, untied"
+        )
+        lost = tuple(name for name in names if name not in present)
+        plan.parameters.append(((present[0], *lost), first))
+        plan.parameters += [((name,), available[name]) for name in present[1:]]
+    return missing
+
+
+def _named_tensors(model: Any) -> Iterable[tuple[str, torch.Tensor]]:
+    """Parameters, and the buffers that checkpoints hold."""
+    yield from model.named_parameters(remove_duplicate=False)
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield (f"{prefix}.{name}" if prefix else name), buffer
+
+
+def _check_plain(name: str, needed: torch.Tensor, info: TensorInfo) -> None:
+    if info.shape != tuple(needed.shape):
+        raise CheckpointError(
+            f"{info.file}: {name} has shape {list(info.shape)}, the model needs "
+            f"{list(needed.shape)}; config.json and weights are not of one model, or the layer is "
+            "quantized and the config does not say so"
+        )
+    alike = info.dtype in _FLOATS if needed.is_floating_point() else info.dtype == needed.dtype
+    if not alike:
+        given = str(info.dtype).removeprefix("torch.")
+        kind = "a float" if needed.is_floating_point() else str(needed.dtype)
+        raise CheckpointError(
+            f"{info.file}: {name} is {given}, the model needs {kind}; if the layer is quantized, "
+            "the quantization config does not say so"
+        )
+
+
+def _is_ignorable(model: Any, name: str) -> bool:
+    """Tensors that old versions saved and the model computes, or that its class ignores."""
+    patterns = {r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"\.attn\.(masked_)?bias$"}
+    patterns |= set(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _mismatch(checkpoint: Checkpoint, missing: list[str], unexpected: list[str]) -> str:
+    lines = [f"{checkpoint.path}: the tensors are not those of this model"]
+    for what, names in (("missing", missing), ("unexpected", unexpected)):
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            lines.append(f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}")
+    hint = _prefix_hint(missing, unexpected)
+    if hint is None and missing and unexpected:
+        shared = {n.rpartition(".")[0] for n in missing} & {
+            n.rpartition(".")[0] for n in unexpected
+        }
+        if shared:
+            method = checkpoint.quantization
+            says = f"it says {method.describe()}" if method else "there is none"
+            hint = f"{min(shared)} seems quantized in a way that the quantization config is silent "
+            hint += f"about ({says})"
+    return "; ".join([*lines, hint] if hint else lines)
+
+
+def _prefix_hint(missing: list[str], unexpected: list[str]) -> str | None:
+    """Say so where the names differ in their beginning only."""
+    by_ending = {".".join(name.split(".")[-4:]): name for name in unexpected}
+    for ours in missing:
+        ending = ".".join(ours.split(".")[-4:])
+        theirs = by_ending.get(ending)
+        if theirs is not None and ending.count(".") >= 2:
+            return (
+                f"the checkpoint says {theirs!r} where the model says {ours!r}: it was saved from "
+                "another class than the one that config.json names"
+            )
+    return None

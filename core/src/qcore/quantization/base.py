@@ -1,0 +1,151 @@
+"""`QuantizationConfig` and `LinearScheme`: what a quantization method must say.
+
+A method describes; it does not run. Its `QuantizationConfig` reads the checkpoint's
+``quantization_config`` and names a `LinearScheme` for each layer. The scheme says which tensors the
+checkpoint has for such a layer, and turns them into a layer config and its canonical tensors
+(`qcore.layers`). Kernels are chosen from the layer config alone, so a new format needs no kernel,
+and a new kernel no format.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from qcore.layers.base import MMLinearLayerConfig
+from qcore.layers.params import FLOAT_DTYPES, ParamSpec
+
+__all__ = ["CanonicalLinear", "LinearScheme", "QuantizationConfig"]
+
+
+@dataclass(frozen=True)
+class CanonicalLinear:
+    """A layer as kernels take it.
+
+    Attributes:
+        config: the layer.
+        tensors: its canonical tensors, as ``config.params()`` describes them.
+    """
+
+    config: MMLinearLayerConfig
+    tensors: Mapping[str, torch.Tensor]
+
+
+class LinearScheme(ABC):
+    """How a checkpoint stores one kind of linear layer, of K inputs and N outputs."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The scheme in a few words: ``GPTQ 4 bit g128 symmetric``."""
+
+    @abstractmethod
+    def checkpoint_tensors(self, K: int, N: int) -> Mapping[str, ParamSpec]:
+        """The tensors of such a layer, by what comes after the layer's name and a dot.
+
+        A bias is the layer's own business and is not among them.
+
+        Raises:
+            UnsupportedQuantizationError: the format cannot hold such a shape.
+        """
+
+    @abstractmethod
+    def infer_shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+        """(K, N) from the shapes of a layer's tensors; None if they are not of this scheme."""
+
+    @abstractmethod
+    def layer_config(self, K: int, N: int, act_dtype: torch.dtype) -> MMLinearLayerConfig:
+        """The layer as the method's config promises it, without a look at the tensors.
+
+        `canonicalize` may find it simpler (a ``g_idx`` that permutes nothing), never other.
+
+        Args:
+            K: inputs.
+            N: outputs.
+            act_dtype: dtype of the layer's input and output.
+        """
+
+    @abstractmethod
+    def canonicalize(
+        self, tensors: Mapping[str, torch.Tensor], K: int, N: int, act_dtype: torch.dtype
+    ) -> CanonicalLinear:
+        """Turn checkpoint tensors into the canonical layout. Pure: nothing is changed in place.
+
+        Args:
+            tensors: as `checkpoint_tensors` describes them, already checked against it.
+            K: inputs.
+            N: outputs.
+            act_dtype: dtype of the layer's input and output.
+
+        Raises:
+            WeightError: values contradict the method's config.
+        """
+
+
+class QuantizationConfig(ABC):
+    """A quantization method with the parameters of one checkpoint. vLLM's method names."""
+
+    names_layers: ClassVar[bool] = False
+    """Whether the config says of each layer whether it is quantized. If not, a layer that has a
+    plain ``weight`` in the checkpoint is not quantized."""
+
+    @classmethod
+    @abstractmethod
+    def get_name(cls) -> str:
+        """The ``quant_method`` of its checkpoints."""
+
+    @classmethod
+    def get_supported_act_dtypes(cls) -> Sequence[torch.dtype]:
+        """Dtypes that activations may have."""
+        return FLOAT_DTYPES
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        """The least compute capability that any kernel needs; -1 for none. Kernels say the rest."""
+        return -1
+
+    @classmethod
+    def get_config_filenames(cls) -> Sequence[str]:
+        """Files that hold the config where ``config.json`` does not."""
+        return ()
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Mapping[str, Any]) -> QuantizationConfig:
+        """Read a ``quantization_config``.
+
+        Raises:
+            CheckpointError: a field is missing or has a value that means nothing.
+            UnsupportedQuantizationError: a field has a value that is not supported.
+        """
+
+    @classmethod
+    def override_quantization_method(
+        cls, hf_quant_cfg: Mapping[str, Any], user_quant: str | None
+    ) -> str | None:
+        """Claim a checkpoint that names another method, or none.
+
+        Args:
+            hf_quant_cfg: the checkpoint's ``quantization_config``.
+            user_quant: the method that the user asks for.
+
+        Returns:
+            The name of the method that is to read it, or None.
+        """
+        return None
+
+    @abstractmethod
+    def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> LinearScheme | None:
+        """The scheme of a layer; None if it is not quantized.
+
+        Args:
+            layer: the layer before it is replaced; its class and class name count.
+            prefix: its name in the checkpoint.
+        """
+
+    def describe(self) -> str:
+        """The method and its parameters in a few words."""
+        return self.get_name()

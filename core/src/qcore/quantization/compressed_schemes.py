@@ -1,0 +1,262 @@
+"""The formats of compressed-tensors that hold integers.
+
+For a layer of K inputs and N outputs, with ``pack = 32 // bits`` codes in an int32, lowest first:
+
+==================  ==========================  ================================================
+pack-quantized
+weight_packed       int32 [N, ceil(K / pack)]   codes, plus ``2**(bits-1)``
+weight_scale        float [N, G], [1]           per group or channel; per tensor
+weight_zero_point   int32 [ceil(N / pack), G]   plus ``2**(bits-1)``; if asymmetric
+weight_g_idx        int32 [K]                   group of each input; if ``actorder`` is "group"
+weight_shape        int64 [2]                   N, K
+int-quantized
+weight              int8 [N, K]                 signed codes
+weight_scale        float [N, 1], [N, G], [1]   per channel; per group; per tensor
+weight_zero_point   int8 [N, G]                 if asymmetric
+input_scale         float [1]                   if activations are static
+input_zero_point    int8 [1]                    if they are asymmetric too
+==================  ==========================  ================================================
+
+``w = (code - zero) * scale``; an activation is ``(q - zero) * scale`` with q from -128 to 127.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from qcore.errors import WeightError
+from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
+from qcore.layers.mixed_precision import MPLinearLayerConfig
+from qcore.layers.params import FLOAT_DTYPES, ParamSpec
+from qcore.numerics.packing import pack_int32, unpack_int32
+from qcore.quantization.base import CanonicalLinear, LinearScheme
+from qcore.quantization.integer import IntegerWeights
+
+__all__ = ["Int8Scheme", "IntQuantizedScheme", "PackQuantizedScheme"]
+
+_INT32 = (torch.int32,)
+_INT8 = (torch.int8,)
+_ONE = ((), (1,))
+
+
+@dataclass(frozen=True)
+class _WeightOnlyScheme(LinearScheme):
+    """Integer weights, activations left alone.
+
+    Attributes:
+        weights: the codes.
+        one_scale: whether the whole tensor has a single scale.
+    """
+
+    weights: IntegerWeights
+    one_scale: bool = False
+
+    def layer_config(self, K: int, N: int, act_dtype: torch.dtype) -> MPLinearLayerConfig:
+        """An "mp" layer."""
+        return self.weights.layer_config(K, N, act_dtype)
+
+    def _scale_spec(self, K: int, N: int) -> ParamSpec:
+        G = self.weights.num_groups(K)
+        shapes: tuple[tuple[int, ...], ...] = ((N, G),) if G > 1 else ((N, 1), (N,))
+        return ParamSpec(_ONE if self.one_scale else shapes, FLOAT_DTYPES, about="scales")
+
+    def _scale(self, tensors: Mapping[str, torch.Tensor], K: int, N: int) -> torch.Tensor:
+        scale = tensors["weight_scale"]
+        if self.one_scale:
+            return scale.reshape(1, 1).expand(N, 1)
+        return scale.reshape(N, self.weights.num_groups(K))
+
+    def _g_idx_spec(self, K: int) -> ParamSpec:
+        needed = self.weights.has_g_idx and self.weights.num_groups(K) > 1
+        dtypes = (torch.int32, torch.int64)
+        return ParamSpec(((K,),), dtypes, optional=not needed, about="group of each input")
+
+
+@dataclass(frozen=True)
+class PackQuantizedScheme(_WeightOnlyScheme):
+    """pack-quantized: very nearly the canonical layout."""
+
+    def describe(self) -> str:
+        """``pack-quantized 4 bit g128 symmetric``."""
+        return f"pack-quantized {self.weights.describe()}"
+
+    def checkpoint_tensors(self, K: int, N: int) -> Mapping[str, ParamSpec]:
+        """See the module's table."""
+        pack, G = 32 // self.weights.bits, self.weights.num_groups(K)
+        return {
+            "weight_packed": ParamSpec(((N, -(-K // pack)),), _INT32, about="codes"),
+            "weight_scale": self._scale_spec(K, N),
+            "weight_zero_point": ParamSpec(
+                ((-(-N // pack), G),),
+                _INT32,
+                optional=not self.weights.zero_points,
+                about="zero points",
+            ),
+            "weight_g_idx": self._g_idx_spec(K),
+            "weight_shape": ParamSpec(
+                ((2,),), (torch.int64, torch.int32), optional=True, about="N and K"
+            ),
+        }
+
+    def infer_shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+        """From ``weight_packed``; K up to the last word's filling."""
+        shape = shapes.get("weight_packed", ())
+        return (shape[1] * (32 // self.weights.bits), shape[0]) if len(shape) == 2 else None
+
+    def canonicalize(
+        self, tensors: Mapping[str, torch.Tensor], K: int, N: int, act_dtype: torch.dtype
+    ) -> CanonicalLinear:
+        """Leave out what says nothing. See `LinearScheme.canonicalize`."""
+        stated = tensors.get("weight_shape")
+        if stated is not None and stated.tolist() != [N, K]:
+            raise WeightError(f"weight_shape says {stated.tolist()}; the layer is [{N}, {K}]")
+        zeros = tensors.get("weight_zero_point")
+        if zeros is not None:
+            zeros = unpack_int32(zeros, self.weights.bits, N, dim=0)
+        g_idx = tensors.get("weight_g_idx")
+        if g_idx is not None and bool((g_idx == -1).all()):
+            g_idx = None  # as the tool leaves it where it orders nothing
+        return self.weights.canonical(
+            K,
+            N,
+            act_dtype,
+            packed=tensors["weight_packed"],
+            scale=self._scale(tensors, K, N),
+            zeros=zeros,
+            g_idx=g_idx,
+        )
+
+
+@dataclass(frozen=True)
+class IntQuantizedScheme(_WeightOnlyScheme):
+    """int-quantized without activations: signed codes, a byte each."""
+
+    def describe(self) -> str:
+        """``int-quantized 8 bit channel symmetric``."""
+        return f"int-quantized {self.weights.describe()}"
+
+    def checkpoint_tensors(self, K: int, N: int) -> Mapping[str, ParamSpec]:
+        """See the module's table."""
+        return {
+            "weight": ParamSpec(((N, K),), _INT8, about="codes"),
+            "weight_scale": self._scale_spec(K, N),
+            "weight_zero_point": ParamSpec(
+                ((N, self.weights.num_groups(K)),),
+                _INT8,
+                optional=not self.weights.zero_points,
+                about="zero points",
+            ),
+            "weight_g_idx": self._g_idx_spec(K),
+        }
+
+    def infer_shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+        """From ``weight``, where there is a scale too."""
+        return _shape_of_bytes(shapes)
+
+    def canonicalize(
+        self, tensors: Mapping[str, torch.Tensor], K: int, N: int, act_dtype: torch.dtype
+    ) -> CanonicalLinear:
+        """Shift the codes to unsigned and pack them. See `LinearScheme.canonicalize`."""
+        weight, zeros = tensors["weight"], tensors.get("weight_zero_point")
+        half = 1 << (self.weights.bits - 1)
+        if bool((weight < -half).any()) or bool((weight > half - 1).any()):
+            raise WeightError(
+                f"weight goes from {int(weight.min())} to {int(weight.max())}; "
+                f"codes of {self.weights.bits} bits go from {-half} to {half - 1}"
+            )
+        return self.weights.canonical(
+            K,
+            N,
+            act_dtype,
+            packed=pack_int32(_unsigned(weight, half), self.weights.bits, dim=1),
+            scale=self._scale(tensors, K, N),
+            zeros=None if zeros is None else _unsigned(zeros, half),
+            g_idx=tensors.get("weight_g_idx"),
+        )
+
+
+@dataclass(frozen=True)
+class Int8Scheme(LinearScheme):
+    """int-quantized with int8 activations (W8A8).
+
+    Attributes:
+        per_channel: a scale for each output; else one for the tensor.
+        static: the activations' scale is in the checkpoint.
+        symmetric: activations have no zero point.
+    """
+
+    per_channel: bool
+    static: bool
+    symmetric: bool
+
+    def describe(self) -> str:
+        """``W8A8 channel weights, dynamic symmetric activations``."""
+        weights = "channel" if self.per_channel else "tensor"
+        inputs = "static" if self.static else "dynamic"
+        symmetry = "symmetric" if self.symmetric else "asymmetric"
+        return f"W8A8 {weights} weights, {inputs} {symmetry} activations"
+
+    def checkpoint_tensors(self, K: int, N: int) -> Mapping[str, ParamSpec]:
+        """See the module's table."""
+        scales: tuple[tuple[int, ...], ...] = ((N, 1), (N,)) if self.per_channel else _ONE
+        return {
+            "weight": ParamSpec(((N, K),), _INT8, about="codes"),
+            "weight_scale": ParamSpec(scales, FLOAT_DTYPES, about="scales"),
+            "input_scale": ParamSpec(
+                _ONE, FLOAT_DTYPES, optional=not self.static, about="the input's scale"
+            ),
+            "input_zero_point": ParamSpec(
+                _ONE,
+                (torch.int8, torch.int32),
+                optional=not self.static or self.symmetric,
+                about="the input's zero point",
+            ),
+        }
+
+    def infer_shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+        """From ``weight``, where there is a scale too."""
+        return _shape_of_bytes(shapes)
+
+    def layer_config(self, K: int, N: int, act_dtype: torch.dtype) -> Int8ScaledMMLinearLayerConfig:
+        """An "int8" layer."""
+        return Int8ScaledMMLinearLayerConfig(
+            is_static_input_scheme=self.static,
+            is_channelwise=self.per_channel,
+            input_symmetric=self.symmetric,
+            weight_shape=(N, K),
+            input_dtype=act_dtype,
+            out_dtype=act_dtype,
+        )
+
+    def canonicalize(
+        self, tensors: Mapping[str, torch.Tensor], K: int, N: int, act_dtype: torch.dtype
+    ) -> CanonicalLinear:
+        """Leave out what says nothing. See `LinearScheme.canonicalize`."""
+        scale = tensors["weight_scale"]
+        canonical = {
+            "weight": tensors["weight"],
+            "weight_scale": scale.reshape(N, 1) if self.per_channel else scale.reshape(1),
+        }
+        zero = tensors.get("input_zero_point")
+        if self.static:
+            canonical["input_scale"] = tensors["input_scale"].to(torch.float32).reshape(1)
+            if zero is not None and not self.symmetric:
+                canonical["input_zero_point"] = zero.to(torch.int32).reshape(1)
+        if self.symmetric and zero is not None and bool((zero != 0).any()):
+            raise WeightError(
+                f"input_zero_point is {int(zero)}, but the config says symmetric activations"
+            )
+        return CanonicalLinear(self.layer_config(K, N, act_dtype), canonical)
+
+
+def _shape_of_bytes(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+    shape = shapes.get("weight", ())
+    return (shape[1], shape[0]) if len(shape) == 2 and "weight_scale" in shapes else None
+
+
+def _unsigned(codes: torch.Tensor, half: int) -> torch.Tensor:
+    """int8 codes plus ``half``, as uint8."""
+    return (codes.to(torch.int16) + half).to(torch.uint8)

@@ -1,0 +1,141 @@
+"""The quantization methods: the core's own and those of plugins, by name, imported when used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from qcore.errors import (
+    CheckpointError,
+    RegistrationError,
+    UnknownQuantizationError,
+    UnsupportedQuantizationError,
+)
+from qcore.quantization.base import QuantizationConfig
+from qcore.registry.discovery import get_registry
+from qcore.selection.nearest import nearest
+
+__all__ = ["get_quantization_config", "quantization_methods", "read_quantization_config"]
+
+log = logging.getLogger("qcore.quantization")
+
+_OWN = {
+    "gptq": "qcore.quantization.gptq:GPTQConfig",
+    "awq": "qcore.quantization.awq:AWQConfig",
+    "compressed-tensors": "qcore.quantization.compressed_tensors:CompressedTensorsConfig",
+}
+
+_NOT_YET = {
+    "auto-round": "auto-round's own format; export it as auto_gptq, auto_awq or llm_compressor",
+    **dict.fromkeys(
+        (
+            "aqlm",
+            "bitnet",
+            "bitsandbytes",
+            "eetq",
+            "fbgemm_fp8",
+            "fp8",
+            "fp_quant",
+            "gguf",
+            "higgs",
+            "hqq",
+            "modelopt",
+            "modelopt_fp4",
+            "modelopt_mxfp8",
+            "mxfp4",
+            "quanto",
+            "quark",
+            "spqr",
+            "torchao",
+            "vptq",
+        ),
+        "",
+    ),
+}
+
+
+def quantization_methods() -> dict[str, str]:
+    """Every method: name -> ``module:Class``. The core's own names cannot be taken."""
+    return {**get_registry().quantization_methods(), **_OWN}
+
+
+def get_quantization_config(name: str) -> type[QuantizationConfig]:
+    """The class of a method.
+
+    Args:
+        name: as in a checkpoint's ``quant_method``.
+
+    Raises:
+        UnsupportedQuantizationError: the method exists, but not here.
+        UnknownQuantizationError: nobody registered it.
+        RegistrationError: a plugin registered something that is no method, or cannot be imported.
+    """
+    methods = quantization_methods()
+    folded = name.lower().replace("_", "-")
+    for known, entry in methods.items():
+        if known.lower().replace("_", "-") == folded:
+            return _load(known, entry)
+    supported = ", ".join(sorted(methods))
+    for known, hint in _NOT_YET.items():
+        if known.replace("_", "-") == folded:
+            more = f" ({hint})" if hint else ""
+            raise UnsupportedQuantizationError(
+                f"the quantization method {name!r} is not supported{more}; supported: {supported}"
+            )
+    raise UnknownQuantizationError(
+        f"no quantization method is called {name!r}{nearest(name, list(methods))}; there are: "
+        f"{supported}. A plugin can add one with the hook qcore_quantization_methods"
+    )
+
+
+def _load(name: str, entry: str) -> type[QuantizationConfig]:
+    module, _, attribute = entry.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (Exception, SystemExit) as error:
+        raise RegistrationError(
+            f"quantization method {name!r}: {entry} cannot be imported: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, QuantizationConfig)):
+        raise RegistrationError(
+            f"quantization method {name!r}: {entry} is no child of QuantizationConfig"
+        )
+    return found
+
+
+def read_quantization_config(config: Mapping[str, Any]) -> QuantizationConfig:
+    """The method of a ``quantization_config``, with its parameters.
+
+    Plugins' methods are asked first whether they claim it; then its ``quant_method`` counts; then
+    the core's own methods are asked, for files older than that field.
+
+    Raises:
+        CheckpointError: it cannot be read, names no method, or one that is not supported.
+    """
+    name = _claimed(config, list(get_registry().quantization_methods()))
+    if name is None:
+        stated = config.get("quant_method")
+        if stated is not None and not isinstance(stated, str):
+            raise CheckpointError(f"quantization_config: quant_method is {stated!r}, not a string")
+        name = stated or _claimed(config, list(_OWN))
+    if name is None:
+        raise CheckpointError(
+            "quantization_config names no quant_method, and its fields "
+            f"({', '.join(map(str, list(config)[:8]))}) are those of no known method"
+        )
+    return get_quantization_config(name).from_config(config)
+
+
+def _claimed(config: Mapping[str, Any], names: list[str]) -> str | None:
+    for name in names:
+        try:
+            claimed = get_quantization_config(name).override_quantization_method(config, None)
+        except Exception as error:  # one broken plugin must not keep others from loading
+            log.warning("quantization method %r cannot be asked: %s", name, error)
+            continue
+        if claimed is not None:
+            return claimed
+    return None

@@ -1,0 +1,44 @@
+"""The checkpoint that is to be quantized: opened, and refused if it is quantized already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from qcore.errors import CheckpointError
+from qcore.models.checkpoint import Checkpoint, open_checkpoint
+
+__all__ = ["companions", "open_float_checkpoint"]
+
+_QUANTIZED_MARKS = ("hf_quant_config.json",)
+
+
+def open_float_checkpoint(folder: Path) -> Checkpoint:
+    """Read a folder's config and the headers of its shards.
+
+    Raises:
+        CheckpointError: something is missing, damaged or unsafe, or it is quantized already.
+    """
+    checkpoint = open_checkpoint(folder)
+    if checkpoint.quantization is not None:
+        raise CheckpointError(
+            f"{folder}: it is quantized already ({checkpoint.quantization.get_name()}); "
+            "give the float checkpoint"
+        )
+    for name in _QUANTIZED_MARKS:
+        if (folder / name).exists():
+            raise CheckpointError(
+                f"{folder}: it holds {name}, so it is quantized already; give the float checkpoint"
+            )
+    return checkpoint
+
+
+def companions(folder: Path) -> Iterator[Path]:
+    """The files that go with the weights: tokenizer, generation config, templates, licence."""
+    for path in sorted(folder.iterdir()):
+        name = path.name
+        if not path.is_file() or name == "config.json" or name.endswith(".index.json"):
+            continue
+        legal = name.upper().startswith(("LICENSE", "LICENCE", "NOTICE", "USE_POLICY"))
+        if legal or path.suffix in (".json", ".txt", ".model", ".jinja", ".tiktoken"):
+            yield path

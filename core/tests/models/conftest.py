@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers", reason="needs qcore[models]")
+pytest.importorskip("safetensors", reason="the tests write checkpoints with it")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import checkpoint_writers as w
+
+
+@pytest.fixture
+def gptq_folder(tmp_path):
+    """(folder, float model with the same weights) of a tiny symmetric GPTQ Llama."""
+    model = w.tiny_model()
+    tensors = w.quantize_model(model, w.gptq_tensors)
+    return w.write_folder(tmp_path / "gptq", model, tensors, w.gptq_config()), model

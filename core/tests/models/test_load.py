@@ -1,0 +1,431 @@
+"""Loaded models agree with the float model that holds the same, dequantized, weights."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import weakref
+
+import checkpoint_writers as w
+import pytest
+import torch
+from qcore import errors
+from qcore.models import explain, load_model
+from qcore.models import load as load_module
+from qcore.quantization import QuantizedLinear
+from safetensors.torch import load_file, save_file
+
+CLOSE = 1e-5  # float32 rounding of another order of summation
+
+FORMATS = {
+    "gptq": (w.gptq_tensors, w.gptq_config(), {}),
+    "gptq without sym": (w.gptq_tensors, {**w.gptq_config(), "sym": None}, {}),
+    "gptq asymmetric": (w.gptq_tensors, w.gptq_config(sym=False), {"sym": False}),
+    "gptq act order": (w.gptq_tensors, w.gptq_config(desc_act=True), {"permute": True}),
+    "gptq channel": (w.gptq_tensors, w.gptq_config(group_size=-1), {"group": -1}),
+    "gptq wide group": (w.gptq_tensors, w.gptq_config(group_size=128), {"group": 128}),
+    "gptq 8 bit": (w.gptq_tensors, w.gptq_config(bits=8), {"bits": 8}),
+    "gptq 2 bit asymmetric": (
+        w.gptq_tensors,
+        w.gptq_config(bits=2, sym=False),
+        {"bits": 2, "sym": False},
+    ),
+    "gptq v2 asymmetric": (
+        lambda r: w.gptq_tensors(r, v2=True),
+        w.gptq_config(sym=False, checkpoint_format="gptq_v2"),
+        {"sym": False},
+    ),
+    "gptq v2 symmetric": (
+        lambda r: w.gptq_tensors(r, v2=True),
+        w.gptq_config(checkpoint_format="gptq_v2"),
+        {},
+    ),
+    "gptq without g_idx": (lambda r: w.gptq_tensors(r, g_idx=False), w.gptq_config(), {}),
+    "awq": (w.awq_tensors, w.awq_config(), {"sym": False}),
+    "awq symmetric": (w.awq_tensors, w.awq_config(zero_point=False), {}),
+    "w4a16": (lambda r: w.packed_tensors(r, True), w.ct_config(), {}),
+    "w4a16 asymmetric": (
+        lambda r: w.packed_tensors(r, False),
+        w.ct_config(weights={"symmetric": False}),
+        {"sym": False},
+    ),
+    "w4a16 act order": (
+        lambda r: w.packed_tensors(r, True, g_idx=True),
+        w.ct_config(weights={"actorder": "group"}),
+        {"permute": True},
+    ),
+    "w8a16 channel": (
+        lambda r: w.packed_tensors(r, True),
+        w.ct_config(weights={"num_bits": 8, "strategy": "channel", "group_size": None}),
+        {"bits": 8, "group": -1},
+    ),
+    "w3a16": (
+        lambda r: w.packed_tensors(r, True),
+        w.ct_config(weights={"num_bits": 3}),
+        {"bits": 3},
+    ),
+    "int-quantized weight only": (
+        w.int8_tensors,
+        w.ct_config("int-quantized", {"num_bits": 8, "strategy": "channel", "group_size": None}),
+        {"bits": 8, "group": -1},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_format(tmp_path, name):
+    to_tensors, config, how = FORMATS[name]
+    model = w.tiny_model()
+    folder = w.write_folder(tmp_path, model, w.quantize_model(model, to_tensors, **how), config)
+    loaded = load_model(folder, device="cpu")
+    assert len([m for m in loaded.modules() if isinstance(m, QuantizedLinear)]) == 14
+    assert w.relative_error(w.logits(loaded), w.logits(model)) < CLOSE
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": {},
+    "MistralForCausalLM": {},
+    "Qwen2ForCausalLM": {},
+    "Qwen3ForCausalLM": {},
+    "Phi3ForCausalLM": {},
+    "Gemma3ForCausalLM": {"tie_word_embeddings": True},
+    "Qwen2 tied": {"tie_word_embeddings": True},
+    "Llama rope scaled": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architecture(tmp_path, name):
+    cls = name if name.endswith("LM") else f"{name.split()[0]}ForCausalLM"
+    model = w.tiny_model(cls, **ARCHITECTURES[name])
+    tensors = w.quantize_model(model, lambda r: w.packed_tensors(r, True))
+    folder = w.write_folder(tmp_path, model, tensors, w.ct_config())
+    loaded = load_model(folder, device="cpu")
+    assert type(loaded) is type(model)
+    assert w.relative_error(w.logits(loaded), w.logits(model)) < CLOSE
+    for (ours, one), (theirs, other) in zip(
+        loaded.named_buffers(), model.named_buffers(), strict=True
+    ):
+        assert ours == theirs
+        assert torch.equal(one, other), ours
+    if model.config.tie_word_embeddings:
+        assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("strategy", ["channel", "tensor"])
+def test_w8a8_runs_each_layer_on_int8_inputs(tmp_path, static, symmetric, strategy):
+    model = w.tiny_model()
+
+    def tensors_of(r):
+        found = w.int8_tensors(r)
+        if strategy == "tensor":
+            r.scale[:] = 0.004
+            found["weight_scale"] = torch.tensor([0.004], dtype=torch.float16)
+        if static:
+            found["input_scale"] = torch.tensor([0.05])
+            if not symmetric:
+                found["input_zero_point"] = torch.tensor([7], dtype=torch.int8)
+        return found
+
+    layers = {}
+    for name, module in w.linears(model):
+        r = w.quantize(module.weight, bits=8, group=-1)
+        layers[name] = (tensors_of(r), r.weight())
+    tensors = {f"{n}.{k}": v for n, (found, _) in layers.items() for k, v in found.items()}
+    gone = {f"{n}.weight" for n in layers}
+    state = model.state_dict()
+    tensors.update({k: v for k, v in state.items() if k not in gone and k not in tensors})
+    inputs = {
+        "num_bits": 8,
+        "type": "int",
+        "strategy": "tensor" if static else "token",
+        "dynamic": not static,
+        "symmetric": symmetric,
+    }
+    config = w.ct_config(
+        "int-quantized",
+        {"num_bits": 8, "strategy": strategy, "group_size": None},
+        inputs,
+    )
+    loaded = load_model(w.write_folder(tmp_path, model, tensors, config), device="cpu")
+    x = torch.randn(5, 64) * 2
+    layer = loaded.get_submodule("model.layers.1.self_attn.q_proj")
+    weight = layers["model.layers.1.self_attn.q_proj"][1]
+    low = -127 if symmetric else -128
+    if static:
+        scale, zero = torch.tensor(0.05), 0.0 if symmetric else 7.0
+    elif symmetric:
+        scale, zero = x.abs().amax(1, keepdim=True) / 127, 0.0
+    else:
+        least, most = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
+        scale = (most - least) / 255
+        zero = (-128 - torch.round(least / scale)).clamp(-128, 127)
+    rounded = ((x / scale).round() + zero).clamp(low, 127) - zero
+    expected = (rounded * scale).double() @ weight.double().t()
+    assert w.relative_error(layer(x), expected) < CLOSE
+
+
+def test_unquantized_checkpoint(tmp_path):
+    model = w.tiny_model()
+    folder = w.write_folder(tmp_path, model, model.state_dict())
+    loaded = load_model(folder, device="cpu")
+    assert torch.equal(w.logits(loaded), w.logits(model))
+    assert str(explain(loaded)) == "no quantized layers"
+
+
+def test_dynamic_rules_leave_out_and_change_layers(tmp_path):
+    model = w.tiny_model()
+    tensors = {}
+    for name, module in w.linears(model):
+        if ".v_proj" in name:
+            continue
+        bits = 8 if "down_proj" in name else 4
+        r = w.quantize(module.weight, bits=bits)
+        module.weight = torch.nn.Parameter(r.weight(), requires_grad=False)
+        tensors.update({f"{name}.{k}": v for k, v in w.gptq_tensors(r).items()})
+    quantized = {key.rpartition(".")[0] for key in tensors}
+    tensors.update(
+        {k: v for k, v in model.state_dict().items() if k.rpartition(".")[0] not in quantized}
+    )
+    rules = {r"-:.*\.v_proj": {}, r"+:.*\.mlp\.down_proj$": {"bits": 8}}
+    folder = w.write_folder(tmp_path, model, tensors, w.gptq_config(dynamic=rules))
+    loaded = load_model(folder, device="cpu")
+    assert type(loaded.model.layers[0].self_attn.v_proj) is torch.nn.Linear
+    assert "uint8b128" in str(explain(loaded))
+    assert w.relative_error(w.logits(loaded), w.logits(model)) < CLOSE
+
+
+def test_gptq_layer_that_the_file_has_plain_is_not_quantized(tmp_path):
+    model = w.tiny_model()
+    name, module = w.linears(model)[3]
+    plain = module.weight.clone()
+    tensors = w.quantize_model(model, w.gptq_tensors)
+    tensors = {k: v for k, v in tensors.items() if not k.startswith(f"{name}.")}
+    module.weight = torch.nn.Parameter(plain, requires_grad=False)
+    tensors[f"{name}.weight"] = plain
+    loaded = load_model(w.write_folder(tmp_path, model, tensors, w.gptq_config()), device="cpu")
+    assert type(loaded.get_submodule(name)) is torch.nn.Linear
+    assert w.relative_error(w.logits(loaded), w.logits(model)) < CLOSE
+
+
+def test_bias_of_zeros_is_dropped_and_another_is_used(tmp_path):
+    model = w.tiny_model()
+    names = [name for name, _ in w.linears(model)]
+    tensors = w.quantize_model(model, w.gptq_tensors)
+    for name in names:
+        tensors[f"{name}.bias"] = torch.zeros(model.get_submodule(name).out_features).half()
+    bias = torch.randn(64)
+    tensors[f"{names[0]}.bias"] = bias
+    model.get_submodule(names[0]).bias = torch.nn.Parameter(bias)
+    loaded = load_model(w.write_folder(tmp_path, model, tensors, w.gptq_config()), device="cpu")
+    assert loaded.get_submodule(names[1]).bias is None
+    assert "bias" in str(explain(loaded))
+    assert w.relative_error(w.logits(loaded), w.logits(model)) < CLOSE
+
+
+# -- the output layer --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied_by_config", [False, True])
+def test_quantized_lm_head(tmp_path, tied_by_config):
+    model = w.tiny_model()
+    tensors = w.quantize_model(model, w.gptq_tensors, lm_head=True)
+    folder = w.write_folder(
+        tmp_path,
+        model,
+        tensors,
+        w.gptq_config(lm_head=True),
+        tie_word_embeddings=tied_by_config,
+    )
+    loaded = load_model(folder, device="cpu")
+    assert isinstance(loaded.lm_head, QuantizedLinear)
+    assert w.relative_error(w.logits(loaded), w.logits(model)) < CLOSE
+    assert loaded.config.tie_word_embeddings is False
+    assert ("not tied" in str(explain(loaded))) == tied_by_config
+    loaded.tie_weights()
+    assert isinstance(loaded.lm_head, QuantizedLinear)
+
+
+def test_tied_by_config_but_different_in_the_file_are_untied(tmp_path):
+    model = w.tiny_model()
+    folder = w.write_folder(tmp_path, model, model.state_dict(), tie_word_embeddings=True)
+    loaded = load_model(folder, device="cpu")
+    assert torch.equal(w.logits(loaded), w.logits(model))
+    assert "untied" in str(explain(loaded))
+
+
+def test_tied_lm_head_without_tensors_stays_tied_though_targeted(tmp_path):
+    model = w.tiny_model(tie_word_embeddings=True)
+    tensors = w.quantize_model(model, lambda r: w.packed_tensors(r, True))
+    folder = w.write_folder(tmp_path, model, tensors, w.ct_config(ignore=[]))
+    loaded = load_model(folder, device="cpu")
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    assert w.relative_error(w.logits(loaded), w.logits(model)) < CLOSE
+
+
+# -- how it loads ------------------------------------------------------------------------------
+
+
+def test_sharded_is_the_same_as_single(gptq_folder, tmp_path):
+    folder, _ = gptq_folder
+    expected = w.logits(load_model(folder, device="cpu"))
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    weight_map = {}
+    for i in range(3):
+        part = names[i::3]
+        save_file({n: tensors[n] for n in part}, folder / f"part-{i}.safetensors")
+        weight_map.update(dict.fromkeys(part, f"part-{i}.safetensors"))
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.equal(w.logits(load_model(folder, device="cpu")), expected)
+
+
+def test_twice_gives_the_same_bits(gptq_folder):
+    one, two = (load_model(gptq_folder[0], device="cpu") for _ in range(2))
+    for (name, a), (other, b) in zip(
+        one.state_dict().items(), two.state_dict().items(), strict=True
+    ):
+        assert name == other
+        assert torch.equal(a, b), name
+
+
+def test_config_in_a_file_of_its_own(gptq_folder):
+    folder, model = gptq_folder
+    config = json.loads((folder / "config.json").read_text())
+    quantization = config.pop("quantization_config")
+    del quantization["quant_method"]  # as AutoGPTQ first wrote it
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "quantize_config.json").write_text(json.dumps(quantization))
+    loaded = load_model(folder, device="cpu")
+    assert w.relative_error(w.logits(loaded), w.logits(model)) < CLOSE
+
+
+def test_progress_names_every_step(gptq_folder):
+    seen = []
+    load_model(gptq_folder[0], device="cpu", progress=lambda *step: seen.append(step))
+    total = len(seen)
+    assert [step[:2] for step in seen] == [(i + 1, total) for i in range(total)]
+    assert len({name for *_, name in seen}) == total == 14 + 7
+
+
+def test_checkpoint_tensors_are_freed_layer_by_layer(gptq_folder, monkeypatch):
+    alive, most = weakref.WeakSet(), 0
+    read = load_module.read_tensor
+
+    def counting(info):
+        nonlocal most
+        tensor = read(info)
+        if info.name.endswith(("qweight", "qzeros", "scales", "g_idx")):
+            alive.add(tensor)
+        most = max(most, len(alive))
+        return tensor
+
+    monkeypatch.setattr(load_module, "read_tensor", counting)
+    load_model(gptq_folder[0], device="cpu")
+    assert most == 4
+    gc.collect()
+    assert len(alive) == 0
+
+
+def test_a_failure_half_way_keeps_nothing(gptq_folder, monkeypatch):
+    made = []
+    build = load_module.build_skeleton
+
+    def remember(*args):
+        model = build(*args)
+        made.append(weakref.ref(model))
+        return model
+
+    def fail_late(done, total, name):
+        if done == total - 3:
+            raise RuntimeError("stop")
+
+    monkeypatch.setattr(load_module, "build_skeleton", remember)
+    with pytest.raises(RuntimeError, match="stop"):
+        load_model(gptq_folder[0], device="cpu", progress=fail_late)
+    gc.collect()
+    assert made[0]() is None
+    assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("stated", "asked", "expected"),
+    [
+        ("float32", None, torch.float32),
+        ("bfloat16", None, torch.bfloat16),
+        ("float16", None, torch.float32),
+        ("float16", "float16", torch.float16),
+        ("bfloat16", torch.float32, torch.float32),
+    ],
+)
+def test_dtype(gptq_folder, stated, asked, expected):
+    folder, model = gptq_folder
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": stated}))
+    loaded = load_model(folder, device="cpu", dtype=asked)
+    assert loaded.dtype == expected
+    assert loaded.config.dtype == expected
+    assert loaded.model.layers[0].mlp.up_proj.weight_scale.dtype == torch.float16
+    assert loaded.model.rotary_emb.inv_freq.dtype == torch.float32
+    # Half a unit in the last place, for the two dozen roundings of two layers.
+    bound = CLOSE if expected == torch.float32 else 24 * torch.finfo(expected).eps
+    assert w.relative_error(w.logits(loaded), w.logits(model)) < bound
+
+
+def test_target_restricts_selection(gptq_folder):
+    loaded = load_model(gptq_folder[0], target="cpu:avx2")
+    assert {str(row.decision.target) for row in explain(loaded).rows} == {"cpu:avx2"}
+    with pytest.raises(errors.TargetError, match="the target is cuda:sm_90"):
+        load_model(gptq_folder[0], device="cpu", target="cuda:sm_90")
+
+
+def test_generation_config_is_read(gptq_folder):
+    folder, _ = gptq_folder
+    (folder / "generation_config.json").write_text('{"max_new_tokens": 7, "eos_token_id": 5}')
+    loaded = load_model(folder, device="cpu")
+    assert loaded.generation_config.max_new_tokens == 7
+    out = loaded.generate(torch.tensor([[3, 4, 5]]), do_sample=False, max_new_tokens=4)
+    assert out.shape[1] <= 7
+    (folder / "generation_config.json").write_text("[]")
+    with pytest.raises(errors.CheckpointError, match=r"generation_config\.json"):
+        load_model(folder, device="cpu")
+
+
+def test_what_would_spoil_the_weights_is_refused(gptq_folder, tmp_path):
+    loaded = load_model(gptq_folder[0], device="cpu")
+    with pytest.raises(errors.WeightError, match="keep the folder"):
+        loaded.save_pretrained(tmp_path / "out")
+    with pytest.raises(errors.WeightError, match="load_model"):
+        loaded.to(torch.bfloat16)
+    loaded.to("cpu")
+
+
+def test_transformers_missing(monkeypatch, gptq_folder):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(errors.MissingDependencyError, match=r"pip install 'qcore\[models\]'"):
+        load_model(gptq_folder[0])
+
+
+def test_importing_brings_no_transformers():
+    code = (
+        "import sys, qcore, qcore.quantization, qcore.models; qcore.load_model; "
+        "sys.exit('transformers' in sys.modules or 'safetensors' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,13 @@
+#include <immintrin.h>
+
+#include "isa.h"
+
+#define QCORE_INLINE inline __attribute__((always_inline))
+
+namespace qcore_cpu {
+#include "vec_avx512.h"
+#include "wna16_kernels.h"
+#include "int8_kernels.h"
+
+extern const IsaKernels avx512_bf16_kernels = make_kernels("avx512_bf16");
+}  // namespace qcore_cpu

@@ -1,0 +1,168 @@
+// wna16_linear: x [..., K] in f32, f16 or bf16 times packed integer weights, accumulated in f32.
+
+#include "op_support.h"
+
+namespace qcore_cpu {
+namespace {
+
+constexpr const char* kOp = "wna16_linear";
+
+Wna16Weights check_weights(const Tensor& packed, const Tensor& scale, const std::optional<Tensor>& zero,
+                           const std::optional<Tensor>& perm, const Tensor& chunks, int64_t bits,
+                           int64_t k, int64_t n) {
+  STD_TORCH_CHECK(bits == 2 || bits == 4 || bits == 8, kOp, ": bits is ", bits,
+                  "; allowed: 2, 4, 8 (wna16_pack stores 3 as 4, and 5 to 7 as 8)");
+  STD_TORCH_CHECK(n >= 1, kOp, ": out_features is ", n, "; it must be at least 1");
+  STD_TORCH_CHECK(k >= 1, kOp, ": in_features is ", k, "; it must be at least 1");
+  const int64_t blocks = ceil_div(n, kBlock), slots = 32 / bits;
+  STD_TORCH_CHECK(packed.dim() == 3, kOp, ": packed has shape ", shape_of(packed), "; it must be [",
+                  blocks, ", words, ", kBlock, "]");
+  STD_TORCH_CHECK(scale.dim() == 3, kOp, ": scale has shape ", shape_of(scale), "; it must be [",
+                  blocks, ", groups, ", kBlock, "]");
+  Wna16Weights w{};
+  w.k = k;
+  w.words = packed.size(1);
+  w.groups = scale.size(1);
+  check_tensor(kOp, "packed", packed, ScalarType::Int, {blocks, w.words, kBlock});
+  w.scale_dtype = float_dtype(kOp, "scale", scale);
+  check_tensor(kOp, "scale", scale, scale.scalar_type(), {blocks, w.groups, kBlock});
+  w.packed = static_cast<const uint8_t*>(packed.data_ptr());
+  w.scale = scale.data_ptr();
+  if (zero) {
+    check_tensor(kOp, "zero", *zero, ScalarType::Byte, {blocks, w.groups, kBlock});
+    w.zero = static_cast<const uint8_t*>(zero->data_ptr());
+  }
+  if (perm) {
+    check_tensor(kOp, "perm", *perm, ScalarType::Int, {w.words * slots});
+    w.perm = static_cast<const int32_t*>(perm->data_ptr());
+    int32_t largest = -1;
+    for (int64_t s = 0; s < w.words * slots; ++s) largest = std::max(largest, w.perm[s]);
+    STD_TORCH_CHECK(largest < k, kOp, ": perm has the input ", largest, "; in_features is ", k);
+  } else {
+    STD_TORCH_CHECK(w.words == ceil_div(k, slots), kOp, ": packed has ", w.words, " words of ", slots,
+                    " codes; without perm, in_features = ", k, " takes ", ceil_div(k, slots));
+  }
+  STD_TORCH_CHECK(chunks.dim() == 2 && chunks.size(1) >= 2, kOp, ": chunks has shape ",
+                  shape_of(chunks), "; it must be [2, chunks + 1]");
+  w.chunks = chunks.size(1) - 1;
+  check_tensor(kOp, "chunks", chunks, ScalarType::Int, {2, w.chunks + 1});
+  w.chunk_begin = static_cast<const int32_t*>(chunks.data_ptr());
+  w.chunk_group = w.chunk_begin + w.chunks + 1;
+  bool valid = w.chunk_begin[0] == 0 && w.chunk_begin[w.chunks] == w.words;
+  for (int64_t c = 0; c < w.chunks; ++c) {
+    const int64_t words = w.chunk_begin[c + 1] - w.chunk_begin[c];
+    valid = valid && words > 0 && words * slots <= kChunkSlots && w.chunk_group[c] >= 0 &&
+            w.chunk_group[c] < w.groups;
+  }
+  STD_TORCH_CHECK(valid, kOp, ": chunks does not divide the ", w.words, " words of packed among the ",
+                  w.groups, " groups; it must come from wna16_pack");
+  return w;
+}
+
+// Activations of up to kPanelRows rows, as the kernels read them.
+struct PackedRows {
+  char* tiles;
+  float* sums;
+};
+
+int64_t packed_bytes(const Wna16Weights& w, const Wna16Kernels& kernel, int64_t slots, int64_t rows) {
+  return align_line(rows * slots / kernel.step_slots * 4) + align_line(rows * w.chunks * 4);
+}
+
+void linear(const Wna16Weights& w, int64_t bits, const Rows& x, const Output& out) {
+  thread_local Workspace panel_space;
+  const int index = bits == 2 ? 0 : bits == 4 ? 1 : 2;
+  const Wna16Kernels& kernel = active_isa().wna16[x.dtype == Dtype::bf16][index];
+  const int64_t slots = w.words * (32 / bits), blocks = ceil_div(out.n, kBlock);
+  const int64_t panel = std::min(x.rows, kPanelRows);
+  const int64_t tile_bytes = align_line(panel * slots / kernel.step_slots * 4);
+  char* tiles = panel_space.reserve(packed_bytes(w, kernel, slots, panel));
+  float* sums = reinterpret_cast<float*>(tiles + tile_bytes);
+
+  auto pack = [&](int64_t first, int64_t rows, int64_t begin_tile, int64_t end_tile) {
+    thread_local Workspace line_space;
+    float* line = reinterpret_cast<float*>(line_space.reserve(slots * 4));
+    for (int64_t t = begin_tile; t < end_tile; ++t) {
+      const int64_t row = t * kernel.rows;
+      const int count = static_cast<int>(std::min<int64_t>(kernel.rows, rows - row));
+      kernel.pack_rows(w, x.row(first + row), x.dtype, count, x.stride, line,
+                       tiles + row * slots / kernel.step_slots * 4, sums + row * w.chunks);
+    }
+  };
+
+  if (x.rows <= kernel.rows) {
+    const int rows = static_cast<int>(x.rows);
+    pack(0, rows, 0, 1);
+    const int64_t grain = std::max<int64_t>(1, kBytesPerThread / (w.words * 64));
+    torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+      kernel.narrow(w, rows, tiles, sums, begin, end, out, 0);
+    });
+    return;
+  }
+
+  for (int64_t first = 0; first < x.rows; first += kPanelRows) {
+    const int64_t rows = std::min(kPanelRows, x.rows - first);
+    const int64_t row_tiles = ceil_div(rows, kernel.rows), column_tiles = ceil_div(blocks, kPanelBlocks);
+    torch::stable::parallel_for(0, row_tiles, 1, [&](int64_t begin, int64_t end) {
+      pack(first, rows, begin, end);
+    });
+    // With few columns for the threads, rows are divided too; each part decodes the weights itself.
+    const int64_t wanted = ceil_div(2 * torch::stable::get_num_threads(), column_tiles);
+    const int64_t parts = std::max<int64_t>(1, std::min(wanted, row_tiles / 4));
+    const int64_t part_tiles = ceil_div(row_tiles, parts);
+    torch::stable::parallel_for(0, column_tiles * parts, 1, [&](int64_t begin, int64_t end) {
+      thread_local Workspace scratch_space;
+      char* scratch = scratch_space.reserve(kPanelScratch);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t block = i % column_tiles * kPanelBlocks;
+        const int64_t row = i / column_tiles * part_tiles * kernel.rows;
+        const int64_t count = std::min(part_tiles * kernel.rows, rows - row);
+        if (count <= 0) continue;
+        kernel.wide(w, static_cast<int>(count), tiles + row * slots / kernel.step_slots * 4,
+                    sums + row * w.chunks, block, std::min(block + kPanelBlocks, blocks), scratch, out,
+                    first + row);
+      }
+    });
+  }
+}
+
+void wna16_linear_out(const Tensor& x, const Tensor& packed, const Tensor& scale,
+                      const std::optional<Tensor>& zero, const std::optional<Tensor>& perm,
+                      const Tensor& chunks, const std::optional<Tensor>& bias, int64_t bits, int64_t k,
+                      int64_t n, const Tensor& out) {
+  const Wna16Weights w = check_weights(packed, scale, zero, perm, chunks, bits, k, n);
+  const Rows rows = as_rows(kOp, x, k);
+  check_out(kOp, out, x, n);
+  const Output output = make_output(kOp, out, bias, n);
+  if (rows.rows > 0) linear(w, bits, rows, output);
+}
+
+Tensor wna16_linear(const Tensor& x, const Tensor& packed, const Tensor& scale,
+                    const std::optional<Tensor>& zero, const std::optional<Tensor>& perm,
+                    const Tensor& chunks, const std::optional<Tensor>& bias, int64_t bits, int64_t k,
+                    int64_t n, std::optional<ScalarType> out_dtype) {
+  const ScalarType type = out_dtype.value_or(x.scalar_type());
+  float_dtype(kOp, out_dtype ? "out_dtype" : "x", type);
+  STD_TORCH_CHECK(x.dim() >= 1, kOp, ": x has no dimension; it must be [..., K]");
+  STD_TORCH_CHECK(n >= 1, kOp, ": out_features is ", n, "; it must be at least 1");
+  Tensor out = torch::stable::new_empty(x, shape_with_last(x, n), type);
+  wna16_linear_out(x, packed, scale, zero, perm, chunks, bias, bits, k, n, out);
+  return out;
+}
+
+}  // namespace
+}  // namespace qcore_cpu
+
+STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cpu, m) {
+  m.def(
+      "wna16_linear(Tensor x, Tensor packed, Tensor scale, Tensor? zero, Tensor? perm, Tensor chunks, "
+      "Tensor? bias, int bits, int in_features, int out_features, ScalarType? out_dtype=None) -> Tensor");
+  m.def(
+      "wna16_linear_out(Tensor x, Tensor packed, Tensor scale, Tensor? zero, Tensor? perm, "
+      "Tensor chunks, Tensor? bias, int bits, int in_features, int out_features, Tensor(a!) out) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(qcore_cpu, CPU, m) {
+  m.impl("wna16_linear", TORCH_BOX(&qcore_cpu::wna16_linear));
+  m.impl("wna16_linear_out", TORCH_BOX(&qcore_cpu::wna16_linear_out));
+}

@@ -1,0 +1,90 @@
+"""`CPUInt8ScaledMMLinearKernel`: int8 weights and activations on any CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from qcore.facts.current_platform import current_platform
+from qcore.kernels.base import Answer, answer
+from qcore.kernels.scaled_mm import Int8ScaledMMLinearKernel
+from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
+
+from qcore_cpu import library
+
+__all__ = ["MAX_K", "CPUInt8ScaledMMLinearKernel"]
+
+MAX_K = 65536
+"""Up to here a sum of products fits in 32 bits, whatever the values."""
+
+
+class CPUInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
+    """Static or dynamic, symmetric or not; integer products are exact for all codes.
+
+    Activations are quantized within the op. A row's result does not depend on the other rows.
+    """
+
+    @classmethod
+    def is_supported(cls, compute_capability: int | None = None) -> Answer:
+        """Whether the compiled library loads, if it is this machine that is asked about."""
+        return answer(library.refusal() if current_platform.target.is_current else None)
+
+    @classmethod
+    def can_implement(cls, config: Int8ScaledMMLinearLayerConfig) -> Answer:
+        """Every config but a fused layer with one scale for each part, and a K beyond `MAX_K`."""
+        K = config.in_features
+        return answer(
+            config.is_fused_module
+            and not config.is_channelwise
+            and "a fused layer's tensor scales need the parts' widths; give channel scales",
+            K is not None
+            and K > MAX_K
+            and f"K={K}; beyond {MAX_K} a 32-bit sum of products may overflow",
+        )
+
+    def __init__(
+        self,
+        c: Int8ScaledMMLinearLayerConfig,
+        layer_param_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(c, layer_param_names)
+        library.load()
+
+    def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Four inputs of sixteen outputs side by side; ``azp_adj``, the sum of each row."""
+        weight, col_sums = torch.ops.qcore_cpu.int8_pack(tensors["weight"])
+        kept = {
+            "weight": weight,
+            "weight_scale": tensors["weight_scale"].reshape(-1).contiguous(),
+            "azp_adj": col_sums,
+        }
+        if self.config.is_static_input_scheme:
+            kept["input_scale"] = tensors["input_scale"]
+            if not self.config.input_symmetric:
+                kept["input_zero_point"] = tensors["input_zero_point"]
+        return kept
+
+    def layer_names(self) -> Mapping[str, str]:
+        """Canonical tensor name -> the layer's name for it; with ``azp_adj``."""
+        names = dict(super().layer_names())
+        if len(self.layer_param_names) > 4:
+            names["azp_adj"] = self.layer_param_names[4]
+        return names
+
+    def apply_weights(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Quantize ``x``, multiply, scale; ``x`` may be strided."""
+        weight, weight_scale, input_scale, azp, col_sums = self._get_layer_params(layer)
+        static, symmetric = self.config.is_static_input_scheme, self.config.input_symmetric
+        return torch.ops.qcore_cpu.int8_scaled_linear(  # type: ignore[no-any-return]
+            x,
+            weight,
+            weight_scale,
+            col_sums,
+            bias,
+            input_scale if static else None,
+            azp if static and not symmetric else None,
+            symmetric,
+            self.config.out_dtype,
+        )

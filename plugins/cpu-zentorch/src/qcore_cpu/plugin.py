@@ -1,0 +1,114 @@
+"""What qcore-cpu brings, as the core's hooks ask for it. Loads no library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qcore.plugin import (
+    API_VERSION,
+    DoctorLine,
+    Evidence,
+    KernelSpec,
+    Numerics,
+    Platform,
+    PluginInfo,
+    Priority,
+    hookimpl,
+)
+
+from qcore_cpu.zentorch_support import NEEDED_FEATURES
+
+# Above zentorch: as fast at many rows, faster at few, and with fewer conditions.
+_PRIORITY = Priority.VENDOR + 50
+
+
+@hookimpl
+def qcore_plugin() -> PluginInfo:
+    """This plugin."""
+    return PluginInfo(
+        name="cpu",
+        api_version=API_VERSION,
+        backends={
+            "qcore_cpu": "qcore's own CPU kernels: AVX2, AVX-512, plain C++",
+            "zentorch": "AMD's library for Zen 4 and later; needs the package zentorch",
+        },
+    )
+
+
+@hookimpl
+def qcore_kernels() -> Sequence[KernelSpec]:
+    """Two kernels of its own, two of zentorch's."""
+    return [
+        KernelSpec(
+            name="CPUWNA16LinearKernel",
+            kernel_type="mp",
+            platforms=(Platform.CPU,),
+            entry="qcore_cpu.wna16:CPUWNA16LinearKernel",
+            priority=_PRIORITY,
+            backend="qcore_cpu",
+            batch_invariant=True,
+            evidence=Evidence.EXECUTED,
+            description="2 to 8 bits, any group size, zero points, g_idx; float32 sums",
+        ),
+        KernelSpec(
+            name="CPUInt8ScaledMMLinearKernel",
+            kernel_type="int8",
+            platforms=(Platform.CPU,),
+            entry="qcore_cpu.int8:CPUInt8ScaledMMLinearKernel",
+            priority=_PRIORITY,
+            backend="qcore_cpu",
+            batch_invariant=True,
+            evidence=Evidence.EXECUTED,
+            description="static or dynamic, symmetric or not; exact 32-bit integer sums",
+        ),
+        KernelSpec(
+            name="ZentorchWNA16LinearKernel",
+            kernel_type="mp",
+            platforms=(Platform.CPU,),
+            entry="qcore_cpu.zentorch_wna16:ZentorchWNA16LinearKernel",
+            priority=Priority.VENDOR,
+            backend="zentorch",
+            cpu_features=NEEDED_FEATURES,
+            modules=("zentorch",),
+            numerics=Numerics.APPROXIMATE,
+            evidence=Evidence.EXECUTED,
+            description="symmetric 4 bits, bfloat16; rounds dequantized weights to bfloat16",
+        ),
+        KernelSpec(
+            name="ZentorchInt8ScaledMMLinearKernel",
+            kernel_type="int8",
+            platforms=(Platform.CPU,),
+            entry="qcore_cpu.zentorch_int8:ZentorchInt8ScaledMMLinearKernel",
+            priority=Priority.VENDOR,
+            backend="zentorch",
+            cpu_features=NEEDED_FEATURES,
+            modules=("zentorch",),
+            evidence=Evidence.EXECUTED,
+            description="dynamic symmetric, float32 or bfloat16 activations",
+        ),
+    ]
+
+
+@hookimpl
+def qcore_doctor() -> Sequence[DoctorLine]:
+    """Version, instruction sets, and whether zentorch can be used."""
+    import torch
+
+    from qcore_cpu import __version__, library, zentorch_support
+
+    why = library.refusal()
+    if why is not None:
+        lines = [DoctorLine("qcore-cpu", why, ok=False)]
+    else:
+        compiled = torch.ops.qcore_cpu.compiled_isas().replace(",", ", ")
+        lines = [
+            DoctorLine(
+                "qcore-cpu",
+                f"{__version__}, uses {library.isa()} (has code for {compiled}), "
+                f"{torch.get_num_threads()} threads",
+            )
+        ]
+    if zentorch_support.is_installed():
+        why = zentorch_support.refusal("zentorch_woq_linear", "zentorch_dynamic_qlinear")
+        lines.append(DoctorLine("zentorch", why or "usable", ok=why is None))
+    return lines

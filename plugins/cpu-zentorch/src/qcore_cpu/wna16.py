@@ -1,0 +1,91 @@
+"""`CPUWNA16LinearKernel`: packed integer weights on any CPU, activations as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from qcore.facts.current_platform import current_platform
+from qcore.kernels.base import Answer, answer, tensor_of
+from qcore.kernels.mixed_precision import MPLinearKernel
+from qcore.layers.mixed_precision import MPLinearLayerConfig
+from qcore.layers.params import FLOAT_DTYPES
+
+from qcore_cpu import library
+
+__all__ = ["CPUWNA16LinearKernel"]
+
+
+class CPUWNA16LinearKernel(MPLinearKernel):
+    """2 to 8 bits, any group size, zero points, ``g_idx``; sums in float32.
+
+    A row's result does not depend on the other rows of the batch: few rows decode the weights in
+    registers and many rows share decoded weights, but both add the same numbers in one order.
+    """
+
+    @classmethod
+    def is_supported(cls, compute_capability: int | None = None) -> Answer:
+        """Whether the compiled library loads, if it is this machine that is asked about."""
+        return answer(library.refusal() if current_platform.target.is_current else None)
+
+    @classmethod
+    def can_implement(cls, config: MPLinearLayerConfig) -> Answer:
+        """Every config with float activations."""
+        return answer(
+            config.act_type not in FLOAT_DTYPES
+            and f"{str(config.act_type).removeprefix('torch.')} activations are not implemented; "
+            "float32, float16 and bfloat16 are"
+        )
+
+    def __init__(
+        self,
+        c: MPLinearLayerConfig,
+        w_q_param_name: str = "weight_packed",
+        w_s_param_name: str = "weight_scale",
+        w_zp_param_name: str | None = "weight_zero_point",
+        w_gidx_param_name: str | None = "weight_g_idx",
+    ) -> None:
+        super().__init__(c, w_q_param_name, w_s_param_name, w_zp_param_name, w_gidx_param_name)
+        library.load()
+        bits = c.weight_type.size_bits
+        self.stored_bits = 2 if bits == 2 else 4 if bits <= 4 else 8
+        self.out_type = c.out_type
+
+    def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The layout of ``csrc/wna16_pack.cpp``; zero points and permutation only where needed."""
+        config = self.config
+        has_zero, has_g_idx = config.zero_points, config.has_g_idx
+        packed, scale, zero, perm, chunks = torch.ops.qcore_cpu.wna16_pack(
+            tensors["weight_packed"].contiguous(),
+            tensors["weight_scale"].contiguous(),
+            tensors["weight_zero_point"].contiguous() if has_zero else None,
+            tensors["weight_g_idx"].contiguous() if has_g_idx else None,
+            config.weight_type.size_bits,
+            0 if config.weight_type.signed else config.weight_type.bias,
+            config.group_size,
+            config.in_features,
+        )
+        kept = {"weight_packed": packed, "weight_scale": scale, "weight_chunks": chunks}
+        if zero.numel():
+            kept["weight_zero"] = zero
+        if perm.numel():
+            kept["weight_perm"] = perm
+        return kept
+
+    def apply_weights(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Run the layer; ``x`` may be strided."""
+        return torch.ops.qcore_cpu.wna16_linear(  # type: ignore[no-any-return]
+            x,
+            tensor_of(layer, self.w_q_name),
+            tensor_of(layer, self.w_s_name),
+            getattr(layer, "weight_zero", None),
+            getattr(layer, "weight_perm", None),
+            tensor_of(layer, "weight_chunks"),
+            bias,
+            self.stored_bits,
+            self.config.in_features,
+            self.config.out_features,
+            self.out_type,
+        )
