@@ -6,6 +6,7 @@ import gc
 import json
 import subprocess
 import sys
+import threading
 import weakref
 
 import checkpoint_writers as w
@@ -429,3 +430,15 @@ def test_importing_brings_no_transformers():
         "sys.exit('transformers' in sys.modules or 'safetensors' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_other_threads_build_their_modules_as_always():
+    from qcore.models.skeleton import _parameters_on_meta
+
+    built = []
+    with _parameters_on_meta():
+        thread = threading.Thread(target=lambda: built.append(torch.nn.Linear(2, 2)))
+        thread.start()
+        thread.join()
+        assert torch.nn.Linear(2, 2).weight.is_meta
+    assert built[0].weight.device.type == "cpu"

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-
 from qcore.errors import ConfigError
 from qcore.facts.scalar_type import scalar_types
 from qcore.kernels import (

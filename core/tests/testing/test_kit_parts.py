@@ -3,9 +3,8 @@
 from itertools import combinations
 
 import pytest
-import torch
-
 import qcore
+import torch
 from qcore.errors import ConfigError
 from qcore.facts.scalar_type import scalar_types
 from qcore.kernels import KERNEL_TYPES, MPLinearKernel

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 from qcore.reference import kernels
 from qcore.testing import KernelConformance, check_kernel
 

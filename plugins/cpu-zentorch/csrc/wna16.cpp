@@ -1,4 +1,5 @@
 // wna16_linear: x [..., K] in f32, f16 or bf16 times packed integer weights, accumulated in f32.
+// An empty zero or perm, as wna16_pack returns it for a layer without, is the same as none.
 
 #include "op_support.h"
 
@@ -28,11 +29,11 @@ Wna16Weights check_weights(const Tensor& packed, const Tensor& scale, const std:
   check_tensor(kOp, "scale", scale, scale.scalar_type(), {blocks, w.groups, kBlock});
   w.packed = static_cast<const uint8_t*>(packed.data_ptr());
   w.scale = scale.data_ptr();
-  if (zero) {
+  if (zero && zero->numel() > 0) {
     check_tensor(kOp, "zero", *zero, ScalarType::Byte, {blocks, w.groups, kBlock});
     w.zero = static_cast<const uint8_t*>(zero->data_ptr());
   }
-  if (perm) {
+  if (perm && perm->numel() > 0) {
     check_tensor(kOp, "perm", *perm, ScalarType::Int, {w.words * slots});
     w.perm = static_cast<const int32_t*>(perm->data_ptr());
     int32_t largest = -1;

@@ -8,6 +8,7 @@ that cannot be understood.
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 __all__ = ["main"]
 
@@ -18,16 +19,15 @@ def main() -> int:
     Returns:
         The exit status, where running it did not exit by itself.
     """
-    try:
-        from qcore.cli.app import app
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("typer", "rich"):
-            raise
+    missing = [name for name in ("typer", "rich") if find_spec(name) is None]
+    if missing:
+        named = " and ".join(missing)
         print(
-            f"error: the command line needs {error.name}, which is not installed: "
-            "pip install qcore[cli]",
+            f"error: the command line needs {named}, not installed: pip install qcore[cli]",
             file=sys.stderr,
         )
         return 1
+    from qcore.cli.app import app
+
     app(prog_name="qcore")
     return 0

@@ -14,7 +14,11 @@ __all__ = ["explain"]
 def explain(
     checkpoint: Annotated[
         Path | None,
-        typer.Argument(help="A checkpoint: explain every kind of layer in it.", show_default=False),
+        typer.Argument(
+            help="A checkpoint: explain every kind of layer in it.",
+            metavar="[CHECKPOINT]",
+            show_default=False,
+        ),
     ] = None,
     target: Annotated[
         str | None,

@@ -21,7 +21,9 @@ def generate(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="A folder with config.json, safetensors and a tokenizer.", show_default=False
+            help="A folder with config.json, safetensors and a tokenizer.",
+            metavar="CHECKPOINT",
+            show_default=False,
         ),
     ],
     prompt: Annotated[

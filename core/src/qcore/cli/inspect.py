@@ -12,7 +12,12 @@ __all__ = ["inspect"]
 
 def inspect(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A folder with config.json and safetensors.", show_default=False)
+        Path,
+        typer.Argument(
+            help="A folder with config.json and safetensors.",
+            metavar="CHECKPOINT",
+            show_default=False,
+        ),
     ],
     target: Annotated[
         str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -95,27 +96,19 @@ def _plain(kernel: RegisteredKernel, target: Target | None, settings: Settings) 
 def _print(
     found: dict[str, list[RegisteredKernel]], target: Target | None, settings: Settings
 ) -> None:
-    from qcore.cli.output import heading, print_lines, print_table
+    from qcore.cli.output import heading, print_lines
     from qcore.kernels.types import KERNEL_TYPES
 
     columns = ["prio", "kernel", "backend"]
     columns += ["numerics", "evidence", "from", "runs on"] if target is None else ["evidence", ""]
     rows = {name: [_row(k, target, settings) for k in group] for name, group in found.items()}
-    every = [[len(title) for title in columns]]
-    every += [[len(cell) for cell in row] for group in rows.values() for row in group]
-    # The last column is folded where it must be; the others are equally wide for all types.
-    widths = [max(column) for column in zip(*every, strict=True)][:-1]
+    every = [columns, *(row for group in rows.values() for row in group)]
+    # Equally wide for all types, so that the eye finds its column again.
+    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
     for index, (name, group) in enumerate(rows.items()):
         heading(f"{name}: {KERNEL_TYPES[name].about}", first=index == 0)
         if group:
-            print_table(
-                columns,
-                group,
-                right=("prio",),
-                whole=columns[:-1],
-                widths=widths,
-                header=index == 0,
-            )
+            _print_group(columns, group, widths, with_titles=index == 0, listed=target is None)
         else:
             print_lines("no kernel is installed", indent=2)
     total = sum(len(group) for group in rows.values())
@@ -125,6 +118,31 @@ def _print(
     usable = sum(row[-1] == "usable" for group in rows.values() for row in group)
     heading(f"{usable} of {total} usable on {target}")
     print_lines("as declared: no class was imported, and no layer was looked at")
+
+
+def _print_group(
+    columns: list[str], rows: list[list[str]], widths: list[int], *, with_titles: bool, listed: bool
+) -> None:
+    """The kernels of a type: a line for each, or two where the terminal is too narrow for that."""
+    from qcore.cli.output import line_width, print_lines, print_table
+
+    if not listed or sum(widths) + 2 * len(widths) <= line_width():
+        print_table(
+            columns,
+            rows,
+            right=("prio",),
+            whole=columns[:-1],
+            widths=widths[:-1],
+            header=with_titles,
+        )
+        return
+    for prio, kernel, backend, numerics, evidence, origin, runs_on in rows:
+        print_lines(f"{prio:>6}  {kernel:<{widths[1]}}  {backend}")
+        details = f"{runs_on}; {numerics}; {evidence}; from {origin}"
+        for line in textwrap.wrap(
+            details, max(40, line_width() - 10), break_long_words=False, break_on_hyphens=False
+        ):
+            print_lines(line, indent=8)
 
 
 def _row(kernel: RegisteredKernel, target: Target | None, settings: Settings) -> list[str]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["heading", "print_json", "print_lines", "print_table"]
+__all__ = ["heading", "line_width", "print_json", "print_lines", "print_table"]
 
 _UNLIMITED = 10_000
 
@@ -25,6 +25,11 @@ def _console(file: TextIO | None) -> Console:
     stream = file if file is not None else sys.stdout
     width = None if stream.isatty() else _UNLIMITED
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def line_width(file: TextIO | None = None) -> int:
+    """How many characters a line may have: the terminal's width, or a very large number."""
+    return _console(file).width
 
 
 def print_json(value: Any) -> None:

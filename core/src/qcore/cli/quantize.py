@@ -13,9 +13,15 @@ __all__ = ["quantize"]
 def quantize(
     source: Annotated[
         Path,
-        typer.Argument(help="A folder with config.json and float safetensors.", show_default=False),
+        typer.Argument(
+            help="A folder with config.json and float safetensors.",
+            metavar="SOURCE",
+            show_default=False,
+        ),
     ],
-    dest: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+    dest: Annotated[
+        Path, typer.Argument(help="The folder to make.", metavar="DEST", show_default=False)
+    ],
     scheme: Annotated[
         str,
         typer.Option(

@@ -92,6 +92,11 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
     unexpected = [name for name in available if name not in used and not _is_ignorable(model, name)]
     if missing or unexpected:
         raise CheckpointError(_mismatch(checkpoint, missing, unexpected))
+    if checkpoint.quantization is not None and not plan.linears:
+        raise CheckpointError(
+            f"{checkpoint.path}: the quantization config says {checkpoint.quantization.describe()},"
+            " but no layer is stored so; take the quantization config away to load it as it is"
+        )
     return plan
 
 

@@ -10,6 +10,7 @@ memory holds what was asked for.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 from collections.abc import Mapping
@@ -35,11 +36,13 @@ DTYPES = {
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""Names in the header. Others (U16, F4 ...) are in the specification, but no checkpoint that qcore
-reads has them."""
+"""Names in the header, of the types that fill whole bytes."""
 
 _MAX_HEADER = 100 * 2**20  # the reference implementation's limit
 _CHUNK = 16 * 2**20
@@ -167,18 +170,23 @@ def read_tensor(info: TensorInfo) -> torch.Tensor:
     Raises:
         CheckpointError: the file cannot be read, or is shorter than it was.
     """
-    if info.nbytes == 0:
-        return torch.empty(info.shape, dtype=info.dtype)
-    data = bytearray(info.nbytes)
+    data = torch.empty(info.nbytes, dtype=torch.uint8)
+    # Into torch's own memory, which is aligned; by ctypes, as numpy is no dependency.
+    view = memoryview((ctypes.c_ubyte * info.nbytes).from_address(data.data_ptr()))
     try:
         with info.file.open("rb") as stream:
             stream.seek(info.offset)
-            got = stream.readinto(data)
+            done = 0
+            while done < info.nbytes:
+                got = stream.readinto(view[done : done + _CHUNK])
+                if not got:
+                    raise CheckpointError(
+                        f"{info.file}: became shorter during reading ({info.name})"
+                    )
+                done += got
     except OSError as error:
         raise CheckpointError(f"{info.file}: cannot be read: {error.strerror or error}") from error
-    if got != info.nbytes:
-        raise CheckpointError(f"{info.file}: became shorter while it was read ({info.name})")
-    return torch.frombuffer(data, dtype=info.dtype).reshape(info.shape)
+    return data.view(info.dtype).reshape(info.shape)
 
 
 def same_bytes(one: TensorInfo, other: TensorInfo) -> bool:

@@ -1,9 +1,10 @@
 """Quantize activations, as plain tensor operations.
 
-Scales multiply: ``x = (q - azp) * scale``. int8 uses ``amax / 127``, as vLLM does, and the codes
--127 ... 127, so that a code's negative is a code; compressed-tensors' own forward uses
-``amax / 127.5`` and -128 too, half a percent finer, but hardware that multiplies absolute values
-then loses exactness. FP8 uses ``amax / 448``.
+Scales multiply: ``x = (q - azp) * scale``. FP8 uses ``amax / 448``. For int8 two definitions are
+in use: vLLM's ``amax / 127`` with the codes -127 ... 127, and compressed-tensors' ``amax / 127.5``
+with -128 as well. This is the first. The second is half a percent finer, but puts the largest value
+of each row exactly between two codes, so that the last bit of a float decides, and it needs -128,
+whose negative is no code.
 """
 
 from __future__ import annotations

@@ -214,6 +214,10 @@ class Int8Scheme(LinearScheme):
                 optional=not self.static or self.symmetric,
                 about="the input's zero point",
             ),
+            # Early versions wrote zeros for symmetric weights.
+            "weight_zero_point": ParamSpec(
+                (*scales, (1,)), (torch.int8, torch.int32), optional=True, about="zeros"
+            ),
         }
 
     def infer_shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
@@ -245,10 +249,9 @@ class Int8Scheme(LinearScheme):
             canonical["input_scale"] = tensors["input_scale"].to(torch.float32).reshape(1)
             if zero is not None and not self.symmetric:
                 canonical["input_zero_point"] = zero.to(torch.int32).reshape(1)
-        if self.symmetric and zero is not None and bool((zero != 0).any()):
-            raise WeightError(
-                f"input_zero_point is {int(zero)}, but the config says symmetric activations"
-            )
+        for name, symmetric in (("input_zero_point", self.symmetric), ("weight_zero_point", True)):
+            if symmetric and name in tensors and bool(tensors[name].any()):
+                raise WeightError(f"{name} is not zero, but the config says symmetric")
         return CanonicalLinear(self.layer_config(K, N, act_dtype), canonical)
 
 

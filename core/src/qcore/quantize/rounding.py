@@ -20,8 +20,8 @@ __all__ = ["RATIOS", "RoundedWeight", "round_weight"]
 RATIOS = (1.0, 1.08, 1.06, 1.04, 1.02, *(round(0.98 - 0.02 * i, 2) for i in range(15)))
 """Parts of the covering scale that a search tries: 1.08 down to 0.70. The first wins ties."""
 
-_CHUNK = 1 << 18
-"""Elements that are worked on at a time: a float32 copy that stays in the cache."""
+_CHUNK = 1 << 20
+"""Elements that are worked on at a time: a few float32 copies of them are held."""
 
 
 @dataclass(frozen=True)

@@ -254,4 +254,7 @@ def label(config: MMLinearLayerConfig) -> str:
         marks = "" if whole else " part of a layer"
     elif getattr(config, "is_fused_module", False):
         marks = " fused"
+    elif isinstance(config, FP8ScaledMMLinearLayerConfig):
+        fnuz = config.weight_quant_key.dtype == torch.float8_e4m3fnuz
+        marks = " e4m3fnuz" if fnuz else ""
     return f"{config.describe()}{out}{shape}{marks}"

@@ -47,29 +47,23 @@ class CPUInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
         c: Int8ScaledMMLinearLayerConfig,
         layer_param_names: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(c, layer_param_names)
+        given = list(layer_param_names or ())
+        super().__init__(c, [*given, *self.param_names[len(given) :]])
         library.load()
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """Four inputs of sixteen outputs side by side; ``azp_adj``, the sum of each row."""
+        """Four inputs of sixteen outputs side by side; as ``azp_adj`` the sum of each row."""
         weight, col_sums = torch.ops.qcore_cpu.int8_pack(tensors["weight"])
         kept = {
             "weight": weight,
             "weight_scale": tensors["weight_scale"].reshape(-1).contiguous(),
-            "azp_adj": col_sums,
+            self.layer_param_names[4]: col_sums,
         }
         if self.config.is_static_input_scheme:
             kept["input_scale"] = tensors["input_scale"]
             if not self.config.input_symmetric:
                 kept["input_zero_point"] = tensors["input_zero_point"]
         return kept
-
-    def layer_names(self) -> Mapping[str, str]:
-        """Canonical tensor name -> the layer's name for it; with ``azp_adj``."""
-        names = dict(super().layer_names())
-        if len(self.layer_param_names) > 4:
-            names["azp_adj"] = self.layer_param_names[4]
-        return names
 
     def apply_weights(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None

@@ -52,7 +52,7 @@ class CPUWNA16LinearKernel(MPLinearKernel):
         self.out_type = c.out_type
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """The layout of ``csrc/wna16_pack.cpp``; zero points and permutation only where needed."""
+        """The layout of ``csrc/wna16_pack.cpp``; zero points and permutation may be empty."""
         config = self.config
         has_zero, has_g_idx = config.zero_points, config.has_g_idx
         packed, scale, zero, perm, chunks = torch.ops.qcore_cpu.wna16_pack(
@@ -65,12 +65,13 @@ class CPUWNA16LinearKernel(MPLinearKernel):
             config.group_size,
             config.in_features,
         )
-        kept = {"weight_packed": packed, "weight_scale": scale, "weight_chunks": chunks}
-        if zero.numel():
-            kept["weight_zero"] = zero
-        if perm.numel():
-            kept["weight_perm"] = perm
-        return kept
+        return {
+            "weight_packed": packed,
+            "weight_scale": scale,
+            "weight_zero": zero,
+            "weight_perm": perm,
+            "weight_chunks": chunks,
+        }
 
     def apply_weights(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
@@ -80,8 +81,8 @@ class CPUWNA16LinearKernel(MPLinearKernel):
             x,
             tensor_of(layer, self.w_q_name),
             tensor_of(layer, self.w_s_name),
-            getattr(layer, "weight_zero", None),
-            getattr(layer, "weight_perm", None),
+            tensor_of(layer, "weight_zero"),
+            tensor_of(layer, "weight_perm"),
             tensor_of(layer, "weight_chunks"),
             bias,
             self.stored_bits,

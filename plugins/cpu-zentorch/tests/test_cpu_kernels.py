@@ -1,0 +1,173 @@
+"""The kernel classes: the conformance kit, what they refuse, what the plugin declares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from cpu_oracle import assert_close
+from qcore.errors import KernelRefusedError
+from qcore.facts.scalar_type import scalar_types
+from qcore.kernels import process_weights
+from qcore.layers import Int8ScaledMMLinearLayerConfig, MPLinearLayerConfig
+from qcore.numerics.dequantize import dequantize_weight
+from qcore.registry.entry import RegisteredKernel
+from qcore.testing import KernelConformance, make_layer, random_input, random_tensors
+from qcore_cpu import library, plugin, zentorch_support
+from qcore_cpu.int8 import CPUInt8ScaledMMLinearKernel
+from qcore_cpu.wna16 import CPUWNA16LinearKernel
+
+SPECS = {spec.name: spec for spec in plugin.qcore_kernels()}
+
+
+class TestWNA16(KernelConformance):
+    kernel_class = CPUWNA16LinearKernel
+    spec = SPECS["CPUWNA16LinearKernel"]
+
+
+class TestInt8(KernelConformance):
+    kernel_class = CPUInt8ScaledMMLinearKernel
+    spec = SPECS["CPUInt8ScaledMMLinearKernel"]
+
+
+def _mp(**changes: Any) -> MPLinearLayerConfig:
+    fields: dict[str, Any] = {
+        "full_weight_shape": (96, 40),
+        "partition_weight_shape": (96, 40),
+        "weight_type": scalar_types.uint4b8,
+        "act_type": torch.float32,
+        "group_size": 32,
+        "zero_points": False,
+    }
+    return MPLinearLayerConfig(**{**fields, **changes})
+
+
+def _int8(**changes: Any) -> Int8ScaledMMLinearLayerConfig:
+    fields: dict[str, Any] = {
+        "is_static_input_scheme": False,
+        "is_channelwise": True,
+        "input_symmetric": True,
+        "weight_shape": (40, 96),
+    }
+    return Int8ScaledMMLinearLayerConfig(**{**fields, **changes})
+
+
+def _packed(kernel: Any, tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
+    layer = make_layer(kernel.config, tensors)
+    process_weights(kernel, layer)
+    return layer
+
+
+def test_names_of_the_layer_s_own() -> None:
+    config = _mp()
+    tensors = random_tensors(config)
+    layer = torch.nn.Module()
+    layer.qweight = torch.nn.Parameter(tensors["weight_packed"], requires_grad=False)
+    layer.scales = torch.nn.Parameter(tensors["weight_scale"], requires_grad=False)
+    kernel = CPUWNA16LinearKernel(config, "qweight", "scales", "qzeros", "g_idx")
+    process_weights(kernel, layer)
+    x = torch.randn(3, 96)
+    weight = dequantize_weight(config, tensors, torch.float64)
+    assert_close(kernel.apply_weights(layer, x), x, weight)
+
+    names = ["w", "s", "i", "z"]
+    config8 = _int8()
+    tensors8 = random_tensors(config8)
+    layer = torch.nn.Module()
+    layer.w = torch.nn.Parameter(tensors8["weight"], requires_grad=False)
+    layer.s = torch.nn.Parameter(tensors8["weight_scale"], requires_grad=False)
+    kernel8 = CPUInt8ScaledMMLinearKernel(config8, names)
+    process_weights(kernel8, layer)
+    assert kernel8.apply_weights(layer, x).shape == (3, 40)
+
+
+def test_weights_loaded_anew_need_no_permutation_any_more() -> None:
+    """What the first packing left in the layer must not be used by the second."""
+    config = _mp(has_g_idx=True)
+    tensors = random_tensors(config)
+    tensors["weight_g_idx"] = (torch.arange(96) // 32)[torch.randperm(96)].to(torch.int32)
+    layer = _packed(CPUWNA16LinearKernel(config), tensors)
+    tensors["weight_g_idx"] = (torch.arange(96) // 32).to(torch.int32)
+    for name, tensor in tensors.items():
+        setattr(layer, name, torch.nn.Parameter(tensor, requires_grad=False))
+    kernel = CPUWNA16LinearKernel(config)
+    process_weights(kernel, layer)
+    x = torch.randn(3, 96)
+    assert_close(
+        kernel.apply_weights(layer, x), x, dequantize_weight(config, tensors, torch.float64)
+    )
+
+
+@pytest.mark.parametrize("compile_layer", [False, True])
+def test_module_with_shaped_strided_input(compile_layer: bool) -> None:
+    config = _mp(out_type=torch.bfloat16)
+    tensors = random_tensors(config)
+    kernel = CPUWNA16LinearKernel(config)
+    layer = _packed(kernel, tensors)
+    weight = dequantize_weight(config, tensors, torch.float64)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return kernel.apply_weights(layer, x)
+
+    torch._dynamo.reset()
+    call = torch.compile(run, fullgraph=True, backend="aot_eager") if compile_layer else run
+    for x in (torch.randn(96), torch.randn(2, 3, 96), torch.randn(5, 192)[:, ::2]):
+        out = call(x)
+        assert out.dtype == torch.bfloat16
+        assert_close(out.reshape(-1, 40), x.reshape(-1, 96), weight)
+
+
+def test_refusals() -> None:
+    able, reason = CPUWNA16LinearKernel.can_implement(_mp(act_type=torch.float8_e4m3fn))
+    assert not able
+    assert "float8_e4m3fn activations are not implemented" in str(reason)
+    with pytest.raises(KernelRefusedError, match="float8_e4m3fn"):
+        CPUWNA16LinearKernel(_mp(act_type=torch.float8_e4m3fn))
+    able, reason = CPUInt8ScaledMMLinearKernel.can_implement(_int8(weight_shape=(8, 65537)))
+    assert not able
+    assert "K=65537" in str(reason)
+    able, reason = CPUInt8ScaledMMLinearKernel.can_implement(
+        _int8(is_channelwise=False, is_fused_module=True)
+    )
+    assert not able
+    assert "channel scales" in str(reason)
+
+
+def test_not_supported_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "refusal", lambda: "the library is gone")
+    for kernel in (CPUWNA16LinearKernel, CPUInt8ScaledMMLinearKernel):
+        assert kernel.is_supported() == (False, "the library is gone")
+
+
+def test_input_of_another_dtype_than_the_config_s() -> None:
+    config = _mp(act_type=torch.bfloat16)
+    kernel = CPUWNA16LinearKernel(config)
+    layer = _packed(kernel, random_tensors(config))
+    assert kernel.apply_weights(layer, random_input(_mp(), 3)).dtype == torch.float32
+
+
+# -- the plugin ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_declared_kernels_are_there(name: str) -> None:
+    loaded = RegisteredKernel(SPECS[name], "cpu", "qcore-cpu").load()
+    assert loaded.__name__ == name
+    assert loaded.kernel_type == SPECS[name].kernel_type
+
+
+def test_plugin_names_its_backends() -> None:
+    info = plugin.qcore_plugin()
+    assert {spec.backend for spec in SPECS.values()} == set(info.backends)
+
+
+def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zentorch_support, "is_installed", lambda: False)
+    (line,) = plugin.qcore_doctor()
+    assert line.ok
+    assert f"uses {library.isa()}" in line.text
+    monkeypatch.setattr(library, "refusal", lambda: "it does not load")
+    (line,) = plugin.qcore_doctor()
+    assert not line.ok
+    assert line.text == "it does not load"
