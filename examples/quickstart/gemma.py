@@ -53,6 +53,7 @@ def float_checkpoint(folder: Path) -> Path:
         config = model.config.to_diff_dict()
         config.pop("quantization_config", None)
         config["dtype"] = "bfloat16"
+        config["architectures"] = [type(model).__name__]
         (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         model.generation_config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)

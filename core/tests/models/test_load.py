@@ -12,6 +12,7 @@ import weakref
 import checkpoint_writers as w
 import pytest
 import torch
+import transformers
 from qcore import errors
 from qcore.models import explain, load_model
 from qcore.models import load as load_module
@@ -124,6 +125,43 @@ def test_architecture(tmp_path, name):
         assert torch.equal(one, other), ours
     if model.config.tie_word_embeddings:
         assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+
+
+def test_names_that_transformers_changes(tmp_path):
+    """The config's patterns are about the checkpoint's names, the model's are others."""
+    config = transformers.Gemma3Config(
+        text_config={**w.SIZES, "tie_word_embeddings": True},
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        mm_tokens_per_image=4,
+    )
+    torch.manual_seed(0)
+    model = transformers.Gemma3ForConditionalGeneration(config).float().eval()
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    outer = "language_model.model."
+    tensors = {}
+    for name, tensor in saved.items():
+        if not (name.startswith(outer) and name.endswith("_proj.weight")):
+            tensors[name] = tensor
+            continue
+        r = w.quantize(tensor)
+        layer = name.removesuffix(".weight")
+        tensors.update({f"{layer}.{k}": v for k, v in w.packed_tensors(r, True).items()})
+        inner = f"model.language_model.{layer.removeprefix(outer)}"
+        model.get_submodule(inner).weight.data = r.weight()
+    quantization = w.ct_config()
+    quantization["config_groups"]["g"]["targets"] = [r"re:language_model\.model\..*_proj$"]
+    folder = w.write_folder(tmp_path / "out", model, tensors, quantization)
+    loaded = load_model(folder, device="cpu")
+    assert len(explain(loaded).rows) == 14
+    assert w.relative_error(w.logits(loaded), w.logits(model)) < CLOSE
 
 
 @pytest.mark.parametrize("static", [False, True])

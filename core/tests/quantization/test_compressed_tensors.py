@@ -128,7 +128,6 @@ UNSUPPORTED = errors.UnsupportedQuantizationError
         ({"kv_cache_scheme": {"num_bits": 8}}, UNSUPPORTED, "KV cache"),
         ({"transform_config": {"a": 1}}, UNSUPPORTED, "transforms"),
         ({"sparsity_config": {"format": "sparse-24"}}, UNSUPPORTED, "sparse-24"),
-        ({"quantization_status": "frozen"}, UNSUPPORTED, "'frozen'"),
         ({"config_groups": None}, errors.CheckpointError, "config_groups is None"),
         ({"config_groups": {"a": ["Linear"]}}, errors.CheckpointError, "config_groups: a is"),
         ({"ignore": ["re:("]}, errors.CheckpointError, "no regular expression"),

@@ -78,6 +78,7 @@ def test_canonical_weight(bits, group, v2, act_order):
     assert layer.config.weight_type == scalar_types.by_name(f"uint{bits}")
     assert layer.config.zero_points
     assert layer.config.has_g_idx == (act_order and group == 16)
+    assert layer.config.group_size == (16 if group == 16 else -1)
     assert layer.config == scheme.layer_config(K, N, torch.float32)
     got = dequantize_weight(layer.config, layer.tensors, torch.float64)
     assert torch.equal(got, expected_weight(tensors, bits, v2))
@@ -173,6 +174,8 @@ def test_dynamic_rules():
         return config.get_quant_method(LINEAR, name)
 
     assert scheme("m.gate_proj") is None
+    anchored = GPTQConfig.from_config({**BASE, "dynamic": {"-:gate": {}}})
+    assert anchored.get_quant_method(LINEAR, "m.gate_proj") is anchored.scheme
     assert scheme("m.up_proj") == GPTQScheme(8, 32, True, False)
     assert scheme("m.down_proj") == GPTQScheme(4, 128, False, False)
     assert scheme("m.other") == config.scheme

@@ -114,11 +114,12 @@ def test_a_tied_head_gets_its_own_weight(tied_llama, tmp_path):
     config = config_of(tmp_path / "out")
     assert config["tie_word_embeddings"] is False
     groups = config["quantization_config"]["config_groups"]
-    assert groups["group_1"]["targets"] == ["lm_head"]
-    assert groups["group_1"]["weights"]["num_bits"] == 8
+    assert groups["group_0"]["targets"] == ["lm_head"]
+    assert groups["group_0"]["weights"]["num_bits"] == 8
+    assert groups["group_1"]["targets"] == ["Linear"]
     assert config["quantization_config"]["format"] == "pack-quantized"
     assert config["quantization_config"]["ignore"] == []
-    assert report.layers[-1].name == "lm_head" or "lm_head" in {x.name for x in report.layers}
+    assert "lm_head" in {layer.name for layer in report.layers}
 
 
 def test_a_tied_head_that_is_not_asked_for_stays_tied(tied_llama, tmp_path):
@@ -134,7 +135,7 @@ def test_an_own_head_in_the_same_scheme(llama, tmp_path):
     assert "lm_head.weight" not in after
     assert "lm_head.weight_packed" in after
     groups = config_of(tmp_path / "out")["quantization_config"]["config_groups"]
-    assert groups["group_0"]["targets"] == ["Linear", "lm_head"]
+    assert groups["group_0"]["targets"] == ["lm_head", "Linear"]
 
 
 def test_formats_that_differ_are_called_mixed(llama, tmp_path):
@@ -422,7 +423,6 @@ def test_experts_of_a_stacked_model_are_kept_and_named(tmp_path):
 
 def test_memory_stays_below_the_size_of_the_model(llama, tmp_path, monkeypatch):
     """No more than one tensor of the source is alive at a time."""
-    import gc
     import weakref
 
     from qcore.quantize import checkpoint
@@ -434,7 +434,6 @@ def test_memory_stays_below_the_size_of_the_model(llama, tmp_path, monkeypatch):
         nonlocal most
         tensor = read(info)
         alive.append(weakref.ref(tensor))
-        gc.collect()
         most = max(most, sum(ref() is not None for ref in alive))
         return tensor
 

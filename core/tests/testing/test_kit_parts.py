@@ -48,7 +48,7 @@ def test_every_pair_of_values_occurs():
 @pytest.mark.parametrize("kernel_type", KERNEL_TYPES)
 def test_the_grid_is_small_and_its_labels_tell_the_layers_apart(kernel_type):
     configs = conformance_configs(kernel_type)
-    assert 20 < len(configs) < 200
+    assert 40 < len(configs) < 280
     assert len(set(configs)) == len(configs)
     assert {type(config) for config in configs} == {KERNEL_TYPES[kernel_type].config_class}
     assert len(conformance_configs(kernel_type, thorough=True)) > len(configs)
@@ -66,6 +66,32 @@ def test_the_mp_grid_has_every_feature():
     }
     assert {c.act_type for c in configs} >= {torch.float32, torch.float16, torch.bfloat16}
     assert any(c.full_weight_shape != c.partition_weight_shape for c in configs)
+
+
+def test_a_kernel_for_common_layers_alone_gets_enough_of_them():
+    def like_marlin(c):
+        return (
+            c.weight_type == scalar_types.uint4b8
+            and c.act_type in (torch.float16, torch.bfloat16)
+            and c.out_type is None
+            and c.group_size in (-1, 32, 64, 128)
+            and not c.has_g_idx
+            and c.in_features % 128 == 0
+            and c.out_features % 64 == 0
+        )
+
+    assert sum(map(like_marlin, conformance_configs("mp"))) > 10
+    common = [
+        c
+        for c in conformance_configs("int8")
+        if c.is_channelwise
+        and c.input_symmetric
+        and not c.is_static_input_scheme
+        and c.weight_shape
+        and c.out_features % 64 == 0
+        and c.out_dtype is None
+    ]
+    assert len(common) > 5
 
 
 def test_an_unknown_type_is_refused_with_the_known_ones():

@@ -95,6 +95,9 @@ def test_int8_refusals() -> None:
         (_int8(input_dtype=torch.float16), "float16 activations"),
         (_int8(input_dtype=None), "any dtype activations"),
         (_int8(out_dtype=torch.float32), "float32 output"),
+        (_int8(weight_shape=None), "weight_shape is not known"),
+        (_int8(weight_shape=(17, 64)), "N=17, K=64; N must be a multiple of 16"),
+        (_int8(weight_shape=(64, 77)), "K of 4"),
     ):
         able, reason = ZentorchInt8ScaledMMLinearKernel.can_implement(config)
         assert not able
@@ -143,7 +146,7 @@ class TestZentorchWNA16(KernelConformance):
 @needs_zentorch
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_int8_is_exact(dtype: torch.dtype) -> None:
-    for N, K in ((1, 1), (17, 31), (15, 640), (640, 640), (64, 256)):
+    for N, K in ((16, 4), (48, 100), (16, 640), (640, 640), (64, 256)):
         config = _int8(weight_shape=(N, K), input_dtype=dtype)
         tensors = {
             "weight": torch.randint(-128, 128, (N, K), dtype=torch.int8),

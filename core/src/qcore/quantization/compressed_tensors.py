@@ -111,7 +111,6 @@ class CompressedTensorsConfig(QuantizationConfig):
         fields.refuse("transform_config", why="transforms (rotations) are not supported")
         sparsity = Fields(config.get("sparsity_config") or {}, f"{where}: sparsity_config")
         sparsity.text("format", allowed=("dense",), default="dense")
-        fields.text("quantization_status", allowed=("compressed",), default="compressed")
         format_name = fields.text("format", default="mixed-precision")
         groups = Fields(config.get("config_groups"), f"{where}: config_groups")
         found = []

@@ -257,18 +257,22 @@ def _quantization_config(
     search: bool,
 ) -> dict[str, Any]:
     """``quantization_config`` as compressed-tensors writes it."""
-    groups = {"group_0": scheme.config_group(["Linear"], searched=search)}
-    formats = {scheme.format}
     ignored = {layer.name for layer in kept}
     if layers.head is not None and layers.head.name not in chosen:
         ignored.add(layers.head.name)
+    parts = [(["Linear"], scheme)]
     if layers.head is not None and layers.head.name in chosen and head_scheme is not None:
-        # Not every reader's head is a "Linear", so it is named; a name goes before a class.
+        # Not every reader's head is a "Linear", so it is named. Names stand before classes:
+        # compressed-tensors takes what comes after a match for a name that fits nothing.
         if head_scheme == scheme:
-            groups["group_0"]["targets"].append(layers.head.name)
+            parts = [([layers.head.name, "Linear"], scheme)]
         else:
-            groups["group_1"] = head_scheme.config_group([layers.head.name], searched=search)
-            formats.add(head_scheme.format)
+            parts.insert(0, ([layers.head.name], head_scheme))
+    groups = {
+        f"group_{index}": part.config_group(targets, searched=search)
+        for index, (targets, part) in enumerate(parts)
+    }
+    formats = {part.format for _, part in parts}
     return {
         "config_groups": groups,
         "format": formats.pop() if len(formats) == 1 else "mixed-precision",

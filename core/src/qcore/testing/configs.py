@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from qcore.facts.quant_key import (
     kNvfp4Dynamic,
     kNvfp4DynamicToken,
 )
-from qcore.facts.scalar_type import ScalarType
+from qcore.facts.scalar_type import ScalarType, scalar_types
 from qcore.layers import (
     Fp8BlockScaledMMLinearLayerConfig,
     FP8ScaledMMLinearLayerConfig,
@@ -45,6 +46,8 @@ _F32, _F16, _BF16 = torch.float32, torch.float16, torch.bfloat16
 # (input, output) dtypes. None as output: that of the input.
 _DTYPES = ((_BF16, None), (_F16, None), (_F32, None), (_BF16, _F32), (_F32, _BF16))
 
+_COMMON_DTYPES = _DTYPES[:3]
+
 # (N, K). The first are what real layers look like, in small; the others have a remainder by
 # whatever a kernel may tile with.
 _ALIGNED = ((128, 256), (256, 128), (384, 512), (64, 128))
@@ -56,13 +59,15 @@ def conformance_configs(
 ) -> tuple[MMLinearLayerConfig, ...]:
     """Small layers of a kernel type, in which any two features occur together at least once.
 
+    Any three of the features of common layers do (aligned shapes, the usual types and groups).
+
     The features are those of the config class (weight types, group sizes, scales, zero points,
     activation order, activation quantization, dtypes), aligned and ragged shapes, a rank's part of
     a layer, and configs that leave out what they may leave out. Most kernels refuse many of them.
 
     Args:
         kernel_type: mp, int8, fp8, fp8_block, nvfp4, mxfp4 or mxfp8.
-        thorough: any three features together; several times as many.
+        thorough: any three features together, any four of common layers; several times as many.
 
     Raises:
         ConfigError: no kernel type has this name.
@@ -86,10 +91,20 @@ def spread(configs: Sequence[MMLinearLayerConfig], count: int) -> list[MMLinearL
     return [configs[index * len(configs) // count] for index in range(count)]
 
 
+def _rows(
+    axes: Mapping[str, Sequence[Any]], common: Mapping[str, Sequence[Any]], strength: int
+) -> list[dict[str, Any]]:
+    """Rows that cover ``axes``, and more densely what ``common`` restricts them to.
+
+    A kernel for common layers alone refuses nearly all of the first; the second are for it.
+    """
+    return covering_array(axes, strength) + covering_array({**axes, **common}, strength + 1)
+
+
 def _mp(strength: int) -> list[MMLinearLayerConfig]:
     kinds = [(kind, False) for kind in MP_WEIGHT_TYPES]
     kinds += [(ScalarType.uint(bits), True) for bits in (2, 3, 4, 5, 6, 7, 8)]
-    rows = covering_array(
+    rows = _rows(
         {
             "kind": kinds,
             "shape": (*_ALIGNED, *_RAGGED),
@@ -97,6 +112,18 @@ def _mp(strength: int) -> list[MMLinearLayerConfig]:
             "dtypes": (*_DTYPES, (torch.float8_e4m3fn, _BF16)),
             "g_idx": (False, True),
             "whole": (True, False),
+        },
+        {
+            "kind": (
+                (scalar_types.uint4b8, False),
+                (scalar_types.uint4, True),
+                (scalar_types.uint8b128, False),
+            ),
+            "shape": _ALIGNED,
+            "group": (128, 64, 32, -1),
+            "dtypes": _COMMON_DTYPES,
+            "g_idx": (False,),
+            "whole": (True,),
         },
         strength,
     )
@@ -120,7 +147,7 @@ def _mp(strength: int) -> list[MMLinearLayerConfig]:
 
 
 def _int8(strength: int) -> list[MMLinearLayerConfig]:
-    rows = covering_array(
+    rows = _rows(
         {
             "static": (False, True),
             "channel": (True, False),
@@ -129,6 +156,7 @@ def _int8(strength: int) -> list[MMLinearLayerConfig]:
             "dtypes": _DTYPES,
             "shape": (*_ALIGNED, *_RAGGED),
         },
+        {"fused": (False,), "dtypes": _COMMON_DTYPES, "shape": _ALIGNED},
         strength,
     )
     made = [
@@ -187,13 +215,14 @@ def _fp8_layers(
     inputs: Sequence[QuantKey | None],
     strength: int,
 ) -> list[MMLinearLayerConfig]:
-    rows = covering_array(
+    rows = _rows(
         {
             "weights": weights,
             "inputs": inputs,
             "shape": (*_ALIGNED, *_RAGGED),
             "dtypes": _DTYPES,
         },
+        {"weights": weights[:2], "shape": _ALIGNED, "dtypes": _COMMON_DTYPES[:2]},
         strength,
     )
     return [
@@ -214,8 +243,9 @@ def _block_format(
     ragged = ((72, 6 * block), (19, 3 * block), (1, block))
 
     def grid(strength: int) -> list[MMLinearLayerConfig]:
-        rows = covering_array(
+        rows = _rows(
             {"inputs": inputs, "shape": (*_ALIGNED, *ragged), "dtypes": (*_DTYPES, (None, None))},
+            {"shape": _ALIGNED, "dtypes": _COMMON_DTYPES[:2]},
             strength,
         )
         made = [

@@ -38,7 +38,7 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             priority=Priority.FALLBACK,
             backend="acme",
             evidence=Evidence.EXECUTED,
-            description="weights dequantized at load, to the activations' dtype; 4 times W4's memory",
+            description="dequantizes at load, to the activations' dtype: 4 times W4's memory",
         ),
         KernelSpec(
             name="FloatInt8ScaledMMLinearKernel",

@@ -36,9 +36,11 @@ def woq_linear(
         scale: float32 or bfloat16 [G, N].
         bias: [N].
     """
+    if x.shape[0] == 0:
+        return x.new_empty((0, weight.shape[0]))
     _pinned.setdefault(weight.data_ptr(), weight)
     _pinned.setdefault(scale.data_ptr(), scale)
-    return torch.ops.zentorch.zentorch_woq_linear(x, weight.t(), scale, None, bias)  # type: ignore[no-any-return]
+    return torch.ops.zentorch.zentorch_woq_linear(x.contiguous(), weight.t(), scale, None, bias)  # type: ignore[no-any-return]
 
 
 @woq_linear.register_fake
@@ -115,12 +117,9 @@ class ZentorchWNA16LinearKernel(MPLinearKernel):
         """Run the layer."""
         if self.fallback is not None:
             return self.fallback.apply_weights(layer, x, bias)
-        rows = x.reshape(-1, self.config.in_features).contiguous()
-        shape = (*x.shape[:-1], self.config.out_features)
-        if rows.shape[0] == 0:
-            return x.new_empty(shape)
+        rows = x.reshape(-1, self.config.in_features)
         if bias is not None:
             bias = bias.to(x.dtype)
         weight, scale = tensor_of(layer, "zentorch_weight"), tensor_of(layer, "zentorch_scale")
         out: torch.Tensor = woq_linear(rows, weight, scale, bias)
-        return out.reshape(shape)
+        return out.reshape(*x.shape[:-1], self.config.out_features)
