@@ -251,7 +251,7 @@ BAD = {
     "other prefix": (
         tensors(lambda t: [t.update({f"vision.{k}": t.pop(k)}) for k in list(t)]),
         CHECKPOINT,
-        "q_proj.qweight .* is missing",
+        "q_proj is missing; the checkpoint says 'vision.*saved from another class",
     ),
     "nothing quantized": (
         setting(

@@ -306,6 +306,8 @@ def test_tied_by_config_but_different_in_the_file_are_untied(tmp_path):
     loaded = load_model(folder, device="cpu")
     assert torch.equal(w.logits(loaded), w.logits(model))
     assert "untied" in str(explain(loaded))
+    loaded.tie_weights()
+    assert torch.equal(w.logits(loaded), w.logits(model))
 
 
 def test_tied_lm_head_without_tensors_stays_tied_though_targeted(tmp_path):

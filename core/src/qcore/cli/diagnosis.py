@@ -218,12 +218,12 @@ def _plugin_problems(found: Diagnosis) -> list[str]:
 def _setting_problems(registry: Registry, settings: Settings | None) -> list[str]:
     """Settings that name what is not there."""
     from qcore.errors import QcoreError
-    from qcore.selection.algorithm import _check_names
+    from qcore.selection.names import check_names
 
     if settings is None:
         return []
     try:
-        return _check_names(settings, registry, settings.force_kernel)
+        return check_names(settings, registry, settings.force_kernel)
     except QcoreError as error:
         return [str(error)]
 

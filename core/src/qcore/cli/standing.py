@@ -9,8 +9,8 @@ from typing import Any
 from qcore.facts.current_platform import weighing
 from qcore.facts.target import Target
 from qcore.registry.entry import KernelImportError, RegisteredKernel
-from qcore.selection.algorithm import _declared_refusal, _read_answer
 from qcore.selection.decision import Stage
+from qcore.selection.questions import declared_refusal, read_answer
 from qcore.settings import Settings
 
 __all__ = ["Standing", "declared_standing", "needs", "platforms", "tried_standing"]
@@ -56,7 +56,7 @@ class Standing:
 def declared_standing(kernel: RegisteredKernel, target: Target, settings: Settings) -> Standing:
     """What the declaration says; nothing is imported."""
     backend = settings.backend_for(kernel.spec.kernel_type)
-    refusal = _declared_refusal(kernel.spec, target, settings, backend)
+    refusal = declared_refusal(kernel.spec, target, settings, backend)
     return Standing(kernel, *refusal) if refusal is not None else Standing(kernel)
 
 
@@ -71,7 +71,7 @@ def tried_standing(kernel: RegisteredKernel, target: Target, settings: Settings)
         return Standing(kernel, Stage.IMPORT, str(error), error.details)
     try:
         with weighing(target):
-            able, reason = _read_answer(kernel_class.is_supported(target.compute_capability))
+            able, reason = read_answer(kernel_class.is_supported(target.compute_capability))
     except (Exception, SystemExit) as error:  # a plugin's code may raise anything
         raised = f"raised {type(error).__name__}: {error}"
         return Standing(kernel, Stage.SUPPORT, raised, traceback.format_exc())

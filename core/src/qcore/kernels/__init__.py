@@ -1,6 +1,6 @@
 """Floor 3: what a kernel is. One generic base, one child for each kernel type."""
 
-from qcore.kernels.base import Answer, LinearKernel, answer
+from qcore.kernels.base import Answer, LinearKernel, answer, tensor_of
 from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel, NvFp4LinearKernel
 from qcore.kernels.block_scaled_mm import (
     Fp8BlockScaledDynamicMMLinearKernel,
@@ -55,4 +55,5 @@ __all__ = [
     "process_weights",
     "replace_parameter",
     "set_weight_attrs",
+    "tensor_of",
 ]

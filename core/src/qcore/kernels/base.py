@@ -22,7 +22,7 @@ from qcore.kernels.parameters import replace_parameter
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.params import check_params
 
-__all__ = ["Answer", "LinearKernel", "answer"]
+__all__ = ["PACKED_BY", "Answer", "LinearKernel", "answer", "drop_tensor", "tensor_of"]
 
 ConfigT = TypeVar("ConfigT", bound=MMLinearLayerConfig)
 
@@ -143,7 +143,7 @@ class LinearKernel(ABC, Generic[ConfigT]):
         packed = self.pack_weights({name: t for name, t in found.items() if t is not None})
         for canonical, name in names.items():
             if canonical not in packed and found[canonical] is not None:
-                _drop(layer, name)
+                drop_tensor(layer, name)
         for canonical, tensor in packed.items():
             if tensor is not found.get(canonical):
                 replace_parameter(layer, names.get(canonical, canonical), tensor)
@@ -170,13 +170,13 @@ class LinearKernel(ABC, Generic[ConfigT]):
         return f"{type(self).__name__}({self.config.describe()})"
 
 
-def _drop(layer: torch.nn.Module, name: str) -> None:
+def drop_tensor(layer: torch.nn.Module, name: str) -> None:
     """Forget a tensor but keep its name, as None."""
     if name in layer._parameters:
         layer._parameters[name] = None
     elif name in layer._buffers:
         layer._buffers[name] = None
-    else:
+    elif hasattr(layer, name):
         setattr(layer, name, None)
 
 

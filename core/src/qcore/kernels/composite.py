@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 
 from qcore.errors import RegistrationError
-from qcore.kernels.base import Answer, LinearKernel, answer
+from qcore.kernels.base import PACKED_BY, Answer, LinearKernel, answer, drop_tensor
 from qcore.kernels.loading import process_weights
 from qcore.layers.base import MMLinearLayerConfig
 
@@ -69,8 +69,11 @@ class CompositeLinearKernel(LinearKernel[ConfigT], Generic[ConfigT]):
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Pack once, or once for each part where they do not share a layout."""
+        if getattr(layer, PACKED_BY, None) is self:
+            return
         if self.shared_weights:
             process_weights(self.kernels[0], layer)
+            setattr(layer, PACKED_BY, self)
             return
         holders = []
         for kernel in self.kernels:
@@ -85,9 +88,9 @@ class CompositeLinearKernel(LinearKernel[ConfigT], Generic[ConfigT]):
             process_weights(kernel, holder)
             holders.append(holder)
         for name in self.config.params():
-            if layer._parameters.get(name) is not None:
-                layer._parameters[name] = None
+            drop_tensor(layer, name)
         layer.composite_parts = torch.nn.ModuleList(holders)
+        setattr(layer, PACKED_BY, self)
 
     def apply_weights(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None

@@ -260,10 +260,11 @@ def _finish(model: Any, checkpoint: Checkpoint, plan: LoadPlan) -> None:
     lost = [name for name, tensor in held if tensor.is_meta]
     if lost:
         raise CheckpointError(f"{checkpoint.path}: not loaded: {', '.join(lost[:6])}")
-    for linear in plan.linears:
-        tied = getattr(model, "all_tied_weights_keys", None)
-        if isinstance(tied, dict) and tied.pop(f"{linear.prefix}.weight", None) is not None:
-            model.config.tie_word_embeddings = False
+    if plan.untied:
+        # So that transformers does not tie them again later.
+        model.config.tie_word_embeddings = False
+        for name in plan.untied:
+            getattr(model, "all_tied_weights_keys", {}).pop(name, None)
     _generation_config(model, checkpoint)
     for note in plan.notes:
         log.warning("%s: %s", checkpoint.path, note)

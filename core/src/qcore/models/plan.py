@@ -52,11 +52,13 @@ class LoadPlan:
     Attributes:
         linears: the quantized layers, in the model's order.
         parameters: (the model's names for it, tensor) for each other parameter and buffer.
+        untied: parameters that the config ties and the checkpoint does not.
         notes: what the user should know.
     """
 
     linears: list[LinearPlan] = field(default_factory=list)
     parameters: list[tuple[tuple[str, ...], TensorInfo]] = field(default_factory=list)
+    untied: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -82,10 +84,12 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
             used.update(f"{prefix}.{suffix}" for suffix in linear.tensors)
             if linear.bias is not None:
                 used.add(f"{prefix}.{_BIAS}")
-            if f"{prefix}.weight" in tied:
+            weight = f"{prefix}.weight"
+            if weight in tied:
+                plan.untied.append(weight)
+                others = ", ".join(name for name in tied[weight] if name != weight)
                 plan.notes.append(
-                    f"{prefix} is quantized in the checkpoint, so it is not tied to "
-                    f"{', '.join(n for n in tied[f'{prefix}.weight'] if n != f'{prefix}.weight')}"
+                    f"{prefix} is quantized in the checkpoint, so it is not tied to {others}"
                 )
     quantized = {linear.prefix for linear in plan.linears}
     missing = _plan_parameters(model, available, quantized, plan, used)
@@ -173,6 +177,10 @@ def _plan_linear(
     except UnsupportedQuantizationError as error:
         raise UnsupportedQuantizationError(f"{prefix}: {error}") from None
     found = {s: available[f"{prefix}.{s}"] for s in specs if f"{prefix}.{s}" in available}
+    if not found and weight is None:
+        hint = _prefix_hint([f"{prefix}.{next(iter(specs))}"], list(available))
+        if hint is not None:
+            raise CheckpointError(f"{prefix} is missing; {hint}")
     check_tensors(prefix, scheme, specs, found, plain=weight)
     bias = available.get(f"{prefix}.{_BIAS}")
     has_bias = module.bias is not None
@@ -257,6 +265,7 @@ def _plan_parameters(
         lost = tuple(name for name in names if name not in present)
         plan.parameters.append(((present[0], *lost), first))
         plan.parameters += [((name,), available[name]) for name in present[1:]]
+        plan.untied += present[1:]
     return missing
 
 

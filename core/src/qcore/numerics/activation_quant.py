@@ -68,7 +68,10 @@ def dynamic_int8_quant(
 def static_int8_quant(
     x: torch.Tensor, scale: torch.Tensor, azp: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Quantize to int8 by a known scale (float32) and zero point (int32), of one element each."""
+    """Quantize to int8 by a known scale (float32) and zero point (int32), of one element each.
+
+    NaN becomes the code of zero: a static scale has no place to show it.
+    """
     return _to_int8(x.to(torch.float32), scale.to(torch.float32), azp, symmetric=azp is None)
 
 
@@ -144,7 +147,7 @@ def group_fp8_quant(
     scale = blocks.abs().amax(-1) / limit
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     codes = (blocks / scale[..., None]).clamp(-limit, limit)
-    return codes.reshape(M, -1)[:, :K].to(dtype), scale
+    return codes.reshape(M, groups * group_size)[:, :K].to(dtype), scale
 
 
 def mxfp8_quant(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

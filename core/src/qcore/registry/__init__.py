@@ -1,6 +1,6 @@
 """Floor 5: which kernels there are. Plugins declare them; none is imported before its time."""
 
-from qcore.registry.discovery import discover, get_registry, reset_registry
+from qcore.registry.discovery import discover, get_registry, reset_registry, use_registry
 from qcore.registry.entry import KernelImportError, RegisteredKernel
 from qcore.registry.hooks import (
     API_VERSION,
@@ -32,4 +32,5 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "reset_registry",
+    "use_registry",
 ]

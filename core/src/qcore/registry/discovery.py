@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
 
 from qcore.registry.hooks import ENTRY_POINT_GROUP
 from qcore.registry.registry import PluginRecord, Registry
 
-__all__ = ["discover", "get_registry", "reset_registry"]
+__all__ = ["discover", "get_registry", "reset_registry", "use_registry"]
 
 _lock = RLock()
 _registry: Registry | None = None
@@ -76,3 +77,16 @@ def reset_registry() -> None:
     global _registry
     with _lock:
         _registry = None
+
+
+@contextmanager
+def use_registry(registry: Registry) -> Iterator[Registry]:
+    """Make ``registry`` the process's registry for the length of a ``with`` block."""
+    global _registry
+    with _lock:
+        before, _registry = _registry, registry
+    try:
+        yield registry
+    finally:
+        with _lock:
+            _registry = before

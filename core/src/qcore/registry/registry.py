@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from threading import RLock
 from typing import Any
 
@@ -61,13 +62,24 @@ class PluginRecord:
     kernels: list[str] = field(default_factory=list)
 
 
+_serials = count()
+
+
 class Registry:
-    """Kernels by type and platform. Starts empty; see `qcore.registry.discovery`."""
+    """Kernels by type and platform. Starts empty; see `qcore.registry.discovery`.
+
+    Attributes:
+        plugins: every plugin that was found, used or not.
+        failures: what went wrong with them.
+        generation: rises whenever the kernels change.
+        serial: another for each registry of the process; with `generation` it names a state.
+    """
 
     def __init__(self) -> None:
         self.plugins: list[PluginRecord] = []
         self.failures: list[Failure] = []
         self.generation = 0
+        self.serial = next(_serials)
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(PluginHooks)
         self._kernels: list[RegisteredKernel] = []

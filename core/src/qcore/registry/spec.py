@@ -34,7 +34,8 @@ class Numerics(str, Enum):
     """How a kernel's result relates to what the layer's config says."""
 
     EXACT = "exact"
-    """As the config says, up to the rounding of the accumulation."""
+    """As the config says, up to the rounding of the accumulation and of a dequantized weight to the
+    input's dtype."""
     WEIGHT_ONLY = "weight_only"
     """Activations keep their precision even if the config quantizes them: closer, not equal."""
     APPROXIMATE = "approximate"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qcore.registry import PluginRecord, Registry, discovery
+from qcore.registry import PluginRecord, Registry, use_registry
 
 __all__ = ["isolated_registry"]
 
@@ -29,9 +29,5 @@ def isolated_registry(*plugins: object, reference: bool = True) -> Iterator[Regi
     for index, plugin in enumerate(plugins):
         name = getattr(plugin, "__name__", type(plugin).__name__)
         registry.add_plugin(PluginRecord(f"{name}-{index}", f"test-{index}", "", module=plugin))
-    before = discovery._registry
-    discovery._registry = registry
-    try:
+    with use_registry(registry):
         yield registry
-    finally:
-        discovery._registry = before

@@ -17,7 +17,7 @@ from qcore.kernels.loading import process_weights
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.registry.discovery import get_registry
 from qcore.registry.spec import KernelSpec, Numerics
-from qcore.selection.algorithm import _declared_refusal
+from qcore.selection.questions import declared_refusal
 from qcore.settings import Settings
 from qcore.testing.configs import label
 from qcore.testing.oracle import Arithmetic, Oracle
@@ -114,7 +114,7 @@ class Subject:
             target = self.target()
         except TargetError as error:
             return str(error)
-        refusal = _declared_refusal(self.declared, target, Settings(approximate=True), "auto")
+        refusal = declared_refusal(self.declared, target, Settings(approximate=True), "auto")
         if refusal is not None:
             return f"{refusal[0]}: {refusal[1]}"
         with weighing(target):
