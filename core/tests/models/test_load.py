@@ -378,7 +378,13 @@ def test_checkpoint_tensors_are_freed_layer_by_layer(gptq_folder, monkeypatch):
         most = max(most, len(alive))
         return tensor
 
+    class Counting(QuantizedLinear):
+        def __init__(self, *args, **kwargs):
+            assert len(alive) == 0, "kernels pack when the checkpoint's tensors are gone"
+            super().__init__(*args, **kwargs)
+
     monkeypatch.setattr(load_module, "read_tensor", counting)
+    monkeypatch.setattr(load_module, "QuantizedLinear", Counting)
     load_model(gptq_folder[0], device="cpu")
     assert most == 4
     gc.collect()

@@ -35,8 +35,7 @@ RowQuant static_quant(const char* op, const Tensor& scale, const std::optional<T
 void quantize_rows(const Rows& x, const RowQuant& mode, int8_t* q, int64_t stride, float* scale,
                    int32_t* azp, int64_t first, int64_t rows) {
   const IsaKernels& isa = active_isa();
-  const int64_t grain = std::max<int64_t>(1, kBytesPerThread / std::max<int64_t>(1, x.k * 4));
-  torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, rows, grain(kBytesPerThread, x.k * 4), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       isa.quantize_row(x.row(first + r), x.dtype, x.k, mode, q + r * stride, scale + r, azp + r);
       std::memset(q + r * stride + x.k, 0, stride - x.k);
@@ -92,7 +91,7 @@ std::tuple<Tensor, Tensor> int8_pack(const Tensor& weight) {
   auto* to = static_cast<int8_t*>(packed.data_ptr());
   auto* sums = static_cast<int32_t*>(col_sums.data_ptr());
   advise_large_pages(to, blocks * quads * 64);
-  torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, blocks, grain(kBytesPerThread, quads * 64), [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
       int8_t* line = to + block * quads * 64;
       std::memset(line, 0, quads * 64);
@@ -135,7 +134,7 @@ void linear(const Int8Weights& w, const Rows& x, const RowQuant& mode, const Out
       return static_cast<int>(std::min<int64_t>(isa.int8_rows, rows - t * isa.int8_rows));
     };
     quantize_rows(x, mode, q, stride, scale, azp, first, rows);
-    const int64_t tile_grain = std::max<int64_t>(1, kBytesPerThread / (stride * isa.int8_rows));
+    const int64_t tile_grain = grain(kBytesPerThread, stride * isa.int8_rows);
     torch::stable::parallel_for(0, row_tiles, tile_grain, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const int64_t row = t * isa.int8_rows;
@@ -155,8 +154,10 @@ void linear(const Int8Weights& w, const Rows& x, const RowQuant& mode, const Out
                  block_end, out, first + row);
       }
     };
-    const int64_t grain = std::max<int64_t>(1, kBytesPerThread / (strip * w.quads * 64));
-    torch::stable::parallel_for(0, strips * parts, grain, [&](int64_t begin, int64_t end) {
+    const int64_t strip_grain =
+        row_tiles == 1 ? grain(kBytesPerThread, w.quads * 64)
+                       : grain(kProductsPerThread, part_tiles * isa.int8_rows * stride * strip * kBlock);
+    torch::stable::parallel_for(0, strips * parts, strip_grain, [&](int64_t begin, int64_t end) {
       if (row_tiles == 1) return run(begin, end, 0, 1);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t block = i % strips * strip, tile = i / strips * part_tiles;

@@ -153,8 +153,14 @@ class Workspace {
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t align_line(int64_t bytes) { return ceil_div(bytes, 64) * 64; }
 
-// Work of fewer bytes than this is not worth waking another thread for.
+// Work of less than this is not worth waking another thread for: bytes to read, or multiply-adds.
 constexpr int64_t kBytesPerThread = 1 << 16;
+constexpr int64_t kProductsPerThread = 1 << 19;
+
+// How many items a thread should have at least, of which each takes `cost` of `enough`.
+inline int64_t grain(int64_t enough, int64_t cost) {
+  return std::max<int64_t>(1, enough / std::max<int64_t>(1, cost));
+}
 
 // Ask for large pages for memory that was not touched yet: a decode step reads all of a weight once,
 // and then misses of the address translation show.

@@ -1,6 +1,5 @@
 // Sixteen lanes as two 256-bit registers: AVX2 + FMA + F16C. Contract: vec_scalar.h.
 
-
 namespace {
 
 struct VecF {

@@ -1,6 +1,5 @@
 // Sixteen lanes as one 512-bit register: AVX-512 F/BW/VL/DQ + VNNI. Contract: vec_scalar.h.
 
-
 namespace {
 
 struct VecF {

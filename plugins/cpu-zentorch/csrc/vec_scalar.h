@@ -1,8 +1,8 @@
 // Sixteen lanes in plain C++: the fallback, and the specification that the other vec_*.h follow.
 //
-// VecF: 16 x f32. VecI: 16 x i32. A load or store takes 16 elements. max and min return their second operand when one of them is NaN, as
-// the x86 instructions do, so that all instruction sets treat NaN alike.
-
+// VecF: 16 x f32. VecI: 16 x i32. A load or store takes 16 elements. max and min return their second
+// operand when one of them is NaN, as the x86 instructions do, so that all instruction sets treat NaN
+// alike.
 
 namespace {
 
@@ -199,7 +199,7 @@ struct DotF32 {
   }
   static Weight load(const void* p) { return load_f(p); }
   static void store(void* p, const Weight& w) { store_f(p, w); }
-  // One step of one row of activations, from f32 inputs; the inverse is in accumulate.
+  // One step of one row of activations, which takes 4 bytes.
   static void store_x(void* dst, const float* x) { memcpy(dst, x, 4); }
   static void accumulate(VecF& acc, const Weight& w, const void* x) {
     float value;

@@ -94,8 +94,8 @@ void linear(const Wna16Weights& w, int64_t bits, const Rows& x, const Output& ou
   if (x.rows <= kernel.rows) {
     const int rows = static_cast<int>(x.rows);
     pack(0, rows, 0, 1);
-    const int64_t grain = std::max<int64_t>(1, kBytesPerThread / (w.words * 64));
-    torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+    const int64_t block_grain = grain(kBytesPerThread, w.words * 64);
+    torch::stable::parallel_for(0, blocks, block_grain, [&](int64_t begin, int64_t end) {
       kernel.narrow(w, rows, tiles, sums, begin, end, out, 0);
     });
     return;
@@ -104,14 +104,17 @@ void linear(const Wna16Weights& w, int64_t bits, const Rows& x, const Output& ou
   for (int64_t first = 0; first < x.rows; first += kPanelRows) {
     const int64_t rows = std::min(kPanelRows, x.rows - first);
     const int64_t row_tiles = ceil_div(rows, kernel.rows), column_tiles = ceil_div(blocks, kPanelBlocks);
-    torch::stable::parallel_for(0, row_tiles, 1, [&](int64_t begin, int64_t end) {
+    const int64_t tile_grain = grain(kBytesPerThread, kernel.rows * slots * 4);
+    torch::stable::parallel_for(0, row_tiles, tile_grain, [&](int64_t begin, int64_t end) {
       pack(first, rows, begin, end);
     });
     // With few columns for the threads, rows are divided too; each part decodes the weights itself.
     const int64_t wanted = ceil_div(2 * torch::stable::get_num_threads(), column_tiles);
     const int64_t parts = std::max<int64_t>(1, std::min(wanted, row_tiles / 4));
     const int64_t part_tiles = ceil_div(row_tiles, parts);
-    torch::stable::parallel_for(0, column_tiles * parts, 1, [&](int64_t begin, int64_t end) {
+    const int64_t cost = part_tiles * kernel.rows * slots * kPanelBlocks * kBlock;
+    const int64_t part_grain = grain(kProductsPerThread, cost);
+    torch::stable::parallel_for(0, column_tiles * parts, part_grain, [&](int64_t begin, int64_t end) {
       thread_local Workspace scratch_space;
       char* scratch = scratch_space.reserve(kPanelScratch);
       for (int64_t i = begin; i < end; ++i) {

@@ -186,7 +186,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> wna16_pack(
   advise_large_pages(words, blocks * plan.words * 64);
   std::memset(scales, 0, blocks * groups * kBlock * size);
 
-  torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+  const int64_t block_grain = grain(kBytesPerThread, plan.words * 64);
+  torch::stable::parallel_for(0, blocks, block_grain, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
       uint8_t* line = words + block * plan.words * 64;
       std::memset(line, 0, plan.words * 64);

@@ -86,6 +86,18 @@ def test_row_does_not_depend_on_batch_or_threads(isa: str, bits: int, dtype: tor
             assert torch.equal(part, whole[first:last]), (first, last)
 
 
+def test_decoding_by_two_threads(isa: str) -> None:
+    layer = make_layer(600, 1024, 4, 128)
+    arguments = layer.arguments()
+    for M in (1, 3):
+        x = torch.randn(M, 1024)
+        out = ops.wna16_linear(x, *arguments)
+        assert_close(out, x, layer.weight)
+        torch.set_num_threads(1)
+        assert torch.equal(ops.wna16_linear(x, *arguments), out)
+        torch.set_num_threads(2)
+
+
 def test_strided_and_shaped_input(isa: str) -> None:
     layer = make_layer(34, 48, 4, 16, True)
     wide = torch.randn(10, 4, 96)

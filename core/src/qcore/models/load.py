@@ -271,7 +271,6 @@ def _finish(model: Any, checkpoint: Checkpoint, plan: LoadPlan) -> None:
     setattr(model, NOTES, tuple(plan.notes))
     if plan.linears:
         model.save_pretrained = _refuse_to_save
-    model.requires_grad_(False)
 
 
 def _generation_config(model: Any, checkpoint: Checkpoint) -> None:
