@@ -24,7 +24,8 @@ class _Group(NamedTuple):
 class GroupShape(_Group):
     """How many elements share one scale, as (rows, columns); -1 is "all of them".
 
-    A weight is [N, K] and an activation [M, K], so rows are output channels or tokens.
+    A weight is [N, K] and an activation [M, K], so rows are output channels or tokens. Questions
+    compare the sides and not the pair, which torch.compile of torch 2.11 gets wrong.
     """
 
     PER_TENSOR: ClassVar[GroupShape]
@@ -44,15 +45,15 @@ class GroupShape(_Group):
 
     def is_per_tensor(self) -> bool:
         """One scale for the tensor."""
-        return self == (-1, -1)
+        return self.row == -1 and self.col == -1
 
     def is_per_token(self) -> bool:
         """One scale a row."""
-        return self == (1, -1)
+        return self.row == 1 and self.col == -1
 
     def is_per_channel(self) -> bool:
         """One scale a column (of a [K, N] weight)."""
-        return self == (-1, 1)
+        return self.row == -1 and self.col == 1
 
     def is_per_group(self) -> bool:
         """One scale for some columns of one row."""

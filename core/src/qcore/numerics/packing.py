@@ -34,7 +34,7 @@ def pack_int32(codes: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
     # One slice at a time: the transient stays at one word's worth of codes, whatever the size.
     for i in range(factor):
         # A left shift into the sign bit wraps, which is what the top code needs.
-        words |= (moved[..., i::factor].to(torch.int32) & ((1 << bits) - 1)) << (bits * i)
+        words |= (moved[..., i::factor].to(torch.int32) & (2**bits - 1)) << (bits * i)
     return words.movedim(-1, dim).contiguous()
 
 
@@ -63,7 +63,7 @@ def unpack_int32(words: torch.Tensor, bits: int, size: int, dim: int) -> torch.T
     moved = words.movedim(dim, -1)
     codes = torch.empty((*moved.shape, factor), dtype=torch.uint8, device=words.device)
     for i in range(factor):
-        codes[..., i] = (moved >> (bits * i)) & ((1 << bits) - 1)
+        codes[..., i] = (moved >> (bits * i)) & (2**bits - 1)
     flat = codes.reshape(*moved.shape[:-1], -1)[..., :size]
     return flat.movedim(-1, dim).contiguous()
 
