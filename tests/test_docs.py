@@ -1,5 +1,6 @@
 """The pages say what the code says."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -49,3 +50,11 @@ def test_versions_agree():
     for project in ROOT.glob("*/pyproject.toml"):
         if project.parent.name == "core":
             assert f'version = "{qcore.__version__}"' in project.read_text(encoding="utf-8")
+
+
+def test_the_page_of_kernels_is_up_to_date():
+    """If this fails: python docs/kernels_page.py"""
+    spec = importlib.util.spec_from_file_location("kernels_page", ROOT / "docs/kernels_page.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    assert page.PAGE.read_text(encoding="utf-8") == page.render()
