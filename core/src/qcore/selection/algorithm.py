@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from qcore.errors import NoKernelError
@@ -119,10 +120,16 @@ def _select(
     notes += unmet if settings.strict else []
     notes += _dependency_notes(candidates, target)
     for note in notes:
-        log.warning("%s (%s)", note, config.describe())
+        _warn_once(note)
     decision = Decision(config, target, tuple(candidates), tuple(notes), tuple(unmet))
     log.debug("%s", decision.render())
     return decision
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(note: str) -> None:
+    """A model has hundreds of layers, and one warning for all of them is enough."""
+    log.warning("%s", note)
 
 
 def _rank(
