@@ -1,4 +1,4 @@
-"""`load_model`: a quantized Hugging Face folder to a transformers model that kernels run."""
+"""`load_model`: a quantized Hugging Face folder or a GGUF file to a transformers model that kernels run."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def load_model(
     settings: Settings | None = None,
     target: Target | str | None = None,
     progress: Progress | None = None,
+    gguf_file: str | None = None,
 ) -> Any:
     """Load a checkpoint. Each quantized layer gets the kernel that `qcore.select` chooses.
 
@@ -55,7 +56,7 @@ def load_model(
     nothing is kept. No code of the checkpoint is run and no pickle is read.
 
     Args:
-        path: a folder with ``config.json`` and safetensors files.
+        path: a folder with ``config.json`` and safetensors files, or a GGUF file.
         device: where the model is to run; None for that of ``target``.
         dtype: of the activations and of the weights that are not quantized. None for the
             checkpoint's own, or on a CPU, where that is float16, float32.
@@ -64,6 +65,7 @@ def load_model(
             some of its features.
         progress: called after each step with the steps done, all steps, and the tensor's or layer's
             name.
+        gguf_file: the name of the GGUF file, where ``path`` is a folder with several.
 
     Returns:
         A `transformers.PreTrainedModel` in eval mode, without gradients. Its quantized layers are
@@ -79,7 +81,7 @@ def load_model(
     """
     import_transformers()
     target, place = _place(device, target)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, gguf_file)
     compute = _dtype(checkpoint, dtype, place)
     model = build_skeleton(checkpoint.config, compute)
     plan = make_plan(model, checkpoint)
@@ -229,7 +231,9 @@ class _Loader:
             parent._buffers[leaf] = self._read(info).to(buffer.dtype)
             return
         dtype = self._param_dtype(names[0], old)
-        parameter = torch.nn.Parameter(self._read(info).to(dtype), requires_grad=False)
+        parameter = torch.nn.Parameter(
+            self._read(info.with_dtype(dtype)).to(dtype), requires_grad=False
+        )
         for name in names:
             owner, leaf = self._parent(name)
             owner._parameters[leaf] = parameter

@@ -68,6 +68,14 @@ class TensorInfo:
     offset: int
     nbytes: int
 
+    def decode(self, data: torch.Tensor) -> torch.Tensor:
+        """The tensor, from its bytes (uint8)."""
+        return data.view(self.dtype).reshape(self.shape)
+
+    def with_dtype(self, dtype: torch.dtype) -> TensorInfo:
+        """The same tensor to be read as ``dtype``, where reading can convert; else itself."""
+        return self
+
     def __str__(self) -> str:
         return f"{self.name} {str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
 
@@ -186,7 +194,7 @@ def read_tensor(info: TensorInfo) -> torch.Tensor:
                 done += got
     except OSError as error:
         raise CheckpointError(f"{info.file}: cannot be read: {error.strerror or error}") from error
-    return data.view(info.dtype).reshape(info.shape)
+    return info.decode(data)
 
 
 def same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
