@@ -102,6 +102,11 @@ class GGUFTensor(TensorInfo):
             values[at : at + step] = dequantize_blocks(rows[at : at + step], self.qtype)
         return values
 
+    def in_blocks(self) -> GGUFTensor:
+        """To be read as rows of blocks, uint8."""
+        row = GGUF_BLOCK_TYPES[self.qtype].row_bytes(self.shape[-1])
+        return replace(self, dtype=torch.uint8, shape=(self.shape[0], row))
+
     def with_dtype(self, dtype: torch.dtype) -> TensorInfo:
         """Dequantized in parts straight into ``dtype``."""
         whole = self.plus_one or self.qtype in _PLAIN or not dtype.is_floating_point
@@ -198,8 +203,7 @@ def _tensor(
         if len(entry.shape) != 2:
             raise CheckpointError(f"{header.file}: {entry.name} has shape {list(entry.shape)}")
         types[layer] = entry.qtype
-        row = GGUF_BLOCK_TYPES[entry.qtype].row_bytes(entry.shape[1])
-        info = replace(info, dtype=torch.uint8, shape=(entry.shape[0], row))
+        info = info.in_blocks()
     return info
 
 

@@ -19,10 +19,13 @@ from qcore.errors import (
     WeightError,
 )
 from qcore.facts.target import Target
+from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.models.checkpoint import Checkpoint, open_checkpoint, read_json_object
+from qcore.models.gguf_checkpoint import GGUFTensor
 from qcore.models.plan import LinearPlan, LoadPlan, make_plan
-from qcore.models.safetensors_file import TensorInfo, read_tensor
+from qcore.models.safetensors_file import TensorInfo, read_tensor, same_place
 from qcore.models.skeleton import build_skeleton, import_transformers, model_dtype
+from qcore.quantization.embedding import QuantizedEmbedding, embedding_scale
 from qcore.quantization.linear import QuantizedLinear
 from qcore.selection.algorithm import select
 from qcore.settings import Settings
@@ -173,7 +176,8 @@ class _Loader:
             self._set_module(linear.prefix, self._quantized(linear))
             self._report(linear.prefix)
         for names, info in self.plan.parameters:
-            self._set_tensor(names, info)
+            if not self._set_embedding(names, info):
+                self._set_tensor(names, info)
             self._report(names[0])
         self._move_buffers()
 
@@ -222,6 +226,27 @@ class _Loader:
         parent, leaf = self._parent(name)
         setattr(parent, leaf, module)
 
+    def _set_embedding(self, names: tuple[str, ...], info: TensorInfo) -> bool:
+        """Keep an embedding in its blocks, if it is stored so and nothing else holds its weight."""
+        if len(names) > 1 or not isinstance(info, GGUFTensor) or info.qtype not in GGUF_BLOCK_TYPES:
+            return False
+        prefix, _, leaf = names[0].rpartition(".")
+        module = self.model.get_submodule(prefix)
+        able, scale = embedding_scale(module)
+        if not able or leaf != "weight":
+            return False
+        blocks = self._read(info.in_blocks())
+        for linear in self.plan.linears:
+            if not any(same_place(info, other) for other in linear.tensors.values()):
+                continue
+            # The kernel may have packed it; where it has not, one tensor serves both.
+            weight = getattr(self.model.get_submodule(linear.prefix), "weight", None)
+            if isinstance(weight, torch.Tensor) and _equal(weight.data, blocks):
+                blocks = weight.data
+        dtype = self._param_dtype(names[0], module.weight)
+        self._set_module(prefix, QuantizedEmbedding(blocks, info.qtype, dtype, scale))
+        return True
+
     def _set_tensor(self, names: tuple[str, ...], info: TensorInfo) -> None:
         parent, leaf = self._parent(names[0])
         old = parent._parameters.get(leaf)
@@ -254,6 +279,10 @@ class _Loader:
             for name, buffer in module._buffers.items():
                 if buffer is not None:
                     module._buffers[name] = buffer.to(self.device)
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
 
 
 # -- the finished model ------------------------------------------------------------------------

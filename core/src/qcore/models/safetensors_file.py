@@ -22,7 +22,7 @@ import torch
 
 from qcore.errors import CheckpointError
 
-__all__ = ["TensorInfo", "read_header", "read_tensor", "same_bytes"]
+__all__ = ["TensorInfo", "read_header", "read_tensor", "same_bytes", "same_place"]
 
 DTYPES = {
     "F64": torch.float64,
@@ -195,6 +195,11 @@ def read_tensor(info: TensorInfo) -> torch.Tensor:
     except OSError as error:
         raise CheckpointError(f"{info.file}: cannot be read: {error.strerror or error}") from error
     return info.decode(data)
+
+
+def same_place(one: TensorInfo, other: TensorInfo) -> bool:
+    """Whether two tensors are the same bytes of the same file."""
+    return (one.file, one.offset, one.nbytes) == (other.file, other.offset, other.nbytes)
 
 
 def same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
