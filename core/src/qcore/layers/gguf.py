@@ -1,12 +1,12 @@
 """The block formats of GGUF files ("gguf"): Q4_0 to IQ4_XS.
 
-Canonical layout, K inputs, N outputs: weight uint8 [N, K / block_size * type_size]. Each row is the
-row of the file: blocks of ``type_size`` bytes, one for ``block_size`` consecutive inputs. Inputs and
-products are floats; the rounding of activations to Q8 that some engines add is not part of the type.
+Canonical layout, K inputs, N outputs: weight uint8 [N, K / block_size * type_size]. Each row is a
+row of the file: blocks of ``type_size`` bytes, one for ``block_size`` consecutive inputs. Inputs
+and products are floats; the rounding of activations to Q8 that some engines add is no part of it.
 
-A block holds half-precision factors and small integers; `qcore.numerics.gguf_blocks` gives the place
-of every bit. The formats are those of ggml's ``block_q4_0`` and its like (ggml-common.h) in the
-versions that GGUF files of quantization version 2 contain.
+A block holds half-precision factors and small integers; `qcore.numerics.gguf_blocks` gives the
+place of every bit. The formats are those of ggml's ``block_q4_0`` and its like (ggml-common.h), as
+GGUF files of quantization version 2 have them.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 llama.cpp's converters change some tensors; `GGUFTensor` undoes it as it reads them:
 
-- ``llama``: the rows of queries and keys are reordered so that a rotary pair's halves are neighbours.
-  Rows move as they are, so this needs no look into the blocks.
+- ``llama``: the rows of queries and keys are reordered so that the two rows of a rotary pair are
+  neighbours. Rows move as they are, so this needs no look into the blocks.
 - ``gemma``: norms are stored with 1 added.
 - the tied output is not stored: the layer ``lm_head`` runs on the embedding's own blocks.
 """

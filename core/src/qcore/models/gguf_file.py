@@ -1,12 +1,12 @@
 """Read the header of GGUF files: metadata and tensor descriptions, checked against the file's size.
 
-A file is ``GGUF``, a version (uint32), the number of tensors and of metadata pairs (uint64 each), the
-pairs, the tensor descriptions, and the tensors' bytes. All is little-endian. A string is its length
-(uint64) and UTF-8 bytes. A pair is a key, a type (uint32) and a value; an array is its elements'
-type (uint32), their number (uint64) and the elements. A description is a name, the number of
-dimensions (uint32), the sizes from the fastest to the slowest (uint64), the type of the blocks
-(uint32) and an offset (uint64) from the first multiple of ``general.alignment`` after the header.
-Source: the format's description in ggml (docs/gguf.md), versions 2 and 3.
+A file is ``GGUF``, a version (uint32), the numbers of tensors and of metadata pairs (uint64 each),
+the pairs, the tensor descriptions, and the tensors' bytes. All is little-endian. A string is its
+length (uint64) and UTF-8 bytes. A pair is a key, a type (uint32) and a value; an array is the type
+of its elements (uint32), their number (uint64) and the elements. A description is a name, the
+number of dimensions (uint32), the sizes from the fastest to the slowest (uint64 each), the type of
+the blocks (uint32) and an offset (uint64) from the first multiple of ``general.alignment`` after
+the header. Source: the format's description in ggml (docs/gguf.md), versions 2 and 3.
 
 The vocabulary makes up most of a header. Its strings are stepped over, not decoded, which takes a
 fraction of a second where a general reader takes ten.
@@ -24,14 +24,16 @@ from typing import BinaryIO, Union
 from qcore.errors import CheckpointError
 from qcore.layers.gguf import GGUF_BLOCK_TYPES
 
-__all__ = ["GGUFEntry", "GGUFHeader", "PLAIN_TYPES", "read_gguf_header"]
+__all__ = ["PLAIN_TYPES", "GGUFEntry", "GGUFHeader", "SkippedArray", "read_gguf_header"]
 
 Value = Union[int, float, bool, str, "tuple[int | float | bool, ...]", "SkippedArray"]
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {
+    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
+}  # fmt: skip
 _KEPT = 1 << 16
 _MAX_DIMS = 4
 _MAX_SIZE = 1 << 40
@@ -238,7 +240,9 @@ class _Reader:
         else:
             known = f"{number} ({_UNREAD[number]})" if number in _UNREAD else str(number)
             read = ", ".join((*(n for n, _ in PLAIN_TYPES.values()), *GGUF_BLOCK_TYPES))
-            raise self.wrong(f"tensor {name!r} has type {known}, which is not supported; {read} are")
+            raise self.wrong(
+                f"tensor {name!r} has type {known}, which is not supported; {read} are"
+            )
         if offset + nbytes > self.size:
             raise self.wrong(
                 f"cut short or damaged: tensor {name!r} would end at byte {offset + nbytes}, and "

@@ -1,4 +1,4 @@
-"""`load_model`: a quantized Hugging Face folder or a GGUF file to a transformers model that kernels run."""
+"""`load_model`: a quantized Hugging Face folder or GGUF file to a transformers model to run."""
 
 from __future__ import annotations
 

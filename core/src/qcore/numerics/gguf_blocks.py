@@ -20,13 +20,13 @@ IQ4_XS  d, 2 bytes of upper scale bits, 4 of lower, 128 nibble bytes  d * (s - 3
 
 In blocks of 32, the low nibbles are the weights 0 to 15 and the high ones 16 to 31; bit i of the
 fifth bits, taken as one integer, belongs to weight i. In blocks of 256, fields of fewer than 8 bits
-are *planes*: a run of bytes gives one stretch of weights from its lowest bits, the next stretch from
-the bits above, and so on; runs are 32 bytes long (64 in Q6_K's nibbles, 16 in IQ4_XS). Scales are
-shared by 16 weights (Q2_K, Q3_K, Q6_K) or 32. Six-bit scales lie in their 12 bytes as
-`_scales_and_mins` and `_q3_scales` say.
+are *planes*: a run of bytes gives one stretch of weights from its lowest bits, the next stretch
+from the bits above, and so on; runs are 32 bytes long (64 in Q6_K's nibbles, 16 in IQ4_XS). Scales
+are shared by 16 weights (Q2_K, Q3_K, Q6_K) or 32. Six-bit scales lie in their 12 bytes as
+`_scales_and_mins` and `_q3_scales` say, those of IQ4_XS in order, low bits first.
 
-Source: ggml's definitions of the blocks (ggml-common.h, ggml-quants.c). The products below are exact
-in float32 and a minimum is subtracted last, so each value is the real one, rounded once.
+Source: ggml's definitions of the blocks (ggml-common.h, ggml-quants.c). The products below are
+exact in float32 and a minimum is subtracted last, so each value is the real one, rounded once.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ def dequantize_blocks(
     return values.reshape(*rows.shape[:-1], rows.shape[-1] // kind.type_size * kind.block_size)
 
 
-def decode_blocks(
-    rows: torch.Tensor, qtype: str, dtype: torch.dtype = torch.float32
-) -> BlockParts:
+def decode_blocks(rows: torch.Tensor, qtype: str, dtype: torch.dtype = torch.float32) -> BlockParts:
     """The codes and scales of rows of blocks, all blocks in a line; see `dequantize_blocks`."""
     blocks = rows.reshape(-1, GGUF_BLOCK_TYPES[qtype].type_size)
     return _DECODERS[qtype](blocks, dtype)

@@ -1,6 +1,6 @@
 """The "gguf" method: linear layers that stay in the blocks of a GGUF file.
 
-Such a layer has one tensor, ``weight``, uint8 [N, row bytes], which is the canonical layout already.
+Such a layer has one tensor, ``weight``, uint8 [N, row bytes]: the canonical layout already.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ class ReferenceGGUFLinearKernel(GGUFLinearKernel):
         """See `reference_linear`."""
         N, K = self.config.weight_shape
         step = max(1, self.part // K)
-        if N <= step:
+        if step >= N:
             return _apply(self, layer, x, bias)
         weight = tensor_of(layer, self.layer_names()["weight"])
         out_dtype = self.config.out_dtype or x.dtype

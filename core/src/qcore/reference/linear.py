@@ -15,8 +15,8 @@ from qcore.facts.quant_key import QuantKey
 from qcore.facts.scalar_type import scalar_types
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.float8 import FP8ScaledMMLinearLayerConfig
-from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
 from qcore.layers.gguf import GGUFLinearLayerConfig
+from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
 from qcore.layers.microscaling import (
     MxFp4LinearLayerConfig,
     Mxfp8LinearLayerConfig,

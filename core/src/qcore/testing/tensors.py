@@ -157,9 +157,7 @@ class _Maker:
         # "fp8" weights are [K, N], the transposed view of contiguous rows; all others are rows.
         return rows.t() if self.config.kernel_type == "fp8" else rows
 
-    def _gguf_blocks(
-        self, config: GGUFLinearLayerConfig, shape: tuple[int, ...]
-    ) -> torch.Tensor:
+    def _gguf_blocks(self, config: GGUFLinearLayerConfig, shape: tuple[int, ...]) -> torch.Tensor:
         """Random bytes, with halves that make the weights as large as they should be."""
         kind = config.block_type
         blocks = self._integers(0, 256, (self.N, shape[1])).to(torch.uint8)
