@@ -197,12 +197,25 @@ def _query_scale(config: Mapping[str, Any], layers_of_27b: int) -> int:
     return int(config["head_dim"])
 
 
+def _layer_types(meta: Metadata, period: int) -> list[str]:
+    """Which layers see a window: each but every ``period``-th, or as the file says."""
+    name, count = "attention.sliding_window_pattern", meta.size("block_count")
+    stated = meta.header.metadata.get(meta.key(name))
+    if isinstance(stated, tuple) and len(stated) == count:
+        windows = [bool(item) for item in stated]
+    else:
+        period = meta.size(name, period)
+        windows = [(index + 1) % period != 0 for index in range(count)]
+    return ["sliding_attention" if window else "full_attention" for window in windows]
+
+
 def _gemma2(meta: Metadata, config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "architectures": ["Gemma2ForCausalLM"],
         "model_type": "gemma2",
         "hidden_activation": "gelu_pytorch_tanh",
         "sliding_window": meta.size("attention.sliding_window", 4096),
+        "layer_types": _layer_types(meta, 2),
         "attn_logit_softcapping": meta.number("attn_logit_softcapping", 50.0),
         "final_logit_softcapping": meta.number("final_logit_softcapping", 30.0),
         "query_pre_attn_scalar": _query_scale(config, 46),
@@ -219,6 +232,7 @@ def _gemma3(meta: Metadata, config: Mapping[str, Any]) -> dict[str, Any]:
         "model_type": "gemma3_text",
         "hidden_activation": "gelu_pytorch_tanh",
         "sliding_window": meta.size("attention.sliding_window", 1024),
+        "layer_types": _layer_types(meta, 6),
         "query_pre_attn_scalar": _query_scale(config, 62),
         "final_logit_softcapping": (
             meta.number("final_logit_softcapping") if meta.has("final_logit_softcapping") else None

@@ -98,8 +98,8 @@ def dequantize_blocks(
 
 def decode_blocks(rows: torch.Tensor, qtype: str, dtype: torch.dtype = torch.float32) -> BlockParts:
     """The codes and scales of rows of blocks, all blocks in a line; see `dequantize_blocks`."""
-    blocks = rows.reshape(-1, GGUF_BLOCK_TYPES[qtype].type_size)
-    return _DECODERS[qtype](blocks, dtype)
+    size = GGUF_BLOCK_TYPES[qtype].type_size
+    return _DECODERS[qtype](rows.reshape(rows.numel() // size, size), dtype)
 
 
 # -- fields ------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def _planes(data: torch.Tensor, bits: int, run: int) -> torch.Tensor:
         bits: 1, 2 or 4.
         run: so many bytes give their lowest fields first, then the ones above.
     """
-    runs = data.reshape(len(data), -1, run)
+    runs = data.reshape(len(data), data.shape[1] // run, run)
     mask = (1 << bits) - 1
     # One plane at a time: shifts by a number are several times as fast as shifts by a tensor.
     return torch.stack([(runs >> shift) & mask for shift in range(0, 8, bits)], dim=2).flatten(1)
@@ -135,7 +135,7 @@ def _table(codes: torch.Tensor) -> torch.Tensor:
 
 
 def _groups(codes: torch.Tensor, size: int) -> torch.Tensor:
-    return codes.reshape(len(codes), -1, size)
+    return codes.reshape(len(codes), codes.shape[1] // size, size)
 
 
 # -- blocks of 32 ------------------------------------------------------------------------------
