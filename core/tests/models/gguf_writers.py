@@ -27,7 +27,7 @@ ARCHITECTURES = {
 
 
 def to_blocks(weight, qtype, seed=0):
-    """The bytes and the values of a weight [N, K]; of a random one for types without a quantizer."""
+    """Bytes and values of a weight [N, K]; of a random one for types without a quantizer."""
     kind = gguf.GGMLQuantizationType[qtype]
     if qtype in QUANTIZABLE:
         blocks = gguf.quants.quantize(weight.numpy(), kind)
@@ -40,7 +40,12 @@ def to_blocks(weight, qtype, seed=0):
 def paired(rows, heads):
     """The rows of queries or keys in llama.cpp's order: the two of a rotary pair side by side."""
     size = rows.shape[0] // heads
-    order = [h * size + t * (size // 2) + j for h in range(heads) for j in range(size // 2) for t in (0, 1)]
+    order = [
+        h * size + t * (size // 2) + j
+        for h in range(heads)
+        for j in range(size // 2)
+        for t in (0, 1)
+    ]
     return rows[order]
 
 

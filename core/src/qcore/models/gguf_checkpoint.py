@@ -132,6 +132,7 @@ def open_gguf(file: Path) -> Checkpoint:
         if name in tensors:
             raise CheckpointError(f"{file}: two tensors are {name}, one of them {entry.name!r}")
         tensors[name] = _tensor(header, config, entry, name, types)
+    _check_sizes(header, config)
     embedding = header.tensors["token_embd.weight"]
     if config["tie_word_embeddings"] and embedding.qtype in GGUF_BLOCK_TYPES:
         name = f"{_OUTPUT}.weight"
@@ -146,6 +147,32 @@ def _refuse_parts(header: GGUFHeader) -> None:
             f"{header.file}: one of {count} parts of a model; join them with llama-gguf-split "
             "--merge first"
         )
+
+
+def _check_sizes(header: GGUFHeader, config: dict[str, Any]) -> None:
+    """Metadata and tensors must be of one model before a model is built from the metadata."""
+    matches = (_NAME.fullmatch(name) for name in header.tensors)
+    layers = {int(match[1]) for match in matches if match is not None and match[1]}
+    count = config["num_hidden_layers"]
+    if layers != set(range(len(layers))) or len(layers) != count:
+        raise CheckpointError(
+            f"{header.file}: the metadata says {count} layers, and there are tensors of "
+            f"{len(layers)}, the last with number {max(layers, default=-1)}"
+        )
+    heads = config["num_attention_heads"]
+    for name, shape in (
+        ("token_embd.weight", (config["vocab_size"], config["hidden_size"])),
+        ("blk.0.attn_q.weight", (heads * config["head_dim"], config["hidden_size"])),
+        ("blk.0.ffn_up.weight", (config["intermediate_size"], config["hidden_size"])),
+    ):
+        entry = header.tensors.get(name)
+        if entry is None:
+            raise CheckpointError(f"{header.file}: tensor {name!r} is missing")
+        if entry.shape != shape:
+            raise CheckpointError(
+                f"{header.file}: {name} has shape {list(entry.shape)}, the metadata says "
+                f"{list(shape)}"
+            )
 
 
 def _rope_factors(header: GGUFHeader) -> tuple[float, ...] | None:
