@@ -49,12 +49,19 @@ def paired(rows, heads):
     return rows[order]
 
 
-def write_gguf(file, model, types=("Q8_0",), embedding="Q8_0", tokens=None, **extra):
-    """Write ``model``, its linear layers in the types of ``types`` in turn; returns the file."""
+def write_gguf(
+    file, model, types=("Q8_0",), embedding="Q8_0", tokens=None, split=0, eot=None, **extra
+):
+    """Write ``model``, its linear layers in the types of ``types`` in turn; returns the file.
+
+    With ``split`` there are several files of so many tensors each.
+    """
     config, name = model.config, type(model).__name__
     architecture = ARCHITECTURES[name]
-    writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[architecture])
+    writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[architecture], split_max_tensors=split)
     metadata(writer, config, name, tokens)
+    if eot is not None:
+        writer.add_eot_token_id(eot)
     for key, value in extra.items():
         key = f"{gguf.MODEL_ARCH_NAMES[architecture]}.{key.replace('__', '.')}"
         add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}

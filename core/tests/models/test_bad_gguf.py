@@ -196,8 +196,16 @@ def test_what_would_change_the_numbers(key, entry, text, tmp_path):
 def test_part_of_a_model(tmp_path):
     data = g.container([g.pair("split.count", U32, struct.pack("<I", 2))], [weight()], b"0" * 512)
     (tmp_path / "a-00001-of-00002.gguf").write_bytes(data)
-    with pytest.raises(errors.CheckpointError, match="one of 2 parts"):
+    with pytest.raises(errors.CheckpointError, match=r"a-00002-of-00002.gguf: not there"):
         load_model(tmp_path / "a-00001-of-00002.gguf", device="cpu")
+    (tmp_path / "a-00002-of-00002.gguf").write_bytes(data)
+    with pytest.raises(errors.CheckpointError, match="does not say part 2 of 2"):
+        load_model(tmp_path / "a-00001-of-00002.gguf", device="cpu")
+    with pytest.raises(errors.CheckpointError, match=r"give the first, a-00001-of-00002.gguf"):
+        load_model(tmp_path / "a-00002-of-00002.gguf", device="cpu")
+    (tmp_path / "a.gguf").write_bytes(data)
+    with pytest.raises(errors.CheckpointError, match=r"but not called name-00001-of-00002.gguf"):
+        load_model(tmp_path / "a.gguf", device="cpu")
 
 
 def test_cut_short_anywhere(good, refused):

@@ -149,6 +149,25 @@ def test_folders(tmp_path):
         load_model(tmp_path / "one.gguf", device="cpu", gguf_file="one.gguf")
 
 
+def test_a_model_in_parts(tmp_path):
+    model = w.tiny_model(tie_word_embeddings=True)
+    g.write_gguf(tmp_path / "m.gguf", model, split=5)
+    parts = sorted(file.name for file in tmp_path.iterdir())
+    assert parts == [f"m-0000{i}-of-00004.gguf" for i in (1, 2, 3, 4)]
+    check(tmp_path / parts[0], model)
+    (tmp_path / "mmproj-m.gguf").write_bytes(b"")
+    check(tmp_path, model)
+    assert len(inspect_checkpoint(tmp_path / parts[0]).layers) == 15
+
+
+def test_where_text_ends(tmp_path):
+    model = w.tiny_model()
+    file = g.write_gguf(tmp_path / "m.gguf", model)
+    assert load_model(file, device="cpu").generation_config.eos_token_id == 2
+    file = g.write_gguf(tmp_path / "n.gguf", model, eot=7)
+    assert load_model(file, device="cpu").generation_config.eos_token_id == [2, 7]
+
+
 def test_inspection(tmp_path):
     model = w.tiny_model(tie_word_embeddings=True)
     file = g.write_gguf(tmp_path / "m.gguf", model, ("Q4_0", "Q8_0"))

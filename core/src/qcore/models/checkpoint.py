@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ __all__ = ["Checkpoint", "open_checkpoint", "read_json_object"]
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_BESIDE = re.compile(r"-(?!00001-)\d{5}-of-\d{5}$|^mmproj")
+"""Names of GGUF files that are no model: a later part of one, the image encoder beside one."""
 _MAX_JSON = 256 * 2**20
 _METHOD_FILES = ("quantize_config.json", "quant_config.json", "quantization_config.json")
 
@@ -82,7 +85,7 @@ def _gguf_file(path: Path, name: str | None) -> Path | None:
         return path
     if not path.is_dir() or (path / "config.json").is_file():
         return None
-    files = sorted(path.glob("*.gguf"))
+    files = [file for file in sorted(path.glob("*.gguf")) if not _BESIDE.search(file.stem)]
     if len(files) > 1:
         names = ", ".join(file.name for file in files[:5])
         raise CheckpointError(

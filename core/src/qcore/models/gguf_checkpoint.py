@@ -21,7 +21,7 @@ from qcore.errors import CheckpointError
 from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.models.checkpoint import Checkpoint
 from qcore.models.gguf_config import model_config
-from qcore.models.gguf_file import GGUFEntry, GGUFHeader, read_gguf_header
+from qcore.models.gguf_file import GGUFEntry, GGUFHeader, read_gguf
 from qcore.models.safetensors_file import TensorInfo, read_tensor
 from qcore.numerics.gguf_blocks import dequantize_blocks
 from qcore.quantization.gguf import GGUFConfig
@@ -120,8 +120,7 @@ def open_gguf(file: Path) -> Checkpoint:
         CheckpointError: it is damaged, or of an architecture that is not supported.
         UnsupportedQuantizationError: it has something else that is not supported.
     """
-    header = read_gguf_header(file)
-    _refuse_parts(header)
+    header = read_gguf(file)
     config = model_config(header, _rope_factors(header))
     tensors: dict[str, TensorInfo] = {}
     types: dict[str, str] = {}
@@ -138,15 +137,6 @@ def open_gguf(file: Path) -> Checkpoint:
         name = f"{_OUTPUT}.weight"
         tensors[name] = _tensor(header, config, embedding, name, types)
     return Checkpoint(file, config, tensors, GGUFConfig(types) if types else None)
-
-
-def _refuse_parts(header: GGUFHeader) -> None:
-    count = header.metadata.get("split.count", 0)
-    if isinstance(count, int) and count > 1:
-        raise CheckpointError(
-            f"{header.file}: one of {count} parts of a model; join them with llama-gguf-split "
-            "--merge first"
-        )
 
 
 def _check_sizes(header: GGUFHeader, config: dict[str, Any]) -> None:
@@ -181,7 +171,7 @@ def _rope_factors(header: GGUFHeader) -> tuple[float, ...] | None:
         return None
     if entry.qtype != "F32" or len(entry.shape) != 1 or entry.shape[0] > 4096:
         raise CheckpointError(f"{header.file}: {entry.name} is {entry.qtype} {list(entry.shape)}")
-    factors = tuple(read_tensor(_info(header, entry, entry.name)).tolist())
+    factors = tuple(read_tensor(_info(entry, entry.name)).tolist())
     if not all(0 < factor < float("inf") for factor in factors):
         raise CheckpointError(f"{header.file}: {entry.name} has factors that are not positive")
     return factors
@@ -212,7 +202,7 @@ def _tensor(
     types: dict[str, str],
 ) -> GGUFTensor:
     """The tensor under its new name; blocks of a linear layer are put into ``types``."""
-    info = _info(header, entry, name)
+    info = _info(entry, name)
     layer, _, kind = name.rpartition(".")
     architecture = str(header.metadata["general.architecture"])
     if architecture == "llama" and layer.endswith(("q_proj", "k_proj")):
@@ -234,8 +224,8 @@ def _tensor(
     return info
 
 
-def _info(header: GGUFHeader, entry: GGUFEntry, name: str) -> GGUFTensor:
+def _info(entry: GGUFEntry, name: str) -> GGUFTensor:
     dtype = _PLAIN.get(entry.qtype, torch.float32)
     return GGUFTensor(
-        name, dtype, entry.shape, header.file, entry.offset, entry.nbytes, qtype=entry.qtype
+        name, dtype, entry.shape, entry.file, entry.offset, entry.nbytes, qtype=entry.qtype
     )

@@ -28,7 +28,7 @@ class Metadata:
         Raises:
             CheckpointError: it is absent and has no default, or is something else.
         """
-        key = name if "." in name and name.split(".")[0] in _GENERAL else self.key(name)
+        key = self.key(name)
         value = self.header.metadata.get(key, default)
         if isinstance(value, tuple) and value and len(set(value)) == 1:
             value = value[0]
@@ -49,6 +49,14 @@ class Metadata:
             raise CheckpointError(f"{self.header.file}: {self.key(name)} is {value!r}")
         return value
 
+    def token(self, name: str) -> int | None:
+        """The token that ``name`` stands for, if there is one."""
+        key = f"tokenizer.ggml.{name}_token_id"
+        value = self.header.metadata.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise CheckpointError(f"{self.header.file}: {key} is {value!r}")
+        return value
+
     def has(self, name: str) -> bool:
         """Whether there is such a key."""
         return self.key(name) in self.header.metadata
@@ -60,9 +68,6 @@ class Metadata:
     def key(self, name: str) -> str:
         """With the architecture before it."""
         return f"{self.architecture}.{name}"
-
-
-_GENERAL = ("general", "tokenizer")
 
 
 def model_config(header: GGUFHeader, rope_factors: tuple[float, ...] | None) -> dict[str, Any]:
@@ -119,12 +124,13 @@ def _common(meta: Metadata, rope_factors: tuple[float, ...] | None) -> dict[str,
         "tie_word_embeddings": "output.weight" not in tensors,
         "rope_parameters": _rope(meta, rope_factors),
     }
-    for name in ("bos", "eos", "padding"):
-        key = f"tokenizer.ggml.{name}_token_id"
-        present = key in meta.header.metadata
-        short = "pad" if name == "padding" else name
-        # None, where the file says nothing: the classes' defaults are those of other vocabularies.
-        config[f"{short}_token_id"] = meta.number(key) if present else None
+    # None where the file says nothing: the classes' defaults are those of other vocabularies.
+    config["bos_token_id"] = meta.token("bos")
+    config["pad_token_id"] = meta.token("padding")
+    # The end of a text, of a turn, of a message: llama.cpp stops at each of them.
+    ends = (meta.token(name) for name in ("eos", "eot", "eom"))
+    stops = list(dict.fromkeys(token for token in ends if token is not None))
+    config["eos_token_id"] = stops[0] if len(stops) == 1 else stops or None
     return config
 
 

@@ -15,6 +15,7 @@ fraction of a second where a general reader takes ten.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +25,14 @@ from typing import BinaryIO, Union
 from qcore.errors import CheckpointError
 from qcore.layers.gguf import GGUF_BLOCK_TYPES
 
-__all__ = ["PLAIN_TYPES", "GGUFEntry", "GGUFHeader", "SkippedArray", "read_gguf_header"]
+__all__ = [
+    "PLAIN_TYPES",
+    "GGUFEntry",
+    "GGUFHeader",
+    "SkippedArray",
+    "read_gguf",
+    "read_gguf_header",
+]
 
 Value = Union[int, float, bool, str, "tuple[int | float | bool, ...]", "SkippedArray"]
 
@@ -34,6 +42,7 @@ _STRING, _ARRAY = 8, 9
 _SCALARS = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
 }  # fmt: skip
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _KEPT = 1 << 16
 _MAX_DIMS = 4
 _MAX_SIZE = 1 << 40
@@ -70,6 +79,7 @@ class GGUFEntry:
         shape: from the slowest dimension to the fastest, as torch has it: (N, K).
         offset: of its first byte in the file.
         nbytes: of its data.
+        file: where it is.
     """
 
     name: str
@@ -77,6 +87,7 @@ class GGUFEntry:
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+    file: Path
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ class GGUFHeader:
     """What stands before the tensors.
 
     Attributes:
-        file: the file.
+        file: the file; of several, the first.
         metadata: the pairs; arrays of strings and long ones are `SkippedArray`.
         tensors: by name.
     """
@@ -107,6 +118,45 @@ def read_gguf_header(file: Path) -> GGUFHeader:
             return _Reader(file, stream, size).header()
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
+
+
+def read_gguf(file: Path) -> GGUFHeader:
+    """Like `read_gguf_header`, for a model in one file or several.
+
+    Parts are called ``name-00001-of-00003.gguf`` and lie in one folder; the first has the metadata.
+
+    Raises:
+        CheckpointError: a part is missing or damaged, or the parts are not of one model.
+    """
+    match = _PART.fullmatch(file.name)
+    header = read_gguf_header(file)
+    count = header.metadata.get("split.count", 0)
+    if not isinstance(count, int) or count < 2:
+        return header
+    if match is None or int(match[3]) != count:
+        raise CheckpointError(
+            f"{file}: one of {count} parts of a model, but not called name-00001-of-{count:05}.gguf"
+        )
+    if int(match[2]) != 1:
+        raise CheckpointError(
+            f"{file}: a later part of a model; give the first, {match[1]}-00001-of-{match[3]}.gguf"
+        )
+    tensors = dict(header.tensors)
+    for index in range(2, count + 1):
+        other = file.with_name(f"{match[1]}-{index:05}-of-{match[3]}.gguf")
+        if not other.is_file():
+            raise CheckpointError(f"{other}: not there; the model has {count} parts")
+        part = read_gguf_header(other)
+        if part.metadata.get("split.no") != index - 1 or part.metadata.get("split.count") != count:
+            raise CheckpointError(f"{other}: its metadata does not say part {index} of {count}")
+        for name, entry in part.tensors.items():
+            if name in tensors:
+                raise CheckpointError(f"{other}: tensor {name!r} is in another part, too")
+            tensors[name] = entry
+    total = header.metadata.get("split.tensors.count", len(tensors))
+    if total != len(tensors):
+        raise CheckpointError(f"{file}: the parts have {len(tensors)} tensors, not {total}")
+    return GGUFHeader(file, header.metadata, tensors)
 
 
 class _Reader:
@@ -248,7 +298,7 @@ class _Reader:
                 f"cut short or damaged: tensor {name!r} would end at byte {offset + nbytes}, and "
                 f"the file has {self.size}. Fetch it again"
             )
-        return GGUFEntry(name, qtype, shape, offset, nbytes)
+        return GGUFEntry(name, qtype, shape, offset, nbytes, self.file)
 
     def check_overlap(self, found: Mapping[str, GGUFEntry]) -> None:
         end = 0
