@@ -167,6 +167,13 @@ EDITS = {
         "attn_q.weight has 64 rows, .* 4 heads of 1048576",
     ),
     "hidden": (value("llama.embedding_length", 2**23), "token_embd.weight has shape"),
+    "norm in blocks": (
+        swap(
+            g.tensor("output_norm.weight", (64,), 0, 0)[:-8],
+            g.tensor("output_norm.weight", (64,), 8, 0)[:-8],
+        ),
+        r"output_norm.weight \[64\] is in Q8_0 blocks; only matrices",
+    ),
     "intermediate": (value("llama.feed_forward_length", 97), "ffn_up.weight has shape"),
 }
 

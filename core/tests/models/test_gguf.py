@@ -122,6 +122,17 @@ def test_rotary_scaling(name, tmp_path):
         assert w.relative_error(loaded(ids).logits, model(ids).logits) < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_embedding_of_another_kind_is_dequantized(dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr("qcore.models.load.embedding_scale", lambda module: (False, None))
+    monkeypatch.setattr("qcore.models.gguf_checkpoint._PART", 1024)
+    model = w.tiny_model("Gemma3ForCausalLM", **GEMMA, tie_word_embeddings=True)
+    loaded = load_model(g.write_gguf(tmp_path / "m.gguf", model), device="cpu", dtype=dtype)
+    weight = loaded.model.embed_tokens.weight
+    assert torch.equal(weight, model.model.embed_tokens.weight.to(dtype))
+    assert isinstance(loaded.lm_head, QuantizedLinear)
+
+
 def test_in_bfloat16(tmp_path):
     model = w.tiny_model("Gemma3ForCausalLM", **GEMMA, tie_word_embeddings=True)
     file = g.write_gguf(tmp_path / "m.gguf", model)

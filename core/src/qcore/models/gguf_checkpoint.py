@@ -202,6 +202,11 @@ def _tensor(
     types: dict[str, str],
 ) -> GGUFTensor:
     """The tensor under its new name; blocks of a linear layer are put into ``types``."""
+    if len(entry.shape) != 2 and entry.qtype in GGUF_BLOCK_TYPES:
+        raise CheckpointError(
+            f"{header.file}: {entry.name} {list(entry.shape)} is in {entry.qtype} blocks; only "
+            "matrices may be"
+        )
     info = _info(entry, name)
     layer, _, kind = name.rpartition(".")
     architecture = str(header.metadata["general.architecture"])
@@ -217,8 +222,6 @@ def _tensor(
     if architecture.startswith("gemma") and layer.endswith("norm") and kind == "weight":
         info = replace(info, plus_one=True)
     if kind == "weight" and _LINEAR.search(layer) and entry.qtype in GGUF_BLOCK_TYPES:
-        if len(entry.shape) != 2:
-            raise CheckpointError(f"{header.file}: {entry.name} has shape {list(entry.shape)}")
         types[layer] = entry.qtype
         info = info.in_blocks()
     return info

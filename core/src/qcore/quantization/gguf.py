@@ -89,7 +89,8 @@ class GGUFConfig(QuantizationConfig):
             CheckpointError: there is no such table.
         """
         types = config.get("types")
-        if not isinstance(types, Mapping) or not all(t in GGUF_BLOCK_TYPES for t in types.values()):
+        known = list(GGUF_BLOCK_TYPES)
+        if not isinstance(types, Mapping) or not all(t in known for t in types.values()):
             raise CheckpointError(
                 "quantization_config: GGUF layers are described by their file; load that"
             )
