@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 import checkpoint_writers as w
@@ -139,6 +140,13 @@ def test_in_bfloat16(tmp_path):
     loaded = load_model(file, device="cpu", dtype="bfloat16")
     assert w.logits(loaded).dtype == torch.bfloat16
     assert w.relative_error(w.logits(loaded).float(), w.logits(model)) < 0.05
+
+
+def test_reading_needs_no_other_package(tmp_path, monkeypatch):
+    model = w.tiny_model()
+    file = g.write_gguf(tmp_path / "m.gguf", model)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    check(file, model)
 
 
 # -- where the file is -------------------------------------------------------------------------
