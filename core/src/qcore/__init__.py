@@ -32,6 +32,7 @@ _HOMES = {
     "qcore.layers": (
         "FP8ScaledMMLinearLayerConfig",
         "Fp8BlockScaledMMLinearLayerConfig",
+        "GGUFLinearLayerConfig",
         "Int8ScaledMMLinearLayerConfig",
         "MMLinearLayerConfig",
         "MPLinearLayerConfig",
@@ -122,6 +123,9 @@ if TYPE_CHECKING:
     )
     from qcore.layers import (
         FP8ScaledMMLinearLayerConfig as FP8ScaledMMLinearLayerConfig,
+    )
+    from qcore.layers import (
+        GGUFLinearLayerConfig as GGUFLinearLayerConfig,
     )
     from qcore.layers import (
         Int8ScaledMMLinearLayerConfig as Int8ScaledMMLinearLayerConfig,

@@ -133,7 +133,7 @@ BAD = {
         r"no weights: neither model\.safetensors",
     ),
     "pickles": (pickles_only, CHECKPOINT, r"pytorch_model\.bin.*Convert them to safetensors"),
-    "gguf": (gguf_only, UNSUPPORTED, "GGUF"),
+    "gguf": (gguf_only, CHECKPOINT, "no GGUF file, or cut short: it has 4 bytes"),
     "several": (several_files, CHECKPOINT, r"a\.safetensors, b\.safetensors"),
     "link outside": (link_outside, CHECKPOINT, "outside the folder; not followed"),
     "broken link": (broken_link, CHECKPOINT, "a link that leads nowhere"),

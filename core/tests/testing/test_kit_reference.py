@@ -1,4 +1,4 @@
-"""The reference kernels conform, all seven."""
+"""The reference kernels conform, every one."""
 
 import json
 

@@ -35,7 +35,7 @@ def explain(
         str | None,
         typer.Option(
             "--type",
-            help="mp (packed integers), int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8.",
+            help="mp (packed integers), int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8, gguf.",
             metavar="TYPE",
         ),
     ] = None,
@@ -56,7 +56,8 @@ def explain(
     weight_type: Annotated[
         str | None,
         typer.Option(
-            help="mp: uint4b8, uint8b128, ...; uint4 with zero points.  [default: uint4b8]",
+            help="mp: uint4b8, uint8b128, ...; uint4 with zero points.  [default: uint4b8]; "
+            "gguf: Q4_0, Q6_K, ...  [default: Q4_K]",
             metavar="TYPE",
         ),
     ] = None,
@@ -163,7 +164,7 @@ def explain(
     if kernel_type is None:
         raise typer.BadParameter(
             "give a CHECKPOINT, or describe a layer: --type mp, int8, fp8, fp8_block, nvfp4, "
-            "mxfp4 or mxfp8, and its --shape",
+            "mxfp4, mxfp8 or gguf, and its --shape",
             param_hint="CHECKPOINT or --type",
         )
     decision = select(options.config(), target, exhaustive=exhaustive)

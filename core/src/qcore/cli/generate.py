@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,7 @@ def generate(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="A folder with config.json, safetensors and a tokenizer.",
+            help="A folder with config.json, safetensors and a tokenizer, or a GGUF file.",
             metavar="CHECKPOINT",
             show_default=False,
         ),
@@ -99,9 +100,12 @@ def _tokenize(checkpoint: Path, prompt: str, chat: bool) -> tuple[Any, dict[str,
     """The tokenizer and the model's inputs."""
     from qcore.errors import CheckpointError, MissingDependencyError
 
-    if not (checkpoint / "config.json").is_file():
-        raise CheckpointError(f"{checkpoint}: it is no folder with a config.json")
-    if not any((checkpoint / name).is_file() for name in _TOKENIZER_FILES):
+    folder, gguf = checkpoint, {}
+    if checkpoint.suffix.lower() == ".gguf" and checkpoint.is_file():
+        folder, gguf = checkpoint.parent, {"gguf_file": checkpoint.name}
+    elif not (checkpoint / "config.json").is_file():
+        raise CheckpointError(f"{checkpoint}: it is no folder with a config.json, and no GGUF file")
+    elif not any((checkpoint / name).is_file() for name in _TOKENIZER_FILES):
         raise CheckpointError(
             f"{checkpoint}: it holds no tokenizer ({', '.join(_TOKENIZER_FILES)})"
         )
@@ -111,9 +115,13 @@ def _tokenize(checkpoint: Path, prompt: str, chat: bool) -> tuple[Any, dict[str,
         raise MissingDependencyError(
             "generating needs transformers: pip install qcore[models]"
         ) from None
+    if gguf and find_spec("gguf") is None:
+        raise MissingDependencyError(
+            "the tokenizer of a GGUF file needs gguf: pip install 'qcore[gguf]'"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint, trust_remote_code=False, local_files_only=True
+            folder, trust_remote_code=False, local_files_only=True, **gguf
         )
     except Exception as error:  # tokenizers are files of many kinds, each fails in its own way
         raise CheckpointError(

@@ -14,7 +14,7 @@ def inspect(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="A folder with config.json and safetensors.",
+            help="A folder with config.json and safetensors, or a GGUF file.",
             metavar="CHECKPOINT",
             show_default=False,
         ),

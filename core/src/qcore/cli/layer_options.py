@@ -16,6 +16,7 @@ from qcore.kernels.types import KERNEL_TYPES
 from qcore.layers import (
     Fp8BlockScaledMMLinearLayerConfig,
     FP8ScaledMMLinearLayerConfig,
+    GGUFLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
     MMLinearLayerConfig,
     MPLinearLayerConfig,
@@ -23,6 +24,7 @@ from qcore.layers import (
     Mxfp8LinearLayerConfig,
     NvFp4LinearLayerConfig,
 )
+from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.selection.nearest import nearest
 
 __all__ = ["LayerOptions", "read_dtype", "read_shape"]
@@ -40,7 +42,7 @@ _SHAPE = re.compile(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*")  # noqa: RUF001 - people pa
 
 # Which options say something about which types; `type`, `shape` and `dtype` about all.
 _ABOUT = {
-    "weight_type": ("mp",),
+    "weight_type": ("mp", "gguf"),
     "group_size": ("mp",),
     "zero_points": ("mp",),
     "g_idx": ("mp",),
@@ -74,7 +76,7 @@ class LayerOptions:
         type: kernel type.
         shape: ``KxN``.
         dtype: of the activations.
-        weight_type: of mp: ``uint4b8`` ...
+        weight_type: of mp: ``uint4b8`` ...; of gguf: ``Q4_K`` ...
         group_size: of mp.
         zero_points: of mp.
         g_idx: of mp.
@@ -137,6 +139,15 @@ class LayerOptions:
             )
         if self.type in ("fp8", "fp8_block"):
             return self._fp8(K, N, dtype)
+        if self.type == "gguf":
+            name = self.weight_type or "Q4_K"
+            if name not in GGUF_BLOCK_TYPES:
+                known = list(GGUF_BLOCK_TYPES)
+                raise typer.BadParameter(
+                    f"{name!r}{nearest(name, known)}; allowed: {', '.join(known)}",
+                    param_hint="--weight-type",
+                )
+            return GGUFLinearLayerConfig((N, K), name, dtype, dtype)
         return self._block_format(K, N, dtype)
 
     def _mp(self, K: int, N: int, dtype: torch.dtype) -> MPLinearLayerConfig:

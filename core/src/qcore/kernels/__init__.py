@@ -7,6 +7,7 @@ from qcore.kernels.block_scaled_mm import (
     Fp8BlockScaledMMLinearKernel,
 )
 from qcore.kernels.composite import CompositeLinearKernel
+from qcore.kernels.gguf import GGUFLinearKernel
 from qcore.kernels.loading import process_weights
 from qcore.kernels.mixed_precision import MPLinearKernel
 from qcore.kernels.parameters import permute_param_layout_, replace_parameter, set_weight_attrs
@@ -19,6 +20,7 @@ from qcore.kernels.types import KERNEL_TYPES, KernelType
 from qcore.layers import (
     Fp8BlockScaledMMLinearLayerConfig,
     FP8ScaledMMLinearLayerConfig,
+    GGUFLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
     MMLinearLayerConfig,
     MPLinearLayerConfig,
@@ -36,6 +38,8 @@ __all__ = [
     "Fp8BlockScaledDynamicMMLinearKernel",
     "Fp8BlockScaledMMLinearKernel",
     "Fp8BlockScaledMMLinearLayerConfig",
+    "GGUFLinearKernel",
+    "GGUFLinearLayerConfig",
     "Int8ScaledMMLinearKernel",
     "Int8ScaledMMLinearLayerConfig",
     "KernelType",

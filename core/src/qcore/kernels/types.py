@@ -8,11 +8,13 @@ from typing import Any
 from qcore.kernels.base import LinearKernel
 from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel, NvFp4LinearKernel
 from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
+from qcore.kernels.gguf import GGUFLinearKernel
 from qcore.kernels.mixed_precision import MPLinearKernel
 from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel, Int8ScaledMMLinearKernel
 from qcore.layers import (
     Fp8BlockScaledMMLinearLayerConfig,
     FP8ScaledMMLinearLayerConfig,
+    GGUFLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
     MMLinearLayerConfig,
     MPLinearLayerConfig,
@@ -66,6 +68,7 @@ KERNEL_TYPES: dict[str, KernelType] = {
         KernelType("nvfp4", NvFp4LinearLayerConfig, NvFp4LinearKernel, "NVFP4 weights"),
         KernelType("mxfp4", MxFp4LinearLayerConfig, MxFp4LinearKernel, "MXFP4 weights"),
         KernelType("mxfp8", Mxfp8LinearLayerConfig, Mxfp8LinearKernel, "MXFP8 weights"),
+        KernelType("gguf", GGUFLinearLayerConfig, GGUFLinearKernel, "blocks of GGUF files"),
     )
 }
 """Every kernel type, by name."""

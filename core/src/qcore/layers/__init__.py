@@ -2,6 +2,7 @@
 
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig, FP8ScaledMMLinearLayerConfig
+from qcore.layers.gguf import GGUFLinearLayerConfig
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
 from qcore.layers.microscaling import (
     MxFp4LinearLayerConfig,
@@ -14,6 +15,7 @@ from qcore.layers.params import ParamSpec
 __all__ = [
     "FP8ScaledMMLinearLayerConfig",
     "Fp8BlockScaledMMLinearLayerConfig",
+    "GGUFLinearLayerConfig",
     "Int8ScaledMMLinearLayerConfig",
     "MMLinearLayerConfig",
     "MPLinearLayerConfig",

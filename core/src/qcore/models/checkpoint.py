@@ -1,15 +1,16 @@
-"""`Checkpoint`: a Hugging Face folder, read and checked without loading a weight."""
+"""`Checkpoint`: a Hugging Face folder or a GGUF file, read and checked without loading a weight."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qcore.errors import CheckpointError, UnsupportedQuantizationError
+from qcore.errors import CheckpointError
 from qcore.models.safetensors_file import TensorInfo, read_header
 from qcore.quantization.base import QuantizationConfig
 from qcore.quantization.methods import read_quantization_config
@@ -19,17 +20,19 @@ __all__ = ["Checkpoint", "open_checkpoint", "read_json_object"]
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_BESIDE = re.compile(r"-(?!00001-)\d{5}-of-\d{5}$|^mmproj")
+"""Names of GGUF files that are no model: a later part of one, the image encoder beside one."""
 _MAX_JSON = 256 * 2**20
 _METHOD_FILES = ("quantize_config.json", "quant_config.json", "quantization_config.json")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder.
+    """A folder, or a GGUF file.
 
     Attributes:
-        path: the folder.
-        config: ``config.json``.
+        path: the folder or the file.
+        config: ``config.json``, or what stands for it.
         tensors: every tensor of every shard, by name.
         quantization: the method with its parameters; None if nothing is quantized.
     """
@@ -40,8 +43,13 @@ class Checkpoint:
     quantization: QuantizationConfig | None
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str], gguf_file: str | None = None) -> Checkpoint:
     """Read a folder's configs and the headers of its shards, and check them.
+
+    Args:
+        path: a folder, or a GGUF file.
+        gguf_file: the name of the GGUF file in the folder. It may be left out where the folder has
+            no ``config.json`` and one GGUF file.
 
     Raises:
         CheckpointError: something is missing, damaged or unsafe; the message names the file.
@@ -49,6 +57,11 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         UnsupportedQuantizationError: the method or its parameters are not supported.
     """
     folder = Path(path)
+    file = _gguf_file(folder, gguf_file)
+    if file is not None:
+        from qcore.models.gguf_checkpoint import open_gguf
+
+        return open_gguf(file)
     if not folder.is_dir():
         more = (
             "a file; give the folder that it lies in"
@@ -57,11 +70,28 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         )
         raise CheckpointError(f"{folder}: {more}")
     config_file = folder / "config.json"
-    if not config_file.is_file() and any(folder.glob("*.gguf")):
-        raise UnsupportedQuantizationError(f"{folder}: GGUF files are not supported")
     config = read_json_object(config_file)
     quantization = _quantization(folder, config)
     return Checkpoint(folder, config, _tensors(folder), quantization)
+
+
+def _gguf_file(path: Path, name: str | None) -> Path | None:
+    """The GGUF file that is meant; None for a Hugging Face folder."""
+    if name is not None:
+        if not path.is_dir():
+            raise CheckpointError(f"{path}: no folder, so gguf_file={name!r} says nothing")
+        return _inside(path, name)
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        return path
+    if not path.is_dir() or (path / "config.json").is_file():
+        return None
+    files = [file for file in sorted(path.glob("*.gguf")) if not _BESIDE.search(file.stem)]
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files[:5])
+        raise CheckpointError(
+            f"{path}: several GGUF files ({names}); say which: give its path, or gguf_file="
+        )
+    return files[0] if files else None
 
 
 def read_json_object(file: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class CheckpointReport:
     """What a checkpoint holds.
 
     Attributes:
-        path: the folder.
+        path: the folder or the file.
         architecture: the model's class, if ``config.json`` names one.
         method: the quantization method; None if nothing is quantized.
         description: the method with its parameters.
@@ -138,14 +138,16 @@ def inspect_checkpoint(
     target: Target | str | None = None,
     settings: Settings | None = None,
     dtype: torch.dtype | None = None,
+    gguf_file: str | None = None,
 ) -> CheckpointReport:
     """Read a checkpoint's configs and headers, and decide for a machine.
 
     Args:
-        path: a Hugging Face folder.
+        path: a Hugging Face folder, or a GGUF file.
         target: the machine; None for this one.
         settings: for selection; None to read the environment.
         dtype: of the activations; None for what `load_model` would take.
+        gguf_file: the name of the GGUF file, where ``path`` is a folder with several.
 
     Raises:
         CheckpointError: the checkpoint is incomplete, damaged or contradictory.
@@ -153,14 +155,16 @@ def inspect_checkpoint(
         UnsupportedQuantizationError: the method, or its parameters, are not supported.
     """
     target = Target.current() if target is None else Target.parse(target)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, gguf_file)
     if dtype is None:
         dtype = model_dtype(checkpoint.config, target.torch_device.type)
     layers = tuple(
         _layer(prefix, scheme, K, N, found, target, settings, dtype)
         for prefix, scheme, K, N, found in _quantized_layers(checkpoint)
     )
-    total = sum(info.nbytes for info in checkpoint.tensors.values())
+    # A GGUF file's tied output is its embedding: two tensors, the same bytes.
+    places = {(info.file, info.offset): info.nbytes for info in checkpoint.tensors.values()}
+    total = sum(places.values())
     quantized = sum(layer.nbytes for layer in layers)
     method = checkpoint.quantization
     names = checkpoint.config.get("architectures")

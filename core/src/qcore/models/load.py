@@ -1,4 +1,4 @@
-"""`load_model`: a quantized Hugging Face folder to a transformers model that kernels run."""
+"""`load_model`: a quantized Hugging Face folder or GGUF file to a transformers model to run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from qcore.errors import (
     WeightError,
 )
 from qcore.facts.target import Target
+from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.models.checkpoint import Checkpoint, open_checkpoint, read_json_object
+from qcore.models.gguf_checkpoint import GGUFTensor
 from qcore.models.plan import LinearPlan, LoadPlan, make_plan
-from qcore.models.safetensors_file import TensorInfo, read_tensor
+from qcore.models.safetensors_file import TensorInfo, read_tensor, same_place
 from qcore.models.skeleton import build_skeleton, import_transformers, model_dtype
+from qcore.quantization.embedding import QuantizedEmbedding, embedding_scale
 from qcore.quantization.linear import QuantizedLinear
 from qcore.selection.algorithm import select
 from qcore.settings import Settings
@@ -45,6 +48,7 @@ def load_model(
     settings: Settings | None = None,
     target: Target | str | None = None,
     progress: Progress | None = None,
+    gguf_file: str | None = None,
 ) -> Any:
     """Load a checkpoint. Each quantized layer gets the kernel that `qcore.select` chooses.
 
@@ -55,7 +59,7 @@ def load_model(
     nothing is kept. No code of the checkpoint is run and no pickle is read.
 
     Args:
-        path: a folder with ``config.json`` and safetensors files.
+        path: a folder with ``config.json`` and safetensors files, or a GGUF file.
         device: where the model is to run; None for that of ``target``.
         dtype: of the activations and of the weights that are not quantized. None for the
             checkpoint's own, or on a CPU, where that is float16, float32.
@@ -64,6 +68,7 @@ def load_model(
             some of its features.
         progress: called after each step with the steps done, all steps, and the tensor's or layer's
             name.
+        gguf_file: the name of the GGUF file, where ``path`` is a folder with several.
 
     Returns:
         A `transformers.PreTrainedModel` in eval mode, without gradients. Its quantized layers are
@@ -79,7 +84,7 @@ def load_model(
     """
     import_transformers()
     target, place = _place(device, target)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, gguf_file)
     compute = _dtype(checkpoint, dtype, place)
     model = build_skeleton(checkpoint.config, compute)
     plan = make_plan(model, checkpoint)
@@ -171,7 +176,8 @@ class _Loader:
             self._set_module(linear.prefix, self._quantized(linear))
             self._report(linear.prefix)
         for names, info in self.plan.parameters:
-            self._set_tensor(names, info)
+            if not self._set_embedding(names, info):
+                self._set_tensor(names, info)
             self._report(names[0])
         self._move_buffers()
 
@@ -220,6 +226,27 @@ class _Loader:
         parent, leaf = self._parent(name)
         setattr(parent, leaf, module)
 
+    def _set_embedding(self, names: tuple[str, ...], info: TensorInfo) -> bool:
+        """Keep an embedding in its blocks, if it is stored so and nothing else holds its weight."""
+        if len(names) > 1 or not isinstance(info, GGUFTensor) or info.qtype not in GGUF_BLOCK_TYPES:
+            return False
+        prefix, _, leaf = names[0].rpartition(".")
+        module = self.model.get_submodule(prefix)
+        able, scale = embedding_scale(module)
+        if not able or leaf != "weight":
+            return False
+        blocks = self._read(info.in_blocks())
+        for linear in self.plan.linears:
+            if not any(same_place(info, other) for other in linear.tensors.values()):
+                continue
+            # The kernel may have packed it; where it has not, one tensor serves both.
+            weight = getattr(self.model.get_submodule(linear.prefix), "weight", None)
+            if isinstance(weight, torch.Tensor) and _equal(weight.data, blocks):
+                blocks = weight.data
+        dtype = self._param_dtype(names[0], module.weight)
+        self._set_module(prefix, QuantizedEmbedding(blocks, info.qtype, dtype, scale))
+        return True
+
     def _set_tensor(self, names: tuple[str, ...], info: TensorInfo) -> None:
         parent, leaf = self._parent(names[0])
         old = parent._parameters.get(leaf)
@@ -229,7 +256,9 @@ class _Loader:
             parent._buffers[leaf] = self._read(info).to(buffer.dtype)
             return
         dtype = self._param_dtype(names[0], old)
-        parameter = torch.nn.Parameter(self._read(info).to(dtype), requires_grad=False)
+        parameter = torch.nn.Parameter(
+            self._read(info.with_dtype(dtype)).to(dtype), requires_grad=False
+        )
         for name in names:
             owner, leaf = self._parent(name)
             owner._parameters[leaf] = parameter
@@ -250,6 +279,10 @@ class _Loader:
             for name, buffer in module._buffers.items():
                 if buffer is not None:
                     module._buffers[name] = buffer.to(self.device)
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
 
 
 # -- the finished model ------------------------------------------------------------------------

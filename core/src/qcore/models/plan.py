@@ -12,7 +12,7 @@ import torch
 from qcore.errors import CheckpointError, UnsupportedQuantizationError
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.models.checkpoint import Checkpoint
-from qcore.models.safetensors_file import TensorInfo, same_bytes
+from qcore.models.safetensors_file import TensorInfo, same_bytes, same_place
 from qcore.quantization.base import LinearScheme
 
 __all__ = ["LinearPlan", "LoadPlan", "check_tensors", "make_plan"]
@@ -87,10 +87,12 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
             weight = f"{prefix}.weight"
             if weight in tied:
                 plan.untied.append(weight)
-                others = ", ".join(name for name in tied[weight] if name != weight)
-                plan.notes.append(
-                    f"{prefix} is quantized in the checkpoint, so it is not tied to {others}"
-                )
+                others = [name for name in tied[weight] if name != weight]
+                if not any(_is_read_twice(linear, available.get(name)) for name in others):
+                    plan.notes.append(
+                        f"{prefix} is quantized in the checkpoint, so it is not tied to "
+                        + ", ".join(others)
+                    )
     quantized = {linear.prefix for linear in plan.linears}
     missing = _plan_parameters(model, available, quantized, plan, used)
     unexpected = [name for name in available if name not in used and not _is_ignorable(model, name)]
@@ -102,6 +104,11 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
             " but no layer is stored so; take the quantization config away to load it as it is"
         )
     return plan
+
+
+def _is_read_twice(linear: LinearPlan, other: TensorInfo | None) -> bool:
+    """Whether the layer is tied all the same: its tensors are those of ``other``."""
+    return other is not None and any(same_place(i, other) for i in linear.tensors.values())
 
 
 def _renamed(

@@ -22,7 +22,7 @@ import torch
 
 from qcore.errors import CheckpointError
 
-__all__ = ["TensorInfo", "read_header", "read_tensor", "same_bytes"]
+__all__ = ["TensorInfo", "read_header", "read_tensor", "same_bytes", "same_place"]
 
 DTYPES = {
     "F64": torch.float64,
@@ -67,6 +67,14 @@ class TensorInfo:
     file: Path
     offset: int
     nbytes: int
+
+    def decode(self, data: torch.Tensor) -> torch.Tensor:
+        """The tensor, from its bytes (uint8)."""
+        return data.view(self.dtype).reshape(self.shape)
+
+    def with_dtype(self, dtype: torch.dtype) -> TensorInfo:
+        """The same tensor to be read as ``dtype``, where reading can convert; else itself."""
+        return self
 
     def __str__(self) -> str:
         return f"{self.name} {str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
@@ -186,7 +194,12 @@ def read_tensor(info: TensorInfo) -> torch.Tensor:
                 done += got
     except OSError as error:
         raise CheckpointError(f"{info.file}: cannot be read: {error.strerror or error}") from error
-    return data.view(info.dtype).reshape(info.shape)
+    return info.decode(data)
+
+
+def same_place(one: TensorInfo, other: TensorInfo) -> bool:
+    """Whether two tensors are the same bytes of the same file."""
+    return (one.file, one.offset, one.nbytes) == (other.file, other.offset, other.nbytes)
 
 
 def same_bytes(one: TensorInfo, other: TensorInfo) -> bool:

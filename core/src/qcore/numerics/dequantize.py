@@ -8,6 +8,7 @@ import torch
 
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig, FP8ScaledMMLinearLayerConfig
+from qcore.layers.gguf import GGUFLinearLayerConfig
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
 from qcore.layers.microscaling import (
     MxFp4LinearLayerConfig,
@@ -15,6 +16,7 @@ from qcore.layers.microscaling import (
     NvFp4LinearLayerConfig,
 )
 from qcore.layers.mixed_precision import MPLinearLayerConfig
+from qcore.numerics.gguf_blocks import dequantize_blocks
 from qcore.numerics.packing import unpack_int32, unpack_uint4
 from qcore.numerics.small_floats import decode_e2m1, decode_e8m0
 
@@ -55,6 +57,8 @@ def dequantize_weight(
     if isinstance(config, Mxfp8LinearLayerConfig):
         scale = decode_e8m0(_get(tensors, "weight_scale"), dtype)
         return _get(tensors, "weight").to(dtype) * _spread(scale, 32)
+    if isinstance(config, GGUFLinearLayerConfig):
+        return dequantize_blocks(_get(tensors, "weight"), config.qtype, dtype)
     raise TypeError(f"no dequantizer for {type(config).__name__}")
 
 

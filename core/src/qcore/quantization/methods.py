@@ -29,6 +29,7 @@ _OWN = {
 
 _NOT_YET = {
     "auto-round": "auto-round's own format; export it as auto_gptq, auto_awq or llm_compressor",
+    "gguf": "of a folder; give the .gguf file itself",
     **dict.fromkeys(
         (
             "aqlm",
@@ -38,7 +39,6 @@ _NOT_YET = {
             "fbgemm_fp8",
             "fp8",
             "fp_quant",
-            "gguf",
             "higgs",
             "hqq",
             "modelopt",

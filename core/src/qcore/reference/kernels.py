@@ -6,16 +6,18 @@ least to go wrong. They are what runs where nothing faster is installed, and it 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from qcore.kernels.base import Answer, LinearKernel, answer
+from qcore.kernels.base import Answer, LinearKernel, answer, tensor_of
 from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel, NvFp4LinearKernel
 from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
+from qcore.kernels.gguf import GGUFLinearKernel
 from qcore.kernels.mixed_precision import MPLinearKernel
 from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel, Int8ScaledMMLinearKernel
 from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig, FP8ScaledMMLinearLayerConfig
+from qcore.layers.gguf import GGUFLinearLayerConfig
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
 from qcore.layers.microscaling import (
     MxFp4LinearLayerConfig,
@@ -32,6 +34,7 @@ __all__ = [
     "EmulationNvFp4LinearKernel",
     "ReferenceFP8ScaledMMLinearKernel",
     "ReferenceFp8BlockScaledMMLinearKernel",
+    "ReferenceGGUFLinearKernel",
     "ReferenceInt8ScaledMMLinearKernel",
     "ReferenceMPLinearKernel",
 ]
@@ -181,3 +184,41 @@ class EmulationMxfp8LinearKernel(Mxfp8LinearKernel):
     ) -> torch.Tensor:
         """See `reference_linear`."""
         return _apply(self, layer, x, bias)
+
+
+class ReferenceGGUFLinearKernel(GGUFLinearKernel):
+    """The blocks of GGUF files, a stretch of outputs after the other.
+
+    A vocabulary's worth of outputs is dequantized in parts, so that a call needs little memory
+    beside the blocks.
+    """
+
+    part: ClassVar[int] = 1 << 23
+    """Weights that are dequantized at a time."""
+
+    @classmethod
+    def can_implement(cls, config: GGUFLinearLayerConfig) -> Answer:
+        """Every config."""
+        return True, None
+
+    def apply_weights(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `reference_linear`."""
+        N, K = self.config.weight_shape
+        step = max(1, self.part // K)
+        if step >= N:
+            return _apply(self, layer, x, bias)
+        weight = tensor_of(layer, self.layer_names()["weight"])
+        out_dtype = self.config.out_dtype or x.dtype
+        outs = [
+            reference_linear(
+                self.config,
+                {"weight": weight[at : at + step]},
+                x,
+                None if bias is None else bias[at : at + step],
+                out_dtype=out_dtype,
+            )
+            for at in range(0, N, step)
+        ]
+        return torch.cat(outs, dim=-1)

@@ -15,6 +15,7 @@ from qcore.facts.quant_key import QuantKey
 from qcore.facts.scalar_type import scalar_types
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.float8 import FP8ScaledMMLinearLayerConfig
+from qcore.layers.gguf import GGUFLinearLayerConfig
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
 from qcore.layers.microscaling import (
     MxFp4LinearLayerConfig,
@@ -126,6 +127,8 @@ def round_activations(
         return _round(rows, config.activation_quant_key, tensors)
     if isinstance(config, (NvFp4LinearLayerConfig, MxFp4LinearLayerConfig, Mxfp8LinearLayerConfig)):
         return _round(rows, config.activation_quant_key, tensors)
+    if isinstance(config, GGUFLinearLayerConfig):
+        return rows
     raise ConfigError(f"no reference for {type(config).__name__}")
 
 

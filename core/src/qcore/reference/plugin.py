@@ -91,4 +91,10 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             "emulation",
             "float32 products of values rounded to MXFP8",
         ),
+        _spec(
+            "ReferenceGGUFLinearKernel",
+            "gguf",
+            "reference",
+            "dequantizes at each call; Q4_0 to Q8_0, Q2_K to Q6_K, IQ4_NL, IQ4_XS",
+        ),
     ]

@@ -29,6 +29,7 @@ from qcore.facts.scalar_type import ScalarType, scalar_types
 from qcore.layers import (
     Fp8BlockScaledMMLinearLayerConfig,
     FP8ScaledMMLinearLayerConfig,
+    GGUFLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
     MMLinearLayerConfig,
     MPLinearLayerConfig,
@@ -36,6 +37,7 @@ from qcore.layers import (
     Mxfp8LinearLayerConfig,
     NvFp4LinearLayerConfig,
 )
+from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.layers.mixed_precision import MP_WEIGHT_TYPES
 from qcore.testing.covering import covering_array
 
@@ -66,7 +68,7 @@ def conformance_configs(
     a layer, and configs that leave out what they may leave out. Most kernels refuse many of them.
 
     Args:
-        kernel_type: mp, int8, fp8, fp8_block, nvfp4, mxfp4 or mxfp8.
+        kernel_type: mp, int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8 or gguf.
         thorough: any three features together, any four of common layers; several times as many.
 
     Raises:
@@ -257,6 +259,31 @@ def _block_format(
     return grid
 
 
+# (N, K); the ragged ones are (N, blocks).
+_BLOCK_ALIGNED = ((128, 256), (256, 512), (64, 1024))
+_BLOCK_RAGGED = ((72, 3), (19, 5), (1, 1))
+
+
+def _gguf(strength: int) -> list[MMLinearLayerConfig]:
+    shapes = [(shape, False) for shape in _BLOCK_ALIGNED] + [(s, True) for s in _BLOCK_RAGGED]
+    rows = _rows(
+        {
+            "qtype": tuple(GGUF_BLOCK_TYPES),
+            "shape": shapes,
+            "dtypes": (*_DTYPES, (None, None)),
+        },
+        {"shape": shapes[:3], "dtypes": _COMMON_DTYPES[:2]},
+        strength,
+    )
+    configs: list[MMLinearLayerConfig] = []
+    for row in rows:
+        (N, K), ragged = row["shape"]
+        if ragged:
+            K *= GGUF_BLOCK_TYPES[row["qtype"]].block_size
+        configs.append(GGUFLinearLayerConfig((N, K), row["qtype"], *row["dtypes"]))
+    return configs
+
+
 _GRIDS: dict[str, Callable[[int], list[MMLinearLayerConfig]]] = {
     "mp": _mp,
     "int8": _int8,
@@ -269,6 +296,7 @@ _GRIDS: dict[str, Callable[[int], list[MMLinearLayerConfig]]] = {
     ),
     "mxfp4": _block_format(MxFp4LinearLayerConfig, (None, kMxfp4Dynamic, kMxfp8Dynamic), 32),
     "mxfp8": _block_format(Mxfp8LinearLayerConfig, (kMxfp8Dynamic, None), 32),
+    "gguf": _gguf,
 }
 
 

@@ -7,7 +7,8 @@ accumulation
     ``g * sum(|a| * m)``, with ``g = n * u / (1 - n * u)`` for the ``n = K + 12`` roundings that an
     operand goes through at most: its scales, the product, the sums, the scales applied at the end,
     the bias. ``m`` is ``|w|``, or ``(|code| + |zero|) * scale`` where there are zero points,
-    because a kernel may sum up codes and zero points separately.
+    because a kernel may sum up codes and zero points separately; likewise the codes and minima of
+    GGUF blocks.
 ties
     ``sum((high - low) * |w|)`` for activations that a kernel may round up or down
     (`qcore.testing.intervals`).
@@ -32,11 +33,13 @@ from typing import Literal
 import torch
 
 from qcore.layers import (
+    GGUFLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
     MMLinearLayerConfig,
     MPLinearLayerConfig,
 )
 from qcore.numerics.dequantize import dequantize_weight, group_of_inputs, unpack_mp
+from qcore.numerics.gguf_blocks import decode_blocks
 from qcore.reference.linear import reference_linear
 from qcore.registry.spec import Numerics
 from qcore.testing.intervals import (
@@ -114,6 +117,9 @@ class Oracle:
         self.magnitude = self.weight.abs()
         if isinstance(config, MPLinearLayerConfig):
             self.magnitude = _separate_magnitude(config, tensors)
+        elif isinstance(config, GGUFLinearLayerConfig):
+            parts = decode_blocks(tensors["weight"], config.qtype, torch.float64)
+            self.magnitude = parts.magnitudes().reshape(self.weight.shape)
 
     def expect(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> Expected:
         """The result for ``x`` [..., K] on the CPU, and what is allowed around it."""

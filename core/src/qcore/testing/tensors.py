@@ -12,12 +12,14 @@ from qcore.facts.scalar_type import ScalarType
 from qcore.kernels.parameters import set_weight_attrs
 from qcore.layers import (
     Fp8BlockScaledMMLinearLayerConfig,
+    GGUFLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
     MMLinearLayerConfig,
     MPLinearLayerConfig,
     ParamSpec,
 )
 from qcore.layers.params import check_params
+from qcore.numerics.gguf_blocks import dequantize_blocks
 from qcore.numerics.packing import pack_int32
 
 __all__ = [
@@ -142,6 +144,8 @@ class _Maker:
 
     def _weight(self, shape: tuple[int, ...], spec: ParamSpec) -> torch.Tensor:
         (dtype,) = spec.dtypes
+        if isinstance(self.config, GGUFLinearLayerConfig):
+            return self._gguf_blocks(self.config, shape)
         if isinstance(self.config, MPLinearLayerConfig):
             kind = self.config.weight_type
             codes = self._integers(*_codes(kind), (self.N, self.K))
@@ -152,6 +156,19 @@ class _Maker:
         rows = _without_nan(self._integers(0, 256, (self.N, self.K)), dtype)
         # "fp8" weights are [K, N], the transposed view of contiguous rows; all others are rows.
         return rows.t() if self.config.kernel_type == "fp8" else rows
+
+    def _gguf_blocks(self, config: GGUFLinearLayerConfig, shape: tuple[int, ...]) -> torch.Tensor:
+        """Random bytes, with halves that make the weights as large as they should be."""
+        kind = config.block_type
+        blocks = self._integers(0, 256, (self.N, shape[1])).to(torch.uint8)
+        blocks = blocks.reshape(-1, kind.type_size)
+        for at in kind.halves:
+            blocks[:, at : at + 2] = torch.ones(1, dtype=torch.float16).view(torch.uint8)
+        size = dequantize_blocks(blocks, config.qtype).square().mean().sqrt() * self.fan
+        for at in kind.halves:
+            scale = self._uniform(0.5, 1.5, (len(blocks), 1)).div_(size)
+            blocks[:, at : at + 2] = scale.to(torch.float16).view(torch.uint8)
+        return blocks.reshape(shape)
 
     def _g_idx(self) -> torch.Tensor:
         """The groups of a layer whose inputs were reordered before they were grouped."""
