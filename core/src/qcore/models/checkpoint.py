@@ -20,7 +20,12 @@ _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _MAX_JSON = 256 * 2**20
-_METHOD_FILES = ("quantize_config.json", "quant_config.json", "quantization_config.json")
+_METHOD_FILES = (
+    "quantize_config.json",
+    "quant_config.json",
+    "quantization_config.json",
+    "hf_quant_config.json",
+)
 
 
 @dataclass(frozen=True)

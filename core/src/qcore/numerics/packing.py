@@ -94,7 +94,8 @@ def unpack_dense_int32(words: torch.Tensor, bits: int, size: int, dim: int) -> t
         )
     moved = words.movedim(dim, -1)
     # 32 codes fill `bits` words, so that code i of each such run lies at the same place in it.
-    runs = torch.nn.functional.pad(moved, (0, -needed % bits)).unflatten(-1, (-1, bits))
+    padded = torch.nn.functional.pad(moved, (0, -needed % bits))
+    runs = padded.reshape(*moved.shape[:-1], padded.shape[-1] // bits, bits)
     codes = torch.empty((*runs.shape[:-1], 32), dtype=torch.uint8, device=words.device)
     for i in range(32):
         word, shift = divmod(bits * i, 32)
