@@ -57,7 +57,7 @@ class LinearScheme(ABC):
         """(K, N) from the shapes of a layer's tensors; None if they are not of this scheme."""
 
     def refined(self, shapes: Mapping[str, tuple[int, ...]]) -> LinearScheme:
-        """The scheme of one layer, where its tensors' names and shapes say what the config does not.
+        """The scheme of one layer, where its tensors' names and shapes say what no field does.
 
         Called before `checkpoint_tensors`; the scheme that comes back answers everything else.
         """

@@ -42,10 +42,10 @@ __all__ = ["GPTQConfig", "GPTQScheme"]
 
 _BITS = (2, 3, 4, 8)
 _FORMATS = ("gptq", "gptq_v2")
-# 1 in every code of a word; of 3 bits, in every code that begins in the word.
+# What GPTQModel takes off the words of zero points: 1 in every code, but for 3 bits.
 _ONES = {
     2: (0x55555555,),
-    3: (0x49249249, 0x92492492, 0x24924924),
+    3: (0x24924924, 0x92492492, 0x49249249),
     4: (0x11111111,),
     8: (0x01010101,),
 }
@@ -61,7 +61,7 @@ class GPTQScheme(LinearScheme):
         sym: whether the zero points are all the middle code.
         desc_act: whether inputs were quantized in the order of their activations.
         v2: whether zero points are stored as they are.
-        ones_reversed: whether GPTQModel took the ones of 3 bits off in reversed order.
+        by_gptqmodel: whether GPTQModel took the ones off the zero points of 3 bits.
     """
 
     bits: int
@@ -69,7 +69,7 @@ class GPTQScheme(LinearScheme):
     sym: bool
     desc_act: bool
     v2: bool = False
-    ones_reversed: bool = False
+    by_gptqmodel: bool = False
 
     @property
     def _weights(self) -> IntegerWeights:
@@ -138,9 +138,10 @@ class GPTQScheme(LinearScheme):
             return None
         if self.v2:
             return stored.t()
-        # Symmetric files of 3 bits tell by themselves who took the ones off.
-        reversed_ones = self.ones_reversed or (self.sym and self.bits == 3)
-        ones = _ONES[self.bits][::-1] if reversed_ones else _ONES[self.bits]
+        # A symmetric file of 3 bits whose zero points are not plainly 3 is GPTQModel's.
+        if self.bits == 3 and not (self.by_gptqmodel or self.sym):
+            return ((stored + 1) & 7).t()
+        ones = _ONES[self.bits]
         constants = torch.tensor(ones, dtype=torch.int64).repeat(words.shape[1] // len(ones))
         # Of int64, the conversion keeps the low half: the sum wraps as a word's does.
         added = (words.to(torch.int64) + constants.to(words.device)).to(torch.int32)
@@ -234,7 +235,7 @@ class GPTQConfig(QuantizationConfig):
             sym=fields.boolean("sym", **default("sym", True)),
             desc_act=fields.boolean("desc_act", **default("desc_act", False)),
             v2=v2,
-            ones_reversed=bits == 3 and by_gptqmodel and not v2,
+            by_gptqmodel=bits == 3 and by_gptqmodel and not v2,
         )
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> GPTQScheme | None:
