@@ -61,9 +61,8 @@ def fp8_layer(
 
 
 def nvfp4_layer(weight, modelopt=False, input_scale=None):
-    N, K = weight.shape
     outer = weight.abs().max() / (448 * 6)
-    inner = e4m3(weight.reshape(N, -1, 16).abs().amax(-1) / 6 / outer)
+    inner = e4m3(weight.reshape(len(weight), -1, 16).abs().amax(-1) / 6 / outer)
     wide = spread(inner.float(), 1, 16, weight.shape) * outer
     codes = fp4_codes(weight / wide)
     one = outer.reshape(()) if modelopt else (1 / outer).reshape(1)
