@@ -56,6 +56,7 @@ def test_kv_cache():
         ({}, errors.CheckpointError, "quant_algo is missing"),
         ({"quant_algo": 4}, errors.CheckpointError, "quant_algo is 4"),
         ({"quant_algo": "W4A16_AWQ"}, UNSUPPORTED, "'W4A16_AWQ'.*TensorRT-LLM.*supported: FP8"),
+        ({"quant_algo": "NVFP4_AWQ"}, UNSUPPORTED, "'NVFP4_AWQ'.*scales inputs before"),
         ({"quant_algo": "W4A8_MXFP4_FP8"}, UNSUPPORTED, "'W4A8_MXFP4_FP8' is not supported; sup"),
         ({"quant_algo": "NVFP4", "group_size": 32}, UNSUPPORTED, "group_size is 32.*16"),
         ({"quant_algo": "FP8", "ignore": "lm_head"}, errors.CheckpointError, "ignore is 'lm_head'"),

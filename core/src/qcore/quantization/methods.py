@@ -44,6 +44,7 @@ _REFUSED = {
     "bitsandbytes": "its NF4, FP4 and int8 layouts are its own kernels' alone; load it with "
     f"transformers, or {_INSTEAD}",
     "hqq": f"its zero points are floats, and kernels here take integers; {_INSTEAD}",
+    "mxfp4": "its quantized tensors are experts, not linear layers",
     "quanto": "its layouts belong to the device that wrote them; load it with optimum-quanto, or "
     f"{_INSTEAD}",
     "torchao": "it saves tensor subclasses of one version of torchao; load it with transformers, "
@@ -56,7 +57,6 @@ _REFUSED = {
             "fp_quant",
             "gguf",
             "higgs",
-            "mxfp4",
             "quark",
             "spqr",
             "vptq",
