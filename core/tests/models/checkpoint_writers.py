@@ -69,14 +69,40 @@ def pack(codes: np.ndarray, bits: int, order=None) -> torch.Tensor:
     return torch.from_numpy(words.astype(np.uint32).view(np.int32).copy())
 
 
-def gptq_tensors(r: Rounded, v2: bool = False, g_idx: bool = True) -> dict[str, torch.Tensor]:
-    qzeros = pack(r.zeros.T, r.bits)
-    if not v2:  # GPTQModel takes one off every code of a word at once
-        ones = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}[r.bits]
+def pack_dense(codes: np.ndarray, bits: int) -> torch.Tensor:
+    """[R, C] to int32 [R, ceil(C * bits / 32)], as one string of bits."""
+    rows = codes.shape[0]
+    string = ((codes[..., None].astype(np.int64) >> np.arange(bits)) & 1).reshape(rows, -1)
+    string = np.pad(string, ((0, 0), (0, -string.shape[1] % 32))).reshape(rows, -1, 32)
+    words = (string.astype(np.uint64) << np.arange(32, dtype=np.uint64)).sum(-1)
+    return torch.from_numpy(words.astype(np.uint32).view(np.int32).copy())
+
+
+# What GPTQModel takes off the words of zero points, one after the other.
+GPTQMODEL_ONES = {
+    2: (0x55555555,),
+    3: (
+        0b00100100100100100100100100100100,
+        0b10010010010010010010010010010010,
+        0b01001001001001001001001001001001,
+    ),
+    4: (0x11111111,),
+    8: (0x01010101,),
+}
+
+
+def gptq_tensors(
+    r: Rounded, v2: bool = False, g_idx: bool = True, by_autogptq: bool = False
+) -> dict[str, torch.Tensor]:
+    qzeros = pack_dense(r.zeros.T, r.bits)
+    if by_autogptq:
+        qzeros = pack_dense(r.zeros.T - 1, r.bits)
+    elif not v2:
+        ones = np.resize(np.array(GPTQMODEL_ONES[r.bits], np.int64), qzeros.shape[1])
         words = qzeros.numpy().view(np.uint32).astype(np.int64) - ones
         qzeros = torch.from_numpy((words & 0xFFFFFFFF).astype(np.uint32).view(np.int32).copy())
     found = {
-        "qweight": pack(r.codes, r.bits).t().contiguous(),
+        "qweight": pack_dense(r.codes, r.bits).t().contiguous(),
         "qzeros": qzeros,
         "scales": torch.from_numpy(r.scale.T.copy()),
     }
@@ -91,7 +117,9 @@ def awq_tensors(r: Rounded) -> dict[str, torch.Tensor]:
     }
 
 
-def packed_tensors(r: Rounded, sym: bool, g_idx: bool = False) -> dict[str, torch.Tensor]:
+def packed_tensors(
+    r: Rounded, sym: bool, g_idx: bool = False, pack=pack
+) -> dict[str, torch.Tensor]:
     N, K = r.codes.shape
     found = {
         "weight_packed": pack(r.codes, r.bits),
@@ -124,6 +152,12 @@ def gptq_config(**changes):
 def awq_config(**changes):
     base = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True}
     return {**base, "version": "gemm", "modules_to_not_convert": ["lm_head"], **changes}
+
+
+def auto_round_config(packing="auto_round:auto_gptq", **changes):
+    base = {"quant_method": "auto-round", "bits": 4, "group_size": 32, "sym": True}
+    base |= {"data_type": "int", "packing_format": packing, "autoround_version": "0.15.1"}
+    return {**base, "block_name_to_quantize": "model.layers", **changes}
 
 
 def ct_config(fmt="pack-quantized", weights=None, inputs=None, **changes):

@@ -276,9 +276,13 @@ BAD = {
     "method for later": (
         quantization(quant_method="bitsandbytes"),
         UNSUPPORTED,
-        "'bitsandbytes' is not supported; supported: awq, compressed-tensors, gptq",
+        "'bitsandbytes' is not supported .*own kernels.*; supported: auto-round, awq",
     ),
-    "auto-round": (quantization(quant_method="auto-round"), UNSUPPORTED, "auto_gptq"),
+    "auto-round of another layout": (
+        quantization(quant_method="auto-round", packing_format="auto_round:llm_compressor"),
+        UNSUPPORTED,
+        "packing_format 'auto_round:llm_compressor'.*auto_round:auto_gptq",
+    ),
     # the model
     "no architecture": (without("architectures"), CHECKPOINT, "architectures is None"),
     "unknown architecture": (

@@ -34,6 +34,22 @@ FORMATS = {
         w.gptq_config(bits=2, sym=False),
         {"bits": 2, "sym": False},
     ),
+    "gptq 3 bit": (w.gptq_tensors, w.gptq_config(bits=3), {"bits": 3}),
+    "gptq 3 bit asymmetric": (
+        w.gptq_tensors,
+        w.gptq_config(bits=3, sym=False, meta={"quantizer": ["gptqmodel:7.6.0"]}),
+        {"bits": 3, "sym": False},
+    ),
+    "gptq 3 bit asymmetric by AutoGPTQ": (
+        lambda r: w.gptq_tensors(r, by_autogptq=True),
+        w.gptq_config(bits=3, sym=False, desc_act=True),
+        {"bits": 3, "sym": False, "permute": True},
+    ),
+    "gptq v2 3 bit asymmetric": (
+        lambda r: w.gptq_tensors(r, v2=True),
+        w.gptq_config(bits=3, sym=False, checkpoint_format="gptq_v2"),
+        {"bits": 3, "sym": False},
+    ),
     "gptq v2 asymmetric": (
         lambda r: w.gptq_tensors(r, v2=True),
         w.gptq_config(sym=False, checkpoint_format="gptq_v2"),
@@ -67,6 +83,27 @@ FORMATS = {
         lambda r: w.packed_tensors(r, True),
         w.ct_config(weights={"num_bits": 3}),
         {"bits": 3},
+    ),
+    "w3a16 without gaps": (
+        lambda r: w.packed_tensors(r, False, pack=w.pack_dense),
+        w.ct_config(weights={"num_bits": 3, "symmetric": False}),
+        {"bits": 3, "sym": False},
+    ),
+    "auto-round gptq": (w.gptq_tensors, w.auto_round_config(), {}),
+    "auto-round gptq v2": (
+        lambda r: w.gptq_tensors(r, v2=True),
+        w.auto_round_config("auto_round:gptqmodel", sym=False),
+        {"sym": False},
+    ),
+    "auto-round awq": (
+        w.awq_tensors,
+        w.auto_round_config("auto_round:auto_awq", sym=False),
+        {"sym": False},
+    ),
+    "naive-quantized weight only": (
+        w.int8_tensors,
+        w.ct_config("naive-quantized", {"num_bits": 8, "strategy": "channel", "group_size": None}),
+        {"bits": 8, "group": -1},
     ),
     "int-quantized weight only": (
         w.int8_tensors,

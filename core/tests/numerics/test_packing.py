@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import torch
 from qcore.errors import WeightError
-from qcore.numerics.packing import pack_int32, pack_uint4, unpack_int32, unpack_uint4
+from qcore.numerics.packing import (
+    pack_int32,
+    pack_uint4,
+    unpack_dense_int32,
+    unpack_int32,
+    unpack_uint4,
+)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -23,7 +29,26 @@ def test_packing_against_plain_integers(bits, dim, size):
     assert np.array_equal(back.numpy(), codes)
 
 
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("size", [1, 11, 32, 75])
+def test_words_without_gaps(bits, dim, size):
+    """A row is one integer: code i at bit ``bits * i``."""
+    rng = np.random.default_rng(bits * 100 + size)
+    codes = rng.integers(0, 1 << bits, size=(5, size))
+    rows = []
+    for line in codes.tolist():
+        whole = sum(code << (bits * i) for i, code in enumerate(line))
+        count = -(-size * bits // 32)
+        rows.append([(whole >> (32 * i)) & 0xFFFFFFFF for i in range(count)])
+    words = torch.from_numpy(np.array(rows, np.uint32).view(np.int32).copy())
+    got = unpack_dense_int32(words if dim == 1 else words.t(), bits, size, dim)
+    assert np.array_equal((got if dim == 1 else got.t()).numpy(), codes)
+
+
 def test_unpacking_the_wrong_size_says_so():
+    with pytest.raises(WeightError, match="take 3 int32 words without gaps, got 4"):
+        unpack_dense_int32(torch.zeros(2, 4, dtype=torch.int32), 3, 32, 1)
     with pytest.raises(WeightError, match="4 int32 words, got 3"):
         unpack_int32(torch.zeros(2, 3, dtype=torch.int32), 4, 32, 1)
 

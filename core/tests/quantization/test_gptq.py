@@ -146,6 +146,57 @@ def test_shapes_that_do_not_pack():
     assert GPTQScheme(4, 16, True, False).infer_shape({"weight": (8, 32)}) is None
 
 
+def bit_string(codes, bits):
+    """Python integers, as int32 words."""
+    whole = sum(code << (bits * i) for i, code in enumerate(codes))
+    return [signed((whole >> (32 * i)) & 0xFFFFFFFF) for i in range(len(codes) * bits // 32)]
+
+
+def test_three_bits_cross_words():
+    """32 codes in three words; of zero points, AutoGPTQ takes one off each."""
+    g = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 8, (K, N), generator=g)
+    zeros = torch.randint(1, 9, (4, N), generator=g) % 8
+    columns = [bit_string(codes[:, n].tolist(), 3) for n in range(N)]
+    tensors = {
+        "qweight": torch.tensor(columns, dtype=torch.int32).t().contiguous(),
+        "qzeros": torch.tensor(
+            [bit_string(((row - 1) % 8).tolist(), 3) for row in zeros], dtype=torch.int32
+        ),
+        "scales": torch.rand(4, N, generator=g),
+    }
+    scheme = GPTQScheme(3, 16, sym=False, desc_act=False)
+    check_params(scheme.checkpoint_tensors(K, N), tensors, "layer")
+    assert scheme.infer_shape({"qweight": tuple(tensors["qweight"].shape)}) == (K, N)
+    layer = scheme.canonicalize(tensors, K, N, torch.float32)
+    check_params(layer.config.params(), layer.tensors, "layer")
+    groups = torch.arange(K) // 16
+    expected = (codes - zeros[groups]).double() * tensors["scales"].double()[groups]
+    got = dequantize_weight(layer.config, layer.tensors, torch.float64)
+    assert torch.equal(got, expected.t())
+    with pytest.raises(errors.UnsupportedQuantizationError, match="packs 32 codes to 3 words"):
+        scheme.checkpoint_tensors(K + 16, N)
+
+
+def test_who_wrote_three_bits():
+    """GPTQModel's constants for the first and third word are the wrong way round."""
+    by = {"meta": {"quantizer": ["gptqmodel:7.6.0"]}}
+    config = {"bits": 3, "group_size": 16, "sym": False}
+    assert GPTQConfig.from_config({**config, **by}).scheme.by_gptqmodel
+    for other in ({}, {"meta": {"quantizer": "autogptq"}}, {"meta": None}, {"bits": 4, **by}):
+        assert not GPTQConfig.from_config({**config, **other}).scheme.by_gptqmodel
+    words = [signed(w) for w in (0, 0x49249249 - 0x92492492 & 0xFFFFFFFF, 0x92492492 - 0x49249249)]
+    tensors = {
+        "qweight": torch.zeros(6, N, dtype=torch.int32),
+        "qzeros": torch.tensor([words] * 4, dtype=torch.int32),
+        "scales": torch.ones(4, N),
+    }
+    symmetric = GPTQScheme(3, 16, sym=True, desc_act=False)
+    layer = symmetric.canonicalize(tensors, K, N, torch.float32)
+    assert layer.config.weight_type == scalar_types.uint3b4
+    assert not layer.config.zero_points
+
+
 # -- the config --------------------------------------------------------------------------------
 
 BASE = {"bits": 4, "group_size": 128}
@@ -184,7 +235,7 @@ def test_dynamic_rules():
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"bits": 3}, errors.UnsupportedQuantizationError, "bits is 3.*supported: 2, 4, 8"),
+        ({"bits": 5}, errors.UnsupportedQuantizationError, "bits is 5.*supported: 2, 3, 4, 8"),
         ({"bits": "4"}, errors.CheckpointError, "bits is '4'; it must be an integer"),
         ({"bits": True}, errors.CheckpointError, "bits is True"),
         ({"bits": None}, errors.CheckpointError, "bits is missing"),
@@ -198,7 +249,7 @@ def test_dynamic_rules():
         ({"lm_head": "yes"}, errors.CheckpointError, "lm_head is 'yes'"),
         ({"dynamic": [1]}, errors.CheckpointError, "dynamic is"),
         ({"dynamic": {"(": {}}}, errors.CheckpointError, "no regular expression"),
-        ({"dynamic": {".*": {"bits": 5}}}, errors.UnsupportedQuantizationError, "bits is 5"),
+        ({"dynamic": {".*": {"bits": 6}}}, errors.UnsupportedQuantizationError, "bits is 6"),
         ({"dynamic": {".*": 3}}, errors.CheckpointError, "must be a JSON object"),
     ],
 )

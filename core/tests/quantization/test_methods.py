@@ -14,6 +14,7 @@ from qcore.quantization import (
 from qcore.quantization import methods as methods_module
 from qcore.quantization.awq import AWQConfig
 from qcore.quantization.gptq import GPTQConfig
+from qcore.quantization.modelopt import ModelOptConfig
 
 
 class StubConfig(QuantizationConfig):
@@ -61,6 +62,14 @@ def test_own_methods():
         assert entry.count(":") == 1
         assert get_quantization_config(name).get_name() == name
     assert get_quantization_config("compressed_tensors").get_name() == "compressed-tensors"
+    for alias, name in (
+        ("FP8", "fp8"),
+        ("modelopt_fp4", "modelopt"),
+        ("modelopt_mxfp8", "modelopt"),
+        ("auto_round", "auto-round"),
+        ("intel/auto-round", "auto-round"),
+    ):
+        assert get_quantization_config(alias).get_name() == name
 
 
 def test_plugins_methods(plugin):
@@ -80,6 +89,7 @@ def test_plugins_methods(plugin):
     [
         ({"bits": 4, "group_size": 128, "desc_act": False}, GPTQConfig),
         ({"w_bit": 4, "q_group_size": 128, "zero_point": True, "version": "GEMM"}, AWQConfig),
+        ({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}, ModelOptConfig),
     ],
 )
 def test_files_older_than_the_methods_name(config, expected):
@@ -89,7 +99,14 @@ def test_files_older_than_the_methods_name(config, expected):
 def test_names_that_are_none():
     with pytest.raises(errors.UnknownQuantizationError, match=r"nearest: gptq.*hook"):
         get_quantization_config("gtpq")
-    with pytest.raises(errors.UnsupportedQuantizationError, match="'fp8' is not supported"):
-        get_quantization_config("fp8")
+    for name, why in (
+        ("hqq", "zero points are floats"),
+        ("bitsandbytes", "NF4"),
+        ("torchao", "tensor subclasses"),
+        ("quanto", "optimum-quanto"),
+        ("quark", "supported: auto-round"),
+    ):
+        with pytest.raises(errors.UnsupportedQuantizationError, match=f"{name!r} is.*{why}"):
+            get_quantization_config(name)
     with pytest.raises(errors.CheckpointError, match="names no quant_method"):
         read_quantization_config({"a": 1})

@@ -1,5 +1,7 @@
 """The oracle itself, against numpy written from the formats' definitions."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -283,3 +285,14 @@ def test_unknown_activations_are_refused_by_name():
     assert "e3m2" in reason
     with pytest.raises(KernelRefusedError, match="EmulationMxFp4LinearKernel"):
         reference.EmulationMxFp4LinearKernel(config)
+
+
+def test_mixed_precision_with_int8_activations():
+    rng = np.random.default_rng(0)
+    config, tensors, weight = mp_case(rng, 4, 32, False, False, 96, 24)
+    config = dataclasses.replace(config, act_type=torch.int8, out_type=torch.float32)
+    x = randn(rng, 5, 96)
+    scale = np.abs(x.numpy()).max(1, keepdims=True) / np.float32(127)
+    rounded = np.round(x.numpy() / scale).astype(float) * scale
+    got = reference_linear(config, tensors, x)
+    assert np.allclose(got.numpy(), rounded @ weight.T, rtol=1e-5, atol=1e-4)

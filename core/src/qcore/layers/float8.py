@@ -6,6 +6,8 @@ Canonical layout of "fp8", K inputs, N outputs:
 weight          e4m3 [K, N]                  the transposed view of a contiguous [N, K]
 weight_scale    float [] or [1]; [N, 1]      per tensor; per channel
 input_scale     float32 [] or [1]            only if the activations are static
+input_scale_ub  float32 [] or [1]            optional, with dynamic activations: the largest
+                                             magnitude that a computed scale covers
 ==============  ===========================  ===================================================
 
 and of "fp8_block", with weight blocks of bn x bk:
@@ -121,6 +123,9 @@ class FP8ScaledMMLinearLayerConfig(MMLinearLayerConfig):
                 about="weight scales",
             ),
             "input_scale": self._input_scale(),
+            "input_scale_ub": ParamSpec(
+                ((), (1,)), (torch.float32,), optional=True, about="bound of the input's scale"
+            ),
         }
 
     def describe(self) -> str:

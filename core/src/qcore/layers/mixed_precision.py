@@ -13,6 +13,9 @@ weight_g_idx        int32 [K]                           group of each input; onl
 ``w[n, k] = (code[n, k] - zero[n, g]) * scale[n, g]`` with ``g = g_idx[k]`` or ``k // group_size``;
 where there are no zero points, zero is the weight type's bias (8 for uint4b8). Signed weight types
 (int4, int8) are not packed: ``weight_packed`` is int8 [N, K].
+
+Activations of e4m3 or int8 (W4A8) are made by the kernel, from an input of ``out_type``: a
+symmetric scale for each token, computed at run time.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ __all__ = ["MP_WEIGHT_TYPES", "MPLinearLayerConfig"]
 _UNSIGNED = tuple(ScalarType.uint(bits) for bits in (2, 3, 4, 5, 6, 7, 8))
 _BIASED = tuple(ScalarType.uint(bits, 1 << (bits - 1)) for bits in (2, 3, 4, 5, 6, 7, 8))
 _SIGNED = (scalar_types.int4, scalar_types.int8)
+_QUANTIZED = (torch.float8_e4m3fn, torch.int8)
 
 MP_WEIGHT_TYPES: tuple[ScalarType, ...] = (*_UNSIGNED, *_BIASED, *_SIGNED)
 """Weight types that an `MPLinearLayerConfig` may have."""
@@ -46,7 +50,7 @@ class MPLinearLayerConfig(MMLinearLayerConfig):
         full_weight_shape: (K, N) of the whole layer.
         partition_weight_shape: (K, N) of this rank's part; the same without tensor parallelism.
         weight_type: of the codes: ``uintB`` with zero points, ``uintBbX`` or ``intB`` without.
-        act_type: dtype of the activations.
+        act_type: dtype of the activations that enter the product.
         group_size: inputs that share a scale; -1 for one group of all K.
         zero_points: whether there are zero points.
         has_g_idx: whether inputs are assigned to groups by a table (activation order).
@@ -80,7 +84,7 @@ class MPLinearLayerConfig(MMLinearLayerConfig):
                 f"MPLinearLayerConfig.weight_type is {self.weight_type}; "
                 f"allowed: {', '.join(map(str, MP_WEIGHT_TYPES))}"
             )
-        check_dtype(self, "act_type", self.act_type, (*FLOAT_DTYPES, torch.float8_e4m3fn))
+        check_dtype(self, "act_type", self.act_type, (*FLOAT_DTYPES, *_QUANTIZED))
         check_dtype(self, "out_type", self.out_type, optional=True)
         check_bool(self, "zero_points", "has_g_idx")
         if self.group_size != -1 and not self.group_size >= 1:

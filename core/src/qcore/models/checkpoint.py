@@ -23,7 +23,12 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _BESIDE = re.compile(r"-(?!00001-)\d{5}-of-\d{5}$|^mmproj")
 """Names of GGUF files that are no model: a later part of one, the image encoder beside one."""
 _MAX_JSON = 256 * 2**20
-_METHOD_FILES = ("quantize_config.json", "quant_config.json", "quantization_config.json")
+_METHOD_FILES = (
+    "quantize_config.json",
+    "quant_config.json",
+    "quantization_config.json",
+    "hf_quant_config.json",
+)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from qcore.errors import NoKernelError, UnsupportedQuantizationError
 from qcore.facts.target import Target
 from qcore.models.checkpoint import Checkpoint, open_checkpoint
 from qcore.models.explanation import Explanation, ExplanationRow
-from qcore.models.plan import check_tensors
+from qcore.models.plan import check_tensors, set_aside
 from qcore.models.safetensors_file import TensorInfo
 from qcore.models.skeleton import model_dtype
 from qcore.quantization.base import LinearScheme
@@ -64,6 +64,7 @@ class CheckpointReport:
         quantized_bytes: that these take on disk.
         other_bytes: that the rest takes.
         tensors: how many there are.
+        notes: what the checkpoint asks for and is not done.
     """
 
     path: str
@@ -76,11 +77,13 @@ class CheckpointReport:
     quantized_bytes: int
     other_bytes: int
     tensors: int
+    notes: tuple[str, ...] = ()
 
     @property
     def explanation(self) -> Explanation:
         """The decisions, as `qcore.explain` shows them."""
-        return Explanation(tuple(ExplanationRow(r.layer, r.decision) for r in self.layers))
+        rows = tuple(ExplanationRow(r.layer, r.decision) for r in self.layers)
+        return Explanation(rows, self.notes)
 
     def render(self, *, per_layer: bool = False) -> str:
         """The report, as text for a person.
@@ -99,7 +102,7 @@ class CheckpointReport:
             f"{_size(self.other_bytes)} in the rest",
             f"decided for:   {self.target}, {str(self.dtype).removeprefix('torch.')} activations",
         ]
-        if self.layers:
+        if self.layers or self.notes:
             lines += ["", self.explanation.render(per_layer=per_layer)]
         return "\n".join(lines)
 
@@ -118,6 +121,7 @@ class CheckpointReport:
             "tensors": self.tensors,
             "quantized_bytes": self.quantized_bytes,
             "other_bytes": self.other_bytes,
+            "notes": list(self.notes),
             "layers": [
                 {
                     "layer": row.layer,
@@ -179,6 +183,7 @@ def inspect_checkpoint(
         quantized_bytes=quantized,
         other_bytes=total - quantized,
         tensors=len(checkpoint.tensors),
+        notes=() if method is None else tuple(set_aside(method, checkpoint.tensors)[1]),
     )
 
 
@@ -200,7 +205,9 @@ def _quantized_layers(
         scheme = method.get_quant_method(stand_in, prefix)
         if scheme is None:
             continue
-        shape = scheme.infer_shape({s: info.shape for s, info in tensors.items()})
+        shapes = {suffix: info.shape for suffix, info in tensors.items()}
+        scheme = scheme.refined(shapes)
+        shape = scheme.infer_shape(shapes)
         if shape is None:
             continue
         K, N = shape

@@ -13,9 +13,9 @@ from qcore.errors import CheckpointError, UnsupportedQuantizationError
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.models.checkpoint import Checkpoint
 from qcore.models.safetensors_file import TensorInfo, same_bytes, same_place
-from qcore.quantization.base import LinearScheme
+from qcore.quantization.base import LinearScheme, QuantizationConfig
 
-__all__ = ["LinearPlan", "LoadPlan", "check_tensors", "make_plan"]
+__all__ = ["LinearPlan", "LoadPlan", "check_tensors", "make_plan", "set_aside"]
 
 _FLOATS = (*FLOAT_DTYPES, torch.float64)
 _BIAS = "bias"
@@ -77,8 +77,12 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
     plan = LoadPlan()
     used: set[str] = set()
     tied = _tied_names(model)
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, info in available.items():
+        owner, _, suffix = name.rpartition(".")
+        shapes.setdefault(owner, {})[suffix] = info.shape
     for prefix, module in model.named_modules():
-        linear = _plan_linear(module, prefix, checkpoint, available, file_prefixes, tied)
+        linear = _plan_linear(module, prefix, checkpoint, available, file_prefixes, shapes, tied)
         if linear is not None:
             plan.linears.append(linear)
             used.update(f"{prefix}.{suffix}" for suffix in linear.tensors)
@@ -95,9 +99,12 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
                     )
     quantized = {linear.prefix for linear in plan.linears}
     missing = _plan_parameters(model, available, quantized, plan, used)
-    unexpected = [name for name in available if name not in used and not _is_ignorable(model, name)]
+    left = [name for name in available if name not in used and not _is_ignorable(model, name)]
+    method = checkpoint.quantization
+    unexpected, notes = (left, []) if method is None else set_aside(method, left)
     if missing or unexpected:
         raise CheckpointError(_mismatch(checkpoint, missing, unexpected))
+    plan.notes += notes
     if checkpoint.quantization is not None and not plan.linears:
         raise CheckpointError(
             f"{checkpoint.path}: the quantization config says {checkpoint.quantization.describe()},"
@@ -109,6 +116,28 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
 def _is_read_twice(linear: LinearPlan, other: TensorInfo | None) -> bool:
     """Whether the layer is tied all the same: its tensors are those of ``other``."""
     return other is not None and any(same_place(i, other) for i in linear.tensors.values())
+
+
+def set_aside(method: QuantizationConfig, names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Part the tensors that no layer takes into those that nobody knows, and the others.
+
+    Args:
+        method: of the checkpoint.
+        names: of the tensors.
+
+    Returns:
+        The names that the method does not know, and notes about what is not applied.
+    """
+    unknown: list[str] = []
+    known: dict[str, list[str]] = {}
+    for name in names:
+        what = method.unapplied(name)
+        (unknown if what is None else known.setdefault(what, [])).append(name)
+    notes = [
+        f"{len(found)} tensors are not applied, {found[0]} among them: {what}"
+        for what, found in known.items()
+    ]
+    return unknown, [*method.notes(), *notes]
 
 
 def _renamed(
@@ -164,6 +193,7 @@ def _plan_linear(
     checkpoint: Checkpoint,
     available: Mapping[str, TensorInfo],
     file_prefixes: Mapping[str, str],
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]],
     tied: Mapping[str, tuple[str, ...]],
 ) -> LinearPlan | None:
     method = checkpoint.quantization
@@ -179,6 +209,7 @@ def _plan_linear(
     if f"{prefix}.weight" in tied and not any(n.startswith(f"{prefix}.") for n in available):
         return None
     K, N = module.in_features, module.out_features
+    scheme = scheme.refined(shapes.get(prefix, {}))
     try:
         specs = scheme.checkpoint_tensors(K, N)
     except UnsupportedQuantizationError as error:

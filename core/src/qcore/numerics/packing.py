@@ -1,6 +1,9 @@
-"""Integer codes in int32 words: ``32 // bits`` to a word, lowest bits first, along one dimension.
+"""Integer codes in int32 words, lowest bits first, along one dimension.
 
-This is the packing of compressed-tensors' pack-quantized and of GPTQ's 2, 4 and 8 bits.
+`pack_int32` puts ``32 // bits`` codes in a word and leaves the rest of it zero: the canonical
+packing. `unpack_dense_int32` reads the other one in use, without gaps, where 3, 5, 6 and 7 bits
+cross the words' ends: GPTQ's 3 bits, and compressed-tensors' newer pack-quantized. With 2, 4 and 8
+bits the two are the same.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ import torch
 
 from qcore.errors import WeightError
 
-__all__ = ["pack_int32", "pack_uint4", "unpack_int32", "unpack_uint4"]
+__all__ = ["pack_int32", "pack_uint4", "unpack_dense_int32", "unpack_int32", "unpack_uint4"]
 
 
 def pack_int32(codes: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
@@ -66,6 +69,42 @@ def unpack_int32(words: torch.Tensor, bits: int, size: int, dim: int) -> torch.T
         codes[..., i] = (moved >> (bits * i)) & (2**bits - 1)
     flat = codes.reshape(*moved.shape[:-1], -1)[..., :size]
     return flat.movedim(-1, dim).contiguous()
+
+
+def unpack_dense_int32(words: torch.Tensor, bits: int, size: int, dim: int) -> torch.Tensor:
+    """Take codes out of int32 words that hold them without gaps: code i begins at bit ``bits * i``.
+
+    Args:
+        words: int32.
+        bits: 2 to 8.
+        size: the length of ``dim`` before packing.
+        dim: the packed dimension.
+
+    Returns:
+        uint8 codes.
+
+    Raises:
+        WeightError: ``words`` has too few or too many words for ``size``.
+    """
+    needed = -(-size * bits // 32)
+    if words.shape[dim] != needed:
+        raise WeightError(
+            f"{size} codes of {bits} bits take {needed} int32 words without gaps, got "
+            f"{words.shape[dim]} (shape {list(words.shape)}, dimension {dim})"
+        )
+    moved = words.movedim(dim, -1)
+    # 32 codes fill `bits` words, so that code i of each such run lies at the same place in it.
+    padded = torch.nn.functional.pad(moved, (0, -needed % bits))
+    runs = padded.reshape(*moved.shape[:-1], padded.shape[-1] // bits, bits)
+    codes = torch.empty((*runs.shape[:-1], 32), dtype=torch.uint8, device=words.device)
+    for i in range(32):
+        word, shift = divmod(bits * i, 32)
+        code = runs[..., word] >> shift
+        if shift + bits > 32:
+            low = 32 - shift
+            code = (code & ((1 << low) - 1)) | (runs[..., word + 1] << low)
+        codes[..., i] = code & ((1 << bits) - 1)
+    return codes.flatten(-2)[..., :size].movedim(-1, dim).contiguous()
 
 
 def pack_uint4(codes: torch.Tensor) -> torch.Tensor:

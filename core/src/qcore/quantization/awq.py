@@ -25,6 +25,7 @@ from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.quantization.base import CanonicalLinear, LinearScheme, QuantizationConfig
 from qcore.quantization.fields import Fields
 from qcore.quantization.integer import IntegerWeights
+from qcore.quantization.layer_lists import is_listed
 
 __all__ = ["AWQConfig", "AWQScheme"]
 
@@ -175,10 +176,7 @@ class AWQConfig(QuantizationConfig):
         """
         if not isinstance(layer, torch.nn.Linear):
             return None
-        dotted = f".{prefix}."
-        if any(f".{part.strip('.')}." in dotted for part in self.modules_to_not_convert):
-            return None
-        return self.scheme
+        return None if is_listed(prefix, self.modules_to_not_convert) else self.scheme
 
     def describe(self) -> str:
         """``AWQ 4 bit g128 asymmetric``."""

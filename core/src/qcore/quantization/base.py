@@ -56,6 +56,13 @@ class LinearScheme(ABC):
     def infer_shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
         """(K, N) from the shapes of a layer's tensors; None if they are not of this scheme."""
 
+    def refined(self, shapes: Mapping[str, tuple[int, ...]]) -> LinearScheme:
+        """The scheme of one layer, where its tensors' names and shapes say what no field does.
+
+        Called before `checkpoint_tensors`; the scheme that comes back answers everything else.
+        """
+        return self
+
     @abstractmethod
     def layer_config(self, K: int, N: int, act_dtype: torch.dtype) -> MMLinearLayerConfig:
         """The layer as the method's config promises it, without a look at the tensors.
@@ -145,6 +152,17 @@ class QuantizationConfig(ABC):
             layer: the layer before it is replaced; its class and class name count.
             prefix: its name in the checkpoint.
         """
+
+    def notes(self) -> Sequence[str]:
+        """What the config asks for and is not done, though the checkpoint loads."""
+        return ()
+
+    def unapplied(self, name: str) -> str | None:
+        """What a tensor that no layer takes is for, if the method knows it; None if it does not.
+
+        Such tensors are left out of the model, with a note; any other one is an error.
+        """
+        return None
 
     def describe(self) -> str:
         """The method and its parameters in a few words."""

@@ -1,6 +1,8 @@
 """The formats of compressed-tensors that hold integers.
 
 For a layer of K inputs and N outputs, with ``pack = 32 // bits`` codes in an int32, lowest first:
+newer versions leave no gaps, so that codes of 3, 5, 6 and 7 bits cross the words' ends; the number
+of words tells which it is (`qcore.numerics.packing`).
 
 ==================  ==========================  ================================================
 pack-quantized
@@ -31,7 +33,7 @@ from qcore.errors import WeightError
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
 from qcore.layers.mixed_precision import MPLinearLayerConfig
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
-from qcore.numerics.packing import pack_int32, unpack_int32
+from qcore.numerics.packing import pack_int32, unpack_dense_int32, unpack_int32
 from qcore.quantization.base import CanonicalLinear, LinearScheme
 from qcore.quantization.integer import IntegerWeights
 
@@ -85,12 +87,14 @@ class PackQuantizedScheme(_WeightOnlyScheme):
 
     def checkpoint_tensors(self, K: int, N: int) -> Mapping[str, ParamSpec]:
         """See the module's table."""
-        pack, G = 32 // self.weights.bits, self.weights.num_groups(K)
+        bits, G = self.weights.bits, self.weights.num_groups(K)
         return {
-            "weight_packed": ParamSpec(((N, -(-K // pack)),), _INT32, about="codes"),
+            "weight_packed": ParamSpec(
+                tuple((N, words) for words in _words(K, bits)), _INT32, about="codes"
+            ),
             "weight_scale": self._scale_spec(K, N),
             "weight_zero_point": ParamSpec(
-                ((-(-N // pack), G),),
+                tuple((words, G) for words in _words(N, bits)),
                 _INT32,
                 optional=not self.weights.zero_points,
                 about="zero points",
@@ -104,7 +108,14 @@ class PackQuantizedScheme(_WeightOnlyScheme):
     def infer_shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
         """From ``weight_packed``; K up to the last word's filling."""
         shape = shapes.get("weight_packed", ())
-        return (shape[1] * (32 // self.weights.bits), shape[0]) if len(shape) == 2 else None
+        if len(shape) != 2:
+            return None
+        dense, padded = shape[1] * 32 // self.weights.bits, shape[1] * (32 // self.weights.bits)
+        stated = shapes.get("weight_scale", ())
+        groups = stated[1] if len(stated) == 2 else 1
+        size = self.weights.group_size
+        # Words without gaps hold more; the number of groups tells which K they are of.
+        return (dense if size > 0 and -(-dense // size) == groups else padded), shape[0]
 
     def canonicalize(
         self, tensors: Mapping[str, torch.Tensor], K: int, N: int, act_dtype: torch.dtype
@@ -113,9 +124,12 @@ class PackQuantizedScheme(_WeightOnlyScheme):
         stated = tensors.get("weight_shape")
         if stated is not None and stated.tolist() != [N, K]:
             raise WeightError(f"weight_shape says {stated.tolist()}; the layer is [{N}, {K}]")
+        bits, packed = self.weights.bits, tensors["weight_packed"]
         zeros = tensors.get("weight_zero_point")
         if zeros is not None:
-            zeros = unpack_int32(zeros, self.weights.bits, N, dim=0)
+            zeros = _unpack(zeros, bits, N, dim=0)
+        if packed.shape[1] != _words(K, bits)[0]:
+            packed = pack_int32(unpack_dense_int32(packed, bits, K, dim=1), bits, dim=1)
         g_idx = tensors.get("weight_g_idx")
         if g_idx is not None and bool((g_idx == -1).all()):
             g_idx = None  # as the tool leaves it where it orders nothing
@@ -123,7 +137,7 @@ class PackQuantizedScheme(_WeightOnlyScheme):
             K,
             N,
             act_dtype,
-            packed=tensors["weight_packed"],
+            packed=packed,
             scale=self._scale(tensors, K, N),
             zeros=zeros,
             g_idx=g_idx,
@@ -186,18 +200,20 @@ class Int8Scheme(LinearScheme):
         per_channel: a scale for each output; else one for the tensor.
         static: the activations' scale is in the checkpoint.
         symmetric: activations have no zero point.
+        bits: of the weights' codes, which have a byte each even if they need less.
     """
 
     per_channel: bool
     static: bool
     symmetric: bool
+    bits: int = 8
 
     def describe(self) -> str:
         """``W8A8 channel weights, dynamic symmetric activations``."""
         weights = "channel" if self.per_channel else "tensor"
         inputs = "static" if self.static else "dynamic"
         symmetry = "symmetric" if self.symmetric else "asymmetric"
-        return f"W8A8 {weights} weights, {inputs} {symmetry} activations"
+        return f"W{self.bits}A8 {weights} weights, {inputs} {symmetry} activations"
 
     def checkpoint_tensors(self, K: int, N: int) -> Mapping[str, ParamSpec]:
         """See the module's table."""
@@ -253,6 +269,16 @@ class Int8Scheme(LinearScheme):
             if symmetric and name in tensors and bool(tensors[name].any()):
                 raise WeightError(f"{name} is not zero, but the config says symmetric")
         return CanonicalLinear(self.layer_config(K, N, act_dtype), canonical)
+
+
+def _words(size: int, bits: int) -> tuple[int, ...]:
+    """How many words ``size`` codes may take: with gaps, and without if that is another number."""
+    return tuple(dict.fromkeys((-(-size // (32 // bits)), -(-size * bits // 32))))
+
+
+def _unpack(words: torch.Tensor, bits: int, size: int, dim: int) -> torch.Tensor:
+    gaps = words.shape[dim] == _words(size, bits)[0]
+    return (unpack_int32 if gaps else unpack_dense_int32)(words, bits, size, dim)
 
 
 def _shape_of_bytes(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ import torch
 
 from qcore.errors import WeightError
 from qcore.facts.scalar_type import ScalarType
+from qcore.layers.base import dtype_name
 from qcore.layers.mixed_precision import MPLinearLayerConfig
 from qcore.numerics.packing import pack_int32
 from qcore.quantization.base import CanonicalLinear
@@ -28,12 +29,14 @@ class IntegerWeights:
         group_size: inputs that share a scale; -1 for all.
         zero_points: whether the zero is stored; else it is ``2**(bits-1)``.
         has_g_idx: whether a table may assign inputs to groups.
+        inputs: what each token's activations are rounded to, int8 or e4m3; None for not at all.
     """
 
     bits: int
     group_size: int
     zero_points: bool
     has_g_idx: bool = False
+    inputs: torch.dtype | None = None
 
     def num_groups(self, K: int) -> int:
         """G."""
@@ -46,7 +49,7 @@ class IntegerWeights:
             full_weight_shape=(K, N),
             partition_weight_shape=(K, N),
             weight_type=ScalarType.uint(self.bits, bias),
-            act_type=act_dtype,
+            act_type=self.inputs or act_dtype,
             # A group that no input fills up is one group of all: more kernels take that.
             group_size=-1 if self.group_size > K else self.group_size,
             zero_points=self.zero_points,
@@ -59,7 +62,8 @@ class IntegerWeights:
         group = "channel" if self.group_size == -1 else f"g{self.group_size}"
         symmetry = "asymmetric" if self.zero_points else "symmetric"
         order = ", activation order" if self.has_g_idx else ""
-        return f"{self.bits} bit {group} {symmetry}{order}"
+        inputs = f", {dtype_name(self.inputs)} activations" if self.inputs else ""
+        return f"{self.bits} bit {group} {symmetry}{order}{inputs}"
 
     def canonical(
         self,

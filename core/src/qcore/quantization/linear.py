@@ -11,13 +11,22 @@ from qcore.errors import WeightError
 from qcore.facts.target import Target
 from qcore.kernels.base import LinearKernel
 from qcore.kernels.loading import process_weights
-from qcore.layers.params import check_params
+from qcore.layers.base import MMLinearLayerConfig
+from qcore.layers.params import FLOAT_DTYPES, check_params
 from qcore.quantization.base import CanonicalLinear
 from qcore.selection.algorithm import select
 from qcore.selection.decision import Decision
 from qcore.settings import Settings
 
 __all__ = ["QuantizedLinear"]
+
+
+def _float_dtype(config: MMLinearLayerConfig) -> torch.dtype:
+    """Of the layer's input, which a kernel may quantize itself (W4A8)."""
+    dtype = config.activation_dtype
+    if dtype is not None and dtype not in FLOAT_DTYPES:
+        dtype = getattr(config, "out_type", None)
+    return dtype or torch.get_default_dtype()
 
 
 class QuantizedLinear(torch.nn.Module):
@@ -71,7 +80,7 @@ class QuantizedLinear(torch.nn.Module):
         self.output_size = self.output_size_per_partition = N
         self.logical_widths = [N]
         self.output_partition_sizes = [N]
-        self.params_dtype = self.orig_dtype = config.activation_dtype or torch.get_default_dtype()
+        self.params_dtype = self.orig_dtype = _float_dtype(config)
         self.has_bias = bias is not None
         self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
 

@@ -25,35 +25,46 @@ _OWN = {
     "gptq": "qcore.quantization.gptq:GPTQConfig",
     "awq": "qcore.quantization.awq:AWQConfig",
     "compressed-tensors": "qcore.quantization.compressed_tensors:CompressedTensorsConfig",
+    "fp8": "qcore.quantization.fp8:Fp8Config",
+    "fbgemm_fp8": "qcore.quantization.fbgemm_fp8:FBGEMMFp8Config",
+    "modelopt": "qcore.quantization.modelopt:ModelOptConfig",
+    "auto-round": "qcore.quantization.auto_round:AutoRoundConfig",
 }
 
-_NOT_YET = {
-    "auto-round": "auto-round's own format; export it as auto_gptq, auto_awq or llm_compressor",
+_ALIASES = {
+    "modelopt_fp4": "modelopt",
+    "modelopt_mixed": "modelopt",
+    "modelopt_mxfp8": "modelopt",
+    "intel/auto-round": "auto-round",
+}
+"""Other names of the core's methods; the config says the rest."""
+
+_INSTEAD = "quantize the original model with GPTQ, AWQ or llm-compressor"
+_REFUSED = {
     "gguf": "of a folder; give the .gguf file itself",
+    "bitsandbytes": "its NF4, FP4 and int8 layouts are its own kernels' alone; load it with "
+    f"transformers, or {_INSTEAD}",
+    "hqq": f"its zero points are floats, and kernels here take integers; {_INSTEAD}",
+    "mxfp4": "its quantized tensors are experts, not linear layers",
+    "quanto": "its layouts belong to the device that wrote them; load it with optimum-quanto, or "
+    f"{_INSTEAD}",
+    "torchao": "it saves tensor subclasses of one version of torchao; load it with transformers, "
+    f"or {_INSTEAD}",
     **dict.fromkeys(
         (
             "aqlm",
             "bitnet",
-            "bitsandbytes",
             "eetq",
-            "fbgemm_fp8",
-            "fp8",
             "fp_quant",
             "higgs",
-            "hqq",
-            "modelopt",
-            "modelopt_fp4",
-            "modelopt_mxfp8",
-            "mxfp4",
-            "quanto",
             "quark",
             "spqr",
-            "torchao",
             "vptq",
         ),
         "",
     ),
 }
+"""Methods that exist, and why they are not here."""
 
 
 def quantization_methods() -> dict[str, str]:
@@ -73,13 +84,15 @@ def get_quantization_config(name: str) -> type[QuantizationConfig]:
         RegistrationError: a plugin registered something that is no method, or cannot be imported.
     """
     methods = quantization_methods()
-    folded = name.lower().replace("_", "-")
-    for known, entry in methods.items():
-        if known.lower().replace("_", "-") == folded:
-            return _load(known, entry)
+    folded = _folded(name)
+    by_name = {_folded(known): known for known in methods}
+    for alias, own in _ALIASES.items():
+        by_name.setdefault(_folded(alias), own)
+    if folded in by_name:
+        return _load(by_name[folded], methods[by_name[folded]])
     supported = ", ".join(sorted(methods))
-    for known, hint in _NOT_YET.items():
-        if known.replace("_", "-") == folded:
+    for known, hint in _REFUSED.items():
+        if _folded(known) == folded:
             more = f" ({hint})" if hint else ""
             raise UnsupportedQuantizationError(
                 f"the quantization method {name!r} is not supported{more}; supported: {supported}"
@@ -88,6 +101,10 @@ def get_quantization_config(name: str) -> type[QuantizationConfig]:
         f"no quantization method is called {name!r}{nearest(name, list(methods))}; there are: "
         f"{supported}. A plugin can add one with the hook qcore_quantization_methods"
     )
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def _load(name: str, entry: str) -> type[QuantizationConfig]:

@@ -119,6 +119,9 @@ def round_activations(
 ) -> torch.Tensor:
     """``rows`` [M, K] as the config's activation quantization rounds them, in float32 or wider."""
     if isinstance(config, MPLinearLayerConfig):
+        if config.act_type == torch.int8:
+            codes, scale, _ = dynamic_int8_quant(rows)
+            return codes.to(torch.float32) * scale
         if config.act_type not in _E4M3:
             return rows
         codes, scale = scaled_fp8_quant(rows, per_token=True, dtype=config.act_type)

@@ -32,6 +32,7 @@ QUOTIENT_SLACK = 2.0**-20
 approximations err by up to two units), a second scale the same, the product one."""
 
 _FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)
+_INT8_TOKENS = Int8ScaledMMLinearLayerConfig(False, True, True)
 
 
 def activation_interval(
@@ -48,6 +49,8 @@ def activation_interval(
     if isinstance(config, Int8ScaledMMLinearLayerConfig):
         return _int8(config, tensors, wide)
     if isinstance(config, MPLinearLayerConfig):
+        if config.act_type == torch.int8:
+            return _int8(_INT8_TOKENS, tensors, wide)
         if config.act_type not in _FP8:
             return wide, wide
         return _fp8(wide, _amax(wide, -1) / fp8_max(config.act_type), config.act_type)
