@@ -28,7 +28,7 @@ def clean(monkeypatch):
     from qcore.selection import algorithm
 
     for name in list(os.environ):
-        if name.startswith(("QCORE_", "VLLM_")):
+        if name.startswith(("QCORE_", "VLLM_")) and name != "QCORE_DISABLED_PLUGINS":
             monkeypatch.delenv(name)
     reset_registry()
     algorithm._cache.clear()
