@@ -167,6 +167,15 @@ class Fp8Cache(DynamicCache):
             for n, layer in enumerate(self.layers)
         ]
         self.dynamic = dynamic
+        self.scaled_layers = len(given)
+
+    def describe(self) -> str:
+        """Which scales it has, in a few words."""
+        if self.dynamic:
+            return "a scale for each head and token"
+        if self.scaled_layers == 0:
+            return "scales of 1.0"
+        return f"scales for {self.scaled_layers} of {len(self.layers)} layers"
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         for layer in self.layers:
