@@ -1,10 +1,11 @@
 """Bytes, error and speed of an FP8 KV cache beside transformers' own, over a long context.
 
 The models are random: bytes and speed do not depend on weights, the error does, so it is no more
-than a sanity check. Keys and values of trained models have outliers; measure those with a model.
-Each cache reads the same context in chunks, then decodes token by token on what it holds.
+than a sanity check. Each cache reads the same context in chunks, then decodes token by token on
+what it holds. With --model, a trained model says what a text's tokens cost it with each cache.
 
-python benchmarks/kv_cache.py [--context 4096] [--out benchmarks/results/kv_cache.json]
+python benchmarks/kv_cache.py [--context 4096] [--model FOLDER --text FILE]
+    [--out benchmarks/results/kv_cache.json]
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Any
 
 import torch
 from environment import environment
-from qcore.models import KVScales, cache_bytes, fp8_cache
+from qcore.models import KVScales, cache_bytes, fp8_cache, load_model
 from transformers import (
+    AutoTokenizer,
     DynamicCache,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -109,10 +111,54 @@ def measure(model: Any, context: int) -> dict[str, Any]:
     return results
 
 
+def cost(model: Any, ids: torch.Tensor, cache: Any) -> dict[str, float]:
+    """Nats a token, each predicted from all before it in the cache; and the cache's bytes."""
+    total = 0.0
+    for start in range(0, ids.shape[1] - 1, CHUNK // 2):
+        part = ids[:, start : start + CHUNK // 2]
+        logits = model(part, past_key_values=cache).logits[0].float()
+        following = ids[0, start + 1 : start + 1 + part.shape[1]]
+        total += float(
+            torch.nn.functional.cross_entropy(
+                logits[: following.numel()], following, reduction="sum"
+            )
+        )
+    return {"bytes": cache_bytes(cache), "nats_a_token": total / (ids.shape[1] - 1)}
+
+
+def trained(folder: Path, text: Path, context: int) -> dict[str, Any]:
+    """The cost of a text with each cache."""
+    model = load_model(folder, device="cpu")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    ids = tokenizer(text.read_text(), return_tensors="pt")["input_ids"][:, :context]
+    plain = DynamicCache(config=model.config)
+    results = {"bfloat16": cost(model, ids, plain)}
+    caches = {
+        "e4m3, scales of 1.0": fp8_cache(model, {}),
+        "e4m3, amax / 448 of each layer": fp8_cache(model, calibrated(plain)),
+        "e4m3, a scale for each head and token": fp8_cache(model, "dynamic"),
+    }
+    results |= {name: cost(model, ids, cache) for name, cache in caches.items()}
+    amax = {
+        kind: max(float(getattr(layer, kind).abs().max()) for layer in plain.layers)
+        for kind in ("keys", "values")
+    }
+    return {
+        "model": folder.resolve().name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "text": text.name,
+        "tokens": ids.shape[1],
+        "largest": amax,
+        "caches": results,
+    }
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--context", type=int, default=4096, help="tokens before those decoded")
+    parser.add_argument("--model", type=Path, help="a trained model's folder")
+    parser.add_argument("--text", type=Path, help="what it is to predict")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     output: dict[str, Any] = {
@@ -131,6 +177,15 @@ def main() -> None:
                     f"  {cache:<40} {row['bytes'] / 2**20:8.2f} MiB  "
                     f"{row['decode_ms']:7.1f} ms a token"
                     + (f"  logits off by {error:.2%}" if error is not None else "")
+                )
+        if args.model is not None and args.text is not None:
+            found = trained(args.model, args.text, args.context)
+            output["trained"] = found
+            print(f"{found['model']}, {found['tokens']} tokens of {found['text']}")
+            for cache, row in found["caches"].items():
+                print(
+                    f"  {cache:<40} {row['bytes'] / 2**20:8.2f} MiB  "
+                    f"{row['nats_a_token']:.4f} nats a token"
                 )
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
