@@ -264,15 +264,19 @@ def test_kinds_of_layers_that_are_not_supported(monkeypatch):
     class OtherLayer(cache_utils.DynamicLayer):
         pass
 
+    if not hasattr(cache_utils, "DYNAMIC_LAYER_TYPE_MAPPING"):
+        pytest.skip("this version of transformers has no table of layers")
     mapping = {**cache_utils.DYNAMIC_LAYER_TYPE_MAPPING, "full_attention": OtherLayer}
     monkeypatch.setattr(cache_utils, "DYNAMIC_LAYER_TYPE_MAPPING", mapping)
     with pytest.raises(errors.UnsupportedQuantizationError, match=r"layer 0.*OtherLayer"):
         fp8_cache(w.tiny_model())
 
 
-def test_layers_without_keys_stay_as_they_are(monkeypatch):
+def test_layers_without_keys_stay_as_they_are():
     config = transformers.Qwen3NextConfig(
         num_hidden_layers=2, layer_types=["linear_attention", "full_attention"]
     )
+    if not hasattr(transformers.cache_utils, "LinearAttentionLayer"):
+        pytest.skip("this version of transformers has no such layers in its caches")
     kinds = [type(layer).__name__ for layer in Fp8Cache(config).layers]
     assert kinds == ["LinearAttentionLayer", "Fp8Layer"]

@@ -95,6 +95,12 @@ class Fp8Layer(DynamicLayer):  # type: ignore[no-untyped-call]
         )
         return decode(keys, self.k_scale, self.dtype), decode(values, self.v_scale, self.dtype)
 
+    def reset(self) -> None:
+        """Drop everything; early versions of transformers keep zeros."""
+        super().reset()
+        self.keys = self.values = None
+        self.is_initialized = False
+
     def contents(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """The keys and values that are kept, in the model's dtype; None before there are any."""
         if self.keys is None or self.values is None or self.keys.numel() == 0:
