@@ -76,3 +76,18 @@ def test_no_tokenizer_and_no_prompt(cli, checkpoint, tmp_path):
         (tmp_path / "mute" / name).unlink()
     assert "holds no tokenizer" in cli("generate", tmp_path / "mute", "--prompt", "a").err
     assert "no tokens" in cli("generate", checkpoint, "--prompt", "").err
+
+
+def test_kv_cache(cli, checkpoint):
+    """128 bytes for each of 8 tokens: two layers, keys and values, two heads of 16; 4 more a row
+    with scales of its own.
+    """
+    args = ("generate", checkpoint, "--prompt", "Once", "--max-new-tokens", "5", "--kv-cache")
+    result = cli(*args, "fp8")
+    assert result.code == 0
+    assert result.out.strip()
+    assert re.search(r"KV cache +1.0 KiB in e4m3, scales of 1.0", result.err)
+    result = cli(*args, "fp8-dynamic")
+    assert re.search(r"KV cache +1.2 KiB in e4m3, a scale for each head and token", result.err)
+    assert "KV cache" not in cli(*args, "model").err
+    assert cli(*args, "int8").code == 2

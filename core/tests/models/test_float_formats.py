@@ -193,7 +193,7 @@ def test_format(tmp_path, name):
 
 
 def test_modelopts_own_file_and_kv_cache(tmp_path):
-    """hf_quant_config.json; patterns of layers left out; scales of a KV cache, not applied."""
+    """hf_quant_config.json; patterns of layers left out; scales of a KV cache."""
     model = w.tiny_model()
     whole = w.tiny_model()
     tensors = f.quantize_model(model, nvfp4(modelopt=True, input_scale=0.002))
@@ -221,7 +221,8 @@ def test_modelopts_own_file_and_kv_cache(tmp_path):
     assert w.relative_error(w.logits(loaded), w.logits(model)) < 0.02
     for shown in (explain(loaded).render(), inspect_checkpoint(folder).render()):
         assert "note: the config asks for a quantized KV cache (FP8)" in shown
-        assert "note: 2 tensors are not applied, model.layers.1.self_attn.k_proj.k_scale" in shown
+        assert "note: 2 scales, model.layers.1.self_attn.k_proj.k_scale among them" in shown
+    assert "no scale of the KV cache for k of layer 0, v of layer 0;" in explain(loaded).notes[2]
     assert len(inspect_checkpoint(folder).to_dict()["notes"]) == 2
 
 
@@ -262,7 +263,7 @@ def test_kv_cache_of_compressed_tensors(tmp_path):
     assert w.relative_error(w.logits(loaded), w.logits(model)) < CLOSE
     notes = explain(loaded).to_dict()["notes"]
     assert "float 8 bit, tensor" in notes[0]
-    assert "4 tensors are not applied" in notes[1]
+    assert "4 scales, model.layers.0.self_attn.k_scale among them" in notes[1]
     assert list(inspect_checkpoint(folder).notes) == notes
 
 

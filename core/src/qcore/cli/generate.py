@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["generate"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+
+class KVCache(str, Enum):
+    """How keys and values are kept."""
+
+    MODEL = "model"
+    FP8 = "fp8"
+    FP8_DYNAMIC = "fp8-dynamic"
 
 
 def generate(
@@ -54,6 +63,13 @@ def generate(
             metavar="DEVICE",
         ),
     ] = None,
+    kv_cache: Annotated[
+        KVCache,
+        typer.Option(
+            help="Keep keys and values in the model's dtype, or as e4m3: fp8 with the "
+            "checkpoint's scales (1.0 without), fp8-dynamic with one for each head and token."
+        ),
+    ] = KVCache.MODEL,
     threads: Annotated[
         int | None, typer.Option(help="Threads that torch uses on a CPU.", min=1)
     ] = None,
@@ -68,7 +84,7 @@ def generate(
 
     from qcore.cli.layer_options import read_dtype
     from qcore.cli.progress import progress_bar
-    from qcore.models import load_model
+    from qcore.models import fp8_cache, load_model
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -83,7 +99,10 @@ def generate(
     loading = time.perf_counter() - started
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
     torch.manual_seed(seed)
-    sampling = {"temperature": temperature} if temperature > 0 else {}
+    options: dict[str, Any] = {"temperature": temperature} if temperature > 0 else {}
+    if kv_cache is not KVCache.MODEL:
+        dynamic = kv_cache is KVCache.FP8_DYNAMIC
+        options["past_key_values"] = fp8_cache(model, "dynamic" if dynamic else "checkpoint")
     streamer = _timed_streamer(tokenizer)
     with torch.inference_mode():
         model.generate(
@@ -91,9 +110,10 @@ def generate(
             max_new_tokens=max_new_tokens,
             do_sample=temperature > 0,
             streamer=streamer,
-            **sampling,
+            **options,
         )
-    _print_statistics(model, inputs["input_ids"].shape[-1], loading, streamer.times)
+    cache = options.get("past_key_values")
+    _print_statistics(model, inputs["input_ids"].shape[-1], loading, streamer.times, cache)
 
 
 def _tokenize(checkpoint: Path, prompt: str, chat: bool) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -168,7 +188,9 @@ def _timed_streamer(tokenizer: Any) -> Any:
     return TimedStreamer()
 
 
-def _print_statistics(model: Any, prompt_tokens: int, loading: float, times: list[float]) -> None:
+def _print_statistics(
+    model: Any, prompt_tokens: int, loading: float, times: list[float], cache: Any
+) -> None:
     """What it took. ``times`` are those of the prompt and of every new token."""
     from qcore.cli.output import heading, print_lines, print_table
     from qcore.models import explain
@@ -181,6 +203,8 @@ def _print_statistics(model: Any, prompt_tokens: int, loading: float, times: lis
     if new > 1:
         rows.append(("decode", _speed(new - 1, times[-1] - times[1])))
     rows.append(("weights", _size(_weight_bytes(model))))
+    if cache is not None:
+        rows.append(("KV cache", f"{_size(cache.cache_bytes())} in e4m3, {cache.describe()}"))
     rows += _memory(model)
     heading(f"{new} tokens", file=sys.stderr)
     print_table(("", ""), rows, header=False, file=sys.stderr)

@@ -22,6 +22,7 @@ from qcore.facts.target import Target
 from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.models.checkpoint import Checkpoint, open_checkpoint, read_json_object
 from qcore.models.gguf_checkpoint import GGUFTensor
+from qcore.models.kv_scales import attach_kv_scales
 from qcore.models.plan import LinearPlan, LoadPlan, make_plan
 from qcore.models.safetensors_file import TensorInfo, read_tensor, same_place
 from qcore.models.skeleton import build_skeleton, import_transformers, model_dtype
@@ -95,6 +96,8 @@ def load_model(
         except NoKernelError as error:
             error.args = (f"{linear.prefix}:\n{error}",)
             raise
+    if plan.kv_scales is not None:
+        plan.notes += attach_kv_scales(model, plan.kv_scales)
     with torch.no_grad(), _current_device(place):
         _Loader(model, plan, compute, place, target, settings, progress).run()
     _finish(model, checkpoint, plan)

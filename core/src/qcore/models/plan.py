@@ -12,6 +12,7 @@ import torch
 from qcore.errors import CheckpointError, UnsupportedQuantizationError
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.models.checkpoint import Checkpoint
+from qcore.models.kv_scales import KVScalePlan, plan_kv_scales
 from qcore.models.safetensors_file import TensorInfo, same_bytes, same_place
 from qcore.quantization.base import LinearScheme, QuantizationConfig
 
@@ -20,6 +21,7 @@ __all__ = ["LinearPlan", "LoadPlan", "check_tensors", "make_plan", "set_aside"]
 _FLOATS = (*FLOAT_DTYPES, torch.float64)
 _BIAS = "bias"
 _SHOWN = 6
+_FOR_FP8_CACHE = "are those of an FP8 KV cache: qcore.models.fp8_cache(model) takes them"
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,14 @@ class LoadPlan:
         parameters: (the model's names for it, tensor) for each other parameter and buffer.
         untied: parameters that the config ties and the checkpoint does not.
         notes: what the user should know.
+        kv_scales: the scales of the KV cache; None if the method knows of none.
     """
 
     linears: list[LinearPlan] = field(default_factory=list)
     parameters: list[tuple[tuple[str, ...], TensorInfo]] = field(default_factory=list)
     untied: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    kv_scales: KVScalePlan | None = None
 
 
 def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
@@ -105,6 +109,15 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
     if missing or unexpected:
         raise CheckpointError(_mismatch(checkpoint, missing, unexpected))
     plan.notes += notes
+    kv_method = None if method is None else method.get_kv_cache_method()
+    if kv_method is not None:
+        plan.kv_scales = plan_kv_scales(model, kv_method, available, left)
+        if plan.kv_scales.unplaced:
+            unplaced = plan.kv_scales.unplaced
+            raise CheckpointError(
+                f"{checkpoint.path}: {unplaced[0]} is a scale of a KV cache, but the model has no "
+                f"such layer ({len(unplaced)} of them)"
+            )
     if checkpoint.quantization is not None and not plan.linears:
         raise CheckpointError(
             f"{checkpoint.path}: the quantization config says {checkpoint.quantization.describe()},"
@@ -129,14 +142,21 @@ def set_aside(method: QuantizationConfig, names: Iterable[str]) -> tuple[list[st
         The names that the method does not know, and notes about what is not applied.
     """
     unknown: list[str] = []
+    scales: list[str] = []
     known: dict[str, list[str]] = {}
+    kv_cache = method.get_kv_cache_method()
     for name in names:
+        if kv_cache is not None and kv_cache.scale_of(name) is not None:
+            scales.append(name)
+            continue
         what = method.unapplied(name)
         (unknown if what is None else known.setdefault(what, [])).append(name)
     notes = [
         f"{len(found)} tensors are not applied, {found[0]} among them: {what}"
         for what, found in known.items()
     ]
+    if scales:
+        notes.insert(0, f"{len(scales)} scales, {scales[0]} among them, {_FOR_FP8_CACHE}")
     return unknown, [*method.notes(), *notes]
 
 

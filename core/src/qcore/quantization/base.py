@@ -18,6 +18,7 @@ import torch
 
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
+from qcore.quantization.kv_cache import Fp8KVCacheMethod
 
 __all__ = ["CanonicalLinear", "LinearScheme", "QuantizationConfig"]
 
@@ -162,6 +163,10 @@ class QuantizationConfig(ABC):
 
         Such tensors are left out of the model, with a note; any other one is an error.
         """
+        return None
+
+    def get_kv_cache_method(self) -> Fp8KVCacheMethod | None:
+        """The KV cache that the checkpoint is meant for; None if the method knows of none."""
         return None
 
     def describe(self) -> str:

@@ -15,7 +15,7 @@ import torch
 from qcore.quantization.base import LinearScheme, QuantizationConfig
 from qcore.quantization.compressed_formats import read_scheme
 from qcore.quantization.fields import Fields
-from qcore.quantization.kv_cache import KV_CACHE_SCALES, is_kv_cache_scale, kv_cache_note
+from qcore.quantization.kv_cache import KV_CACHE_SCALES, Fp8KVCacheMethod, is_kv_cache_scale
 from qcore.quantization.targets import Targets
 
 __all__ = ["CompressedTensorsConfig"]
@@ -28,7 +28,7 @@ class CompressedTensorsConfig(QuantizationConfig):
         groups: (targets, scheme) pairs.
         ignore: layers that are not quantized.
         format_name: of the whole checkpoint.
-        kv_cache: what the config says about the KV cache, in a few words; None for nothing.
+        kv_cache: what the config says about the KV cache; None for nothing.
     """
 
     names_layers: ClassVar[bool] = True
@@ -38,12 +38,12 @@ class CompressedTensorsConfig(QuantizationConfig):
         groups: list[tuple[Targets, LinearScheme]],
         ignore: Targets,
         format_name: str,
-        kv_cache: str | None = None,
+        kv_cache: Fp8KVCacheMethod | None = None,
     ) -> None:
         self.groups = groups
         self.ignore = ignore
         self.format_name = format_name
-        self.kv_cache = kv_cache
+        self.kv_cache = kv_cache or Fp8KVCacheMethod()
 
     @classmethod
     def get_name(cls) -> str:
@@ -66,7 +66,8 @@ class CompressedTensorsConfig(QuantizationConfig):
             targets = Targets(group.strings("targets"), f"{group.where}: targets")
             found.append((targets, read_scheme(group, format_name)))
         ignore = Targets(fields.strings("ignore"), f"{where}: ignore")
-        return cls(found, ignore, format_name, _kv_cache(fields))
+        kv_cache = Fp8KVCacheMethod.from_scheme(config.get("kv_cache_scheme"), where)
+        return cls(found, ignore, format_name, kv_cache)
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> LinearScheme | None:
         """The scheme of the group that names the layer most closely."""
@@ -77,23 +78,18 @@ class CompressedTensorsConfig(QuantizationConfig):
         return min(named, key=lambda pair: pair[0])[1] if named else None
 
     def notes(self) -> Sequence[str]:
-        """A quantized KV cache is not applied."""
-        return (kv_cache_note(self.kv_cache),) if self.kv_cache is not None else ()
+        """A quantized KV cache must be asked for."""
+        return self.kv_cache.notes()
 
     def unapplied(self, name: str) -> str | None:
-        """The scales of the KV cache."""
+        """Scales of quantized attention, but for those of an FP8 cache."""
         return KV_CACHE_SCALES if is_kv_cache_scale(name) else None
+
+    def get_kv_cache_method(self) -> Fp8KVCacheMethod:
+        """See `QuantizationConfig.get_kv_cache_method`."""
+        return self.kv_cache
 
     def describe(self) -> str:
         """The format and the schemes."""
         schemes = dict.fromkeys(scheme.describe() for _, scheme in self.groups)
         return f"{self.format_name}: {'; '.join(schemes)}"
-
-
-def _kv_cache(fields: Fields) -> str | None:
-    """``float 8 bit, tensor``."""
-    if not fields.values.get("kv_cache_scheme"):
-        return None
-    scheme = Fields(fields.values["kv_cache_scheme"], f"{fields.where}: kv_cache_scheme")
-    words = [str(scheme.values.get(name)) for name in ("type", "num_bits", "strategy")]
-    return f"{words[0]} {words[1]} bit, {words[2]}"

@@ -24,7 +24,7 @@ from qcore.facts.quant_key import (
 from qcore.quantization.base import QuantizationConfig
 from qcore.quantization.fields import Fields
 from qcore.quantization.float8 import Float8Scheme
-from qcore.quantization.kv_cache import KV_CACHE_SCALES, is_kv_cache_scale, kv_cache_note
+from qcore.quantization.kv_cache import KV_CACHE_SCALES, Fp8KVCacheMethod, is_kv_cache_scale
 from qcore.quantization.layer_lists import is_listed
 
 __all__ = ["Fp8Config"]
@@ -42,14 +42,20 @@ class Fp8Config(QuantizationConfig):
         scheme: of the quantized layers.
         ignored_layers: parts of the names of layers that are not quantized.
         asked: notes about what the config asks for and is not done.
+        kv_cache: what the config says about the KV cache; None for nothing.
     """
 
     def __init__(
-        self, scheme: Float8Scheme, ignored_layers: Sequence[str] = (), asked: Sequence[str] = ()
+        self,
+        scheme: Float8Scheme,
+        ignored_layers: Sequence[str] = (),
+        asked: Sequence[str] = (),
+        kv_cache: Fp8KVCacheMethod | None = None,
     ) -> None:
         self.scheme = scheme
         self.ignored_layers = tuple(ignored_layers)
         self.asked = tuple(asked)
+        self.kv_cache = kv_cache or Fp8KVCacheMethod()
 
     @classmethod
     def get_name(cls) -> str:
@@ -82,10 +88,9 @@ class Fp8Config(QuantizationConfig):
         asked = []
         if fields.text("scale_fmt", allowed=("float", "ue8m0"), default="float") == "ue8m0":
             asked.append(_POWERS_OF_TWO)
-        if config.get("kv_cache_scheme"):
-            asked.append(kv_cache_note("kv_cache_scheme"))
+        kv_cache = Fp8KVCacheMethod.from_scheme(config.get("kv_cache_scheme"), fields.where)
         ignored = fields.strings("ignored_layers") or fields.strings("modules_to_not_convert")
-        return cls(scheme, ignored, asked)
+        return cls(scheme, ignored, asked, kv_cache)
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> Float8Scheme | None:
         """Every linear layer but the listed ones."""
@@ -95,11 +100,15 @@ class Fp8Config(QuantizationConfig):
 
     def notes(self) -> Sequence[str]:
         """See `QuantizationConfig.notes`."""
-        return self.asked
+        return (*self.asked, *self.kv_cache.notes())
 
     def unapplied(self, name: str) -> str | None:
-        """The scales of the KV cache."""
+        """Scales of quantized attention, but for those of an FP8 cache."""
         return KV_CACHE_SCALES if is_kv_cache_scale(name) else None
+
+    def get_kv_cache_method(self) -> Fp8KVCacheMethod:
+        """See `QuantizationConfig.get_kv_cache_method`."""
+        return self.kv_cache
 
     def describe(self) -> str:
         """``fp8 128x128 weights, dynamic 1x128 activations``."""

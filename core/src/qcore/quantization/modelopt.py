@@ -33,7 +33,7 @@ from qcore.quantization.base import LinearScheme, QuantizationConfig
 from qcore.quantization.block_formats import MODELOPT_NVFP4, Mxfp8Scheme, NvFp4Scheme
 from qcore.quantization.fields import Fields
 from qcore.quantization.float8 import Float8Scheme
-from qcore.quantization.kv_cache import KV_CACHE_SCALES, is_kv_cache_scale, kv_cache_note
+from qcore.quantization.kv_cache import KV_CACHE_SCALES, Fp8KVCacheMethod, is_kv_cache_scale
 from qcore.quantization.layer_lists import is_listed
 
 __all__ = ["ModelOptConfig"]
@@ -69,7 +69,7 @@ class ModelOptConfig(QuantizationConfig):
         default: the scheme of the layers; None if each is named.
         layers: the scheme of each named layer.
         exclude_modules: patterns of the names of layers that are not quantized.
-        kv_cache: the format that it wants for the KV cache; None for none.
+        kv_cache: what the config says about the KV cache; None for nothing.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class ModelOptConfig(QuantizationConfig):
         default: LinearScheme | None,
         layers: Mapping[str, LinearScheme],
         exclude_modules: Sequence[str] = (),
-        kv_cache: str | None = None,
+        kv_cache: Fp8KVCacheMethod | None = None,
     ) -> None:
         self.algo = algo
         self.default = default
         self.layers = dict(layers)
         self.exclude_modules = tuple(exclude_modules)
-        self.kv_cache = kv_cache
+        self.kv_cache = kv_cache or Fp8KVCacheMethod()
 
     @classmethod
     def get_name(cls) -> str:
@@ -127,10 +127,7 @@ class ModelOptConfig(QuantizationConfig):
         else:
             default = _scheme(fields, algo)
         excluded = fields.strings("exclude_modules") or fields.strings("ignore")
-        kv_cache = fields.values.get("kv_cache_quant_algo")
-        if kv_cache is None and fields.values.get("kv_cache_scheme"):
-            kv_cache = "kv_cache_scheme"
-        return cls(algo, default, layers, excluded, None if kv_cache is None else str(kv_cache))
+        return cls(algo, default, layers, excluded, _kv_cache(fields))
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> LinearScheme | None:
         """Every linear layer but those that a pattern excludes."""
@@ -143,17 +140,27 @@ class ModelOptConfig(QuantizationConfig):
         return self.layers.get(prefix, self.default)
 
     def notes(self) -> Sequence[str]:
-        """A quantized KV cache is not applied."""
-        return (kv_cache_note(self.kv_cache),) if self.kv_cache is not None else ()
+        """A quantized KV cache must be asked for."""
+        return self.kv_cache.notes()
 
     def unapplied(self, name: str) -> str | None:
-        """The scales of the KV cache."""
+        """Scales of quantized attention, but for those of an FP8 cache."""
         return KV_CACHE_SCALES if is_kv_cache_scale(name) else None
+
+    def get_kv_cache_method(self) -> Fp8KVCacheMethod:
+        """See `QuantizationConfig.get_kv_cache_method`."""
+        return self.kv_cache
 
     def describe(self) -> str:
         """The schemes."""
         schemes = [*self.layers.values(), *([self.default] if self.default is not None else [])]
         return "; ".join(dict.fromkeys(scheme.describe() for scheme in schemes)) or self.algo
+
+
+def _kv_cache(fields: Fields) -> Fp8KVCacheMethod:
+    if fields.values.get("kv_cache_quant_algo") is not None:
+        return Fp8KVCacheMethod.from_name(fields.text("kv_cache_quant_algo"))
+    return Fp8KVCacheMethod.from_scheme(fields.values.get("kv_cache_scheme"), fields.where)
 
 
 def _scheme(fields: Fields, algo: str) -> LinearScheme:
