@@ -20,11 +20,12 @@ constexpr int64_t kPanelBlocks = 4;
 constexpr int64_t kPanelRows = 256;
 constexpr int64_t kPanelScratch = (kChunkSlots + kPanelRows) * kPanelBlocks * 64;
 
-// One number for each group and output: a float, or int8 times a half that `span` groups share.
+// One number for each group and output: a float, or int8 times a half that 2^span_bits
+// groups share.
 struct Wna16Factor {
   const void* data;   // [blocks, groups, 16] of dtype; of int8 if there is `super`
   Dtype dtype;
-  const void* super;  // f16 [blocks, groups / span, 16], or null
+  const void* super;  // f16 [blocks, supers, 16], or null
 };
 
 // The packed weight of wna16_linear. Inputs stand in slots: those of a chunk next to each other, filled
@@ -34,7 +35,8 @@ struct Wna16Weights {
   int64_t words;
   Wna16Factor scale;
   Wna16Factor offset;  // added to each weight of its group; without data: none, and 0
-  int32_t span;
+  int64_t supers;
+  int span_bits;  // groups == supers << span_bits
   const uint8_t* zero;  // [blocks, groups, 16], or null: every zero point is 2^(bits-1), or with an
                         // offset 0 (2 and 4 bits) or 128 (8 bits)
   int64_t groups;

@@ -5,8 +5,8 @@
 //   offset                     float [blocks, G, 16]   added to each weight of the group. The codes of 2 and
 //                                                      4 bits have then no zero point, and those of 8 bits
 //                                                      are the signed bytes of packed (unless zero is given)
-//   super_scale, super_offset  f16 [blocks, S, 16]     S divides G. scale, or offset, is then int8: the
-//                                                      integer that G / S groups have times their half
+//   super_scale, super_offset  f16 [blocks, S, 16]     scale, or offset, is then int8: integers, times the
+//                                                      half of their G / S groups; that is a power of 2
 
 #include "op_support.h"
 
@@ -25,15 +25,15 @@ struct Factor {
   const std::optional<Tensor>& super;
 };
 
-Wna16Factor check_factor(const Factor& f, int64_t blocks, int64_t groups, int64_t supers) {
+Wna16Factor check_factor(const Factor& f, int64_t blocks, const Wna16Weights& w) {
   Wna16Factor result{f.values.data_ptr(), Dtype::f32, nullptr};
   if (given(f.super)) {
-    check_tensor(kOp, f.name, f.values, ScalarType::Char, {blocks, groups, kBlock});
-    check_tensor(kOp, f.super_name, *f.super, ScalarType::Half, {blocks, supers, kBlock});
+    check_tensor(kOp, f.name, f.values, ScalarType::Char, {blocks, w.groups, kBlock});
+    check_tensor(kOp, f.super_name, *f.super, ScalarType::Half, {blocks, w.supers, kBlock});
     result.super = f.super->data_ptr();
   } else {
     result.dtype = float_dtype(kOp, f.name, f.values);
-    check_tensor(kOp, f.name, f.values, f.values.scalar_type(), {blocks, groups, kBlock});
+    check_tensor(kOp, f.name, f.values, f.values.scalar_type(), {blocks, w.groups, kBlock});
   }
   return result;
 }
@@ -58,17 +58,17 @@ Wna16Weights check_weights(const Tensor& packed, const Tensor& scale, const std:
   w.groups = scale.size(1);
   check_tensor(kOp, "packed", packed, ScalarType::Int, {blocks, w.words, kBlock});
   w.packed = static_cast<const uint8_t*>(packed.data_ptr());
-  int64_t supers = w.groups;
+  w.supers = w.groups;
   if (given(super_scale)) {
-    STD_TORCH_CHECK(super_scale->dim() == 3 && w.groups % super_scale->size(1) == 0, kOp,
-                    ": super_scale has shape ", shape_of(*super_scale), "; it must be [", blocks,
-                    ", a divisor of ", w.groups, ", ", kBlock, "]");
-    supers = super_scale->size(1);
+    if (super_scale->dim() == 3) w.supers = super_scale->size(1);
+    while (w.supers << w.span_bits < w.groups) ++w.span_bits;
+    STD_TORCH_CHECK(w.supers << w.span_bits == w.groups, kOp, ": super_scale has shape ",
+                    shape_of(*super_scale), "; it must be [", blocks, ", ", w.groups,
+                    " or its half, quarter, ..., ", kBlock, "]");
   }
-  w.span = static_cast<int32_t>(w.groups / std::max<int64_t>(1, supers));
-  w.scale = check_factor({"scale", scale, "super_scale", super_scale}, blocks, w.groups, supers);
+  w.scale = check_factor({"scale", scale, "super_scale", super_scale}, blocks, w);
   if (given(offset)) {
-    w.offset = check_factor({"offset", *offset, "super_offset", super_offset}, blocks, w.groups, supers);
+    w.offset = check_factor({"offset", *offset, "super_offset", super_offset}, blocks, w);
   }
   if (given(zero)) {
     check_tensor(kOp, "zero", *zero, ScalarType::Byte, {blocks, w.groups, kBlock});

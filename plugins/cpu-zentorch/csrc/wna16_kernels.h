@@ -106,7 +106,7 @@ struct Wna16 {
   static VecF load_factor(const Wna16Weights& w, const Wna16Factor& f, int64_t block, int32_t group) {
     const int64_t i = (block * w.groups + group) * kBlock;
     if (!f.super) return load_lanes(f.data, f.dtype, i);
-    const int64_t super = (block * (w.groups / w.span) + group / w.span) * kBlock;
+    const int64_t super = (block * w.supers + (group >> w.span_bits)) * kBlock;
     const VecF integers = DotF32::decode<8, 0>(static_cast<const uint8_t*>(f.data) + i);
     return mul(integers, load_lanes(f.super, Dtype::f16, super));
   }
