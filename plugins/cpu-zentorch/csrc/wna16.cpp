@@ -5,8 +5,8 @@
 //   offset                     float [blocks, G, 16]   added to each weight of the group. The codes of 2 and
 //                                                      4 bits have then no zero point, and those of 8 bits
 //                                                      are the signed bytes of packed (unless zero is given)
-//   super_scale, super_offset  f16 [blocks, S, 16]     scale, or offset, is then int8: integers, times the
-//                                                      half of their G / S groups; that is a power of 2
+//   super_scale, super_offset  f16 [blocks, S, 16]     scale, or offset, is then int8: an integer for each
+//                                                      group, times the half of G / S groups (a power of 2)
 
 #include "op_support.h"
 
