@@ -20,14 +20,25 @@ constexpr int64_t kPanelBlocks = 4;
 constexpr int64_t kPanelRows = 256;
 constexpr int64_t kPanelScratch = (kChunkSlots + kPanelRows) * kPanelBlocks * 64;
 
+// One number for each group and output: a float, or int8 times a half that 2^span_bits
+// groups share.
+struct Wna16Factor {
+  const void* data;   // [blocks, groups, 16] of dtype; of int8 if there is `super`
+  Dtype dtype;
+  const void* super;  // f16 [blocks, supers, 16], or null
+};
+
 // The packed weight of wna16_linear. Inputs stand in slots: those of a chunk next to each other, filled
 // up to whole words with slots that have no input (wna16_pack.cpp).
 struct Wna16Weights {
   const uint8_t* packed;  // [blocks, words, 64 bytes], 32 / bits slots in a word
   int64_t words;
-  const void* scale;  // [blocks, groups, 16] of scale_dtype
-  Dtype scale_dtype;
-  const uint8_t* zero;  // [blocks, groups, 16], or null: every zero point is 2^(bits-1)
+  Wna16Factor scale;
+  Wna16Factor offset;  // added to each weight of its group; without data: none, and 0
+  int64_t supers;
+  int span_bits;  // groups == supers << span_bits
+  const uint8_t* zero;  // [blocks, groups, 16], or null: every zero point is 2^(bits-1), or with an
+                        // offset 0 (2 and 4 bits) or 128 (8 bits)
   int64_t groups;
   const int32_t* chunk_begin;  // [chunks + 1], first word of each
   const int32_t* chunk_group;  // [chunks]

@@ -1,5 +1,12 @@
 // wna16_linear: x [..., K] in f32, f16 or bf16 times packed integer weights, accumulated in f32.
-// An empty zero or perm, as wna16_pack returns it for a layer without, is the same as none.
+// An empty zero or perm, as wna16_pack returns it for a layer without, is the same as none; so are an
+// empty offset, super_scale and super_offset, which make a layer of the blocks of a GGUF file:
+//
+//   offset                     float [blocks, G, 16]   added to each weight of the group. The codes of 2 and
+//                                                      4 bits have then no zero point, and those of 8 bits
+//                                                      are the signed bytes of packed (unless zero is given)
+//   super_scale, super_offset  f16 [blocks, S, 16]     scale, or offset, is then int8: an integer for each
+//                                                      group, times the half of G / S groups (a power of 2)
 
 #include "op_support.h"
 
@@ -8,9 +15,34 @@ namespace {
 
 constexpr const char* kOp = "wna16_linear";
 
+bool given(const std::optional<Tensor>& t) { return t && t->numel() > 0; }
+
+// Scales or offsets, and the halves that several groups share.
+struct Factor {
+  const char* name;
+  const Tensor& values;
+  const char* super_name;
+  const std::optional<Tensor>& super;
+};
+
+Wna16Factor check_factor(const Factor& f, int64_t blocks, const Wna16Weights& w) {
+  Wna16Factor result{f.values.data_ptr(), Dtype::f32, nullptr};
+  if (given(f.super)) {
+    check_tensor(kOp, f.name, f.values, ScalarType::Char, {blocks, w.groups, kBlock});
+    check_tensor(kOp, f.super_name, *f.super, ScalarType::Half, {blocks, w.supers, kBlock});
+    result.super = f.super->data_ptr();
+  } else {
+    result.dtype = float_dtype(kOp, f.name, f.values);
+    check_tensor(kOp, f.name, f.values, f.values.scalar_type(), {blocks, w.groups, kBlock});
+  }
+  return result;
+}
+
 Wna16Weights check_weights(const Tensor& packed, const Tensor& scale, const std::optional<Tensor>& zero,
                            const std::optional<Tensor>& perm, const Tensor& chunks, int64_t bits,
-                           int64_t k, int64_t n) {
+                           int64_t k, int64_t n, const std::optional<Tensor>& offset,
+                           const std::optional<Tensor>& super_scale,
+                           const std::optional<Tensor>& super_offset) {
   STD_TORCH_CHECK(bits == 2 || bits == 4 || bits == 8, kOp, ": bits is ", bits,
                   "; allowed: 2, 4, 8 (wna16_pack stores 3 as 4, and 5 to 7 as 8)");
   STD_TORCH_CHECK(n >= 1, kOp, ": out_features is ", n, "; it must be at least 1");
@@ -25,15 +57,24 @@ Wna16Weights check_weights(const Tensor& packed, const Tensor& scale, const std:
   w.words = packed.size(1);
   w.groups = scale.size(1);
   check_tensor(kOp, "packed", packed, ScalarType::Int, {blocks, w.words, kBlock});
-  w.scale_dtype = float_dtype(kOp, "scale", scale);
-  check_tensor(kOp, "scale", scale, scale.scalar_type(), {blocks, w.groups, kBlock});
   w.packed = static_cast<const uint8_t*>(packed.data_ptr());
-  w.scale = scale.data_ptr();
-  if (zero && zero->numel() > 0) {
+  w.supers = w.groups;
+  if (given(super_scale)) {
+    if (super_scale->dim() == 3) w.supers = super_scale->size(1);
+    while (w.supers << w.span_bits < w.groups) ++w.span_bits;
+    STD_TORCH_CHECK(w.supers << w.span_bits == w.groups, kOp, ": super_scale has shape ",
+                    shape_of(*super_scale), "; it must be [", blocks, ", ", w.groups,
+                    " or its half, quarter, ..., ", kBlock, "]");
+  }
+  w.scale = check_factor({"scale", scale, "super_scale", super_scale}, blocks, w);
+  if (given(offset)) {
+    w.offset = check_factor({"offset", *offset, "super_offset", super_offset}, blocks, w);
+  }
+  if (given(zero)) {
     check_tensor(kOp, "zero", *zero, ScalarType::Byte, {blocks, w.groups, kBlock});
     w.zero = static_cast<const uint8_t*>(zero->data_ptr());
   }
-  if (perm && perm->numel() > 0) {
+  if (given(perm)) {
     check_tensor(kOp, "perm", *perm, ScalarType::Int, {w.words * slots});
     w.perm = static_cast<const int32_t*>(perm->data_ptr());
     int32_t largest = -1;
@@ -133,8 +174,11 @@ void linear(const Wna16Weights& w, int64_t bits, const Rows& x, const Output& ou
 void wna16_linear_out(const Tensor& x, const Tensor& packed, const Tensor& scale,
                       const std::optional<Tensor>& zero, const std::optional<Tensor>& perm,
                       const Tensor& chunks, const std::optional<Tensor>& bias, int64_t bits, int64_t k,
-                      int64_t n, const Tensor& out) {
-  const Wna16Weights w = check_weights(packed, scale, zero, perm, chunks, bits, k, n);
+                      int64_t n, const Tensor& out, const std::optional<Tensor>& offset,
+                      const std::optional<Tensor>& super_scale,
+                      const std::optional<Tensor>& super_offset) {
+  const Wna16Weights w = check_weights(packed, scale, zero, perm, chunks, bits, k, n, offset, super_scale,
+                                       super_offset);
   const Rows rows = as_rows(kOp, x, k);
   check_out(kOp, out, x, n);
   const Output output = make_output(kOp, out, bias, n);
@@ -144,13 +188,16 @@ void wna16_linear_out(const Tensor& x, const Tensor& packed, const Tensor& scale
 Tensor wna16_linear(const Tensor& x, const Tensor& packed, const Tensor& scale,
                     const std::optional<Tensor>& zero, const std::optional<Tensor>& perm,
                     const Tensor& chunks, const std::optional<Tensor>& bias, int64_t bits, int64_t k,
-                    int64_t n, std::optional<ScalarType> out_dtype) {
+                    int64_t n, std::optional<ScalarType> out_dtype, const std::optional<Tensor>& offset,
+                    const std::optional<Tensor>& super_scale,
+                    const std::optional<Tensor>& super_offset) {
   const ScalarType type = out_dtype.value_or(x.scalar_type());
   float_dtype(kOp, out_dtype ? "out_dtype" : "x", type);
   STD_TORCH_CHECK(x.dim() >= 1, kOp, ": x has no dimension; it must be [..., K]");
   STD_TORCH_CHECK(n >= 1, kOp, ": out_features is ", n, "; it must be at least 1");
   Tensor out = torch::stable::new_empty(x, shape_with_last(x, n), type);
-  wna16_linear_out(x, packed, scale, zero, perm, chunks, bias, bits, k, n, out);
+  wna16_linear_out(x, packed, scale, zero, perm, chunks, bias, bits, k, n, out, offset, super_scale,
+                   super_offset);
   return out;
 }
 
@@ -160,10 +207,12 @@ Tensor wna16_linear(const Tensor& x, const Tensor& packed, const Tensor& scale,
 STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cpu, m) {
   m.def(
       "wna16_linear(Tensor x, Tensor packed, Tensor scale, Tensor? zero, Tensor? perm, Tensor chunks, "
-      "Tensor? bias, int bits, int in_features, int out_features, ScalarType? out_dtype=None) -> Tensor");
+      "Tensor? bias, int bits, int in_features, int out_features, ScalarType? out_dtype=None, "
+      "Tensor? offset=None, Tensor? super_scale=None, Tensor? super_offset=None) -> Tensor");
   m.def(
       "wna16_linear_out(Tensor x, Tensor packed, Tensor scale, Tensor? zero, Tensor? perm, "
-      "Tensor chunks, Tensor? bias, int bits, int in_features, int out_features, Tensor(a!) out) -> ()");
+      "Tensor chunks, Tensor? bias, int bits, int in_features, int out_features, Tensor(a!) out, "
+      "Tensor? offset=None, Tensor? super_scale=None, Tensor? super_offset=None) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(qcore_cpu, CPU, m) {

@@ -1,8 +1,9 @@
 // wna16 for one instruction set; included by isa_<name>.cpp after its vec_*.h.
 //
 // A chunk's sum over its inputs is taken in order, with one fma (or one vdpbf16ps) a step, and then
-// folded:  total += scale * (sum - (zero - center) * sum_of_x).  Both kernels do exactly this for every
-// output, hence a row's result is bit for bit the same whatever other rows are in the batch.
+// folded:  total += offset * sum_of_x,  total += scale * (sum - (zero - center) * sum_of_x).  Both kernels
+// do exactly this for every output, hence a row's result is bit for bit the same whatever other rows are
+// in the batch.
 
 namespace {
 
@@ -35,7 +36,7 @@ struct Wna16 {
   static constexpr int kSlots = 32 / bits;             // of a word
   static constexpr int kSteps = kSlots / Dot::slots;   // of a word
   static constexpr int kCenter = 1 << (bits - 1);      // the zero point where there are none
-  static constexpr int kOffset = kCenter - Dot::template center<bits>();
+  static constexpr int kPlain = bits == 8 ? 128 : 0;   // the same with an offset
 
   // ---- activations -------------------------------------------------------------------------
 
@@ -88,19 +89,40 @@ struct Wna16 {
 
   // ---- weights -----------------------------------------------------------------------------
 
-  struct Fold {
-    VecF scale, zero;
-  };
-  static bool folds_zero(const Wna16Weights& w) { return w.zero || kOffset != 0; }
+  // Which terms of a fold a layer has.
+  struct Terms {
+    bool zero, offset;
+    int common_zero;  // less the center
 
-  static Fold load_fold(const Wna16Weights& w, int64_t chunk, int64_t block) {
-    const int64_t i = (block * w.groups + w.chunk_group[chunk]) * kBlock;
-    const VecF zero = w.zero ? sub(u8_to_f(w.zero + i), set1(Dot::template center<bits>()))
-                             : set1(static_cast<float>(kOffset));
-    return {load_lanes(w.scale, w.scale_dtype, i), zero};
+    explicit Terms(const Wna16Weights& w)
+        : offset(w.offset.data), common_zero((offset ? kPlain : kCenter) - Dot::template center<bits>()) {
+      zero = w.zero || common_zero != 0;
+    }
+  };
+  struct Fold {
+    VecF scale, zero, offset;
+  };
+
+  static VecF load_factor(const Wna16Weights& w, const Wna16Factor& f, int64_t block, int32_t group) {
+    const int64_t i = (block * w.groups + group) * kBlock;
+    if (!f.super) return load_lanes(f.data, f.dtype, i);
+    const int64_t super = (block * w.supers + (group >> w.span_bits)) * kBlock;
+    const VecF integers = DotF32::decode<8, 0>(static_cast<const uint8_t*>(f.data) + i);
+    return mul(integers, load_lanes(f.super, Dtype::f16, super));
   }
-  static VecF fold(const Fold& f, bool folds_zero, VecF acc, float sum_of_x, const VecF& total) {
-    if (folds_zero) acc = fma(f.zero, set1(-sum_of_x), acc);
+  static Fold load_fold(const Wna16Weights& w, const Terms& terms, int64_t chunk, int64_t block) {
+    const int32_t group = w.chunk_group[chunk];
+    Fold f{load_factor(w, w.scale, block, group), set1(static_cast<float>(terms.common_zero)), set1(0.0f)};
+    if (w.zero) {
+      const uint8_t* zero = w.zero + (block * w.groups + group) * kBlock;
+      f.zero = sub(u8_to_f(zero), set1(Dot::template center<bits>()));
+    }
+    if (terms.offset) f.offset = load_factor(w, w.offset, block, group);
+    return f;
+  }
+  static VecF fold(const Fold& f, const Terms& terms, VecF acc, float sum_of_x, VecF total) {
+    if (terms.zero) acc = fma(f.zero, set1(-sum_of_x), acc);
+    if (terms.offset) total = fma(f.offset, set1(sum_of_x), total);
     return fma(f.scale, acc, total);
   }
 
@@ -120,7 +142,7 @@ struct Wna16 {
   static void narrow_tile(const Wna16Weights& w, const void* tile, const float* sums, int64_t block,
                           const Output& out, int64_t row) {
     const uint8_t* p = w.packed + block * w.words * 64;
-    const bool with_zero = folds_zero(w);
+    const Terms terms(w);
     VecF total[blocks][rows];
 #pragma GCC unroll 8
     for (int b = 0; b < blocks; ++b) {
@@ -141,10 +163,10 @@ struct Wna16 {
       }
 #pragma GCC unroll 8
       for (int b = 0; b < blocks; ++b) {
-        const Fold f = load_fold(w, c, block + b);
+        const Fold f = load_fold(w, terms, c, block + b);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; ++r) {
-          total[b][r] = fold(f, with_zero, acc[b][r], sums[c * rows + r], total[b][r]);
+          total[b][r] = fold(f, terms, acc[b][r], sums[c * rows + r], total[b][r]);
         }
       }
     }
@@ -187,7 +209,7 @@ struct Wna16 {
   // One tile of rows against `blocks` decoded blocks, for one chunk.
   template <int rows, int blocks>
   static void wide_tile(const char* weights, int64_t steps, const char* x, const Fold* folds,
-                        bool with_zero, const float* sums, char* totals) {
+                        const Terms& terms, const float* sums, char* totals) {
     constexpr int64_t line = kPanelBlocks * 64;
     VecF acc[rows][blocks];
 #pragma GCC unroll 8
@@ -210,18 +232,18 @@ struct Wna16 {
 #pragma GCC unroll 8
       for (int b = 0; b < blocks; ++b) {
         char* total = totals + r * line + b * 64;
-        store_f(total, fold(folds[b], with_zero, acc[r][b], sums[r], load_f(total)));
+        store_f(total, fold(folds[b], terms, acc[r][b], sums[r], load_f(total)));
       }
     }
   }
 
   template <int blocks, int max_rows = kWna16Rows>
   static void wide_rows(int rows, const char* weights, int64_t steps, const char* x, const Fold* folds,
-                        bool with_zero, const float* sums, char* totals) {
+                        const Terms& terms, const float* sums, char* totals) {
     if (rows == max_rows) {
-      wide_tile<max_rows, blocks>(weights, steps, x, folds, with_zero, sums, totals);
+      wide_tile<max_rows, blocks>(weights, steps, x, folds, terms, sums, totals);
     } else if constexpr (max_rows > 1) {
-      wide_rows<blocks, max_rows - 1>(rows, weights, steps, x, folds, with_zero, sums, totals);
+      wide_rows<blocks, max_rows - 1>(rows, weights, steps, x, folds, terms, sums, totals);
     }
   }
 
@@ -230,7 +252,7 @@ struct Wna16 {
     constexpr int64_t line = kPanelBlocks * 64;
     const int blocks = static_cast<int>(end - begin);
     const int64_t all_steps = w.words * kSteps;
-    const bool with_zero = folds_zero(w);
+    const Terms terms(w);
     char* weights = static_cast<char*>(scratch);
     char* totals = weights + kChunkSlots * line;
     __builtin_memset(totals, 0, rows * line);
@@ -242,7 +264,7 @@ struct Wna16 {
         for (int64_t i = 0; i < words; ++i) {
           decode_word(p + i * 64, weights + i * kSteps * line + b * 64, line);
         }
-        folds[b] = load_fold(w, c, begin + b);
+        folds[b] = load_fold(w, terms, c, begin + b);
       }
       for (int b = 0; b < blocks;) {
         const bool whole = b + kWideBlocks <= blocks;
@@ -252,10 +274,10 @@ struct Wna16 {
           const float* tile_sums = sums + r * w.chunks + c * tile;
           char* to = totals + r * line + b * 64;
           if (whole) {
-            wide_rows<kWideBlocks>(tile, weights + b * 64, words * kSteps, x, folds + b, with_zero,
+            wide_rows<kWideBlocks>(tile, weights + b * 64, words * kSteps, x, folds + b, terms,
                                    tile_sums, to);
           } else {
-            wide_rows<1>(tile, weights + b * 64, words * kSteps, x, folds + b, with_zero, tile_sums,
+            wide_rows<1>(tile, weights + b * 64, words * kSteps, x, folds + b, terms, tile_sums,
                          to);
           }
         }

@@ -90,7 +90,7 @@ def test_import_loads_nothing() -> None:
     script = (
         "import qcore_cpu, qcore_cpu.plugin as p, torch\n"
         "p.qcore_kernels(); p.qcore_plugin()\n"
-        "import qcore_cpu.wna16, qcore_cpu.int8, qcore_cpu.zentorch_int8\n"
+        "import qcore_cpu.wna16, qcore_cpu.int8, qcore_cpu.gguf, qcore_cpu.zentorch_int8\n"
         "assert not hasattr(torch.ops.qcore_cpu, 'isa'), 'the library is loaded'\n"
         "import sys; assert 'zentorch' not in sys.modules\n"
     )

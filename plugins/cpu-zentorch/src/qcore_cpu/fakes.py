@@ -48,6 +48,9 @@ def _wna16_linear(
     in_features: int,
     out_features: int,
     out_dtype: torch.dtype | None = None,
+    offset: Tensor | None = None,
+    super_scale: Tensor | None = None,
+    super_offset: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features), dtype=out_dtype or x.dtype)
 

@@ -37,7 +37,7 @@ def qcore_plugin() -> PluginInfo:
 
 @hookimpl
 def qcore_kernels() -> Sequence[KernelSpec]:
-    """Two kernels of its own, two of zentorch's."""
+    """Three kernels of its own, two of zentorch's."""
     return [
         KernelSpec(
             name="CPUWNA16LinearKernel",
@@ -60,6 +60,17 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             batch_invariant=True,
             evidence=Evidence.EXECUTED,
             description="static or dynamic, symmetric or not; exact 32-bit integer sums",
+        ),
+        KernelSpec(
+            name="CPUGGUFLinearKernel",
+            kernel_type="gguf",
+            platforms=(Platform.CPU,),
+            entry="qcore_cpu.gguf:CPUGGUFLinearKernel",
+            priority=_PRIORITY,
+            backend="qcore_cpu",
+            batch_invariant=True,
+            evidence=Evidence.EXECUTED,
+            description="every block type, no number rounded; float32 sums",
         ),
         KernelSpec(
             name="ZentorchWNA16LinearKernel",

@@ -1,0 +1,130 @@
+"""`CPUGGUFLinearKernel`: the blocks of GGUF files on any CPU, activations as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from qcore.facts.current_platform import current_platform
+from qcore.kernels.base import Answer, answer, tensor_of
+from qcore.kernels.gguf import GGUFLinearKernel
+from qcore.layers.gguf import GGUFBlockType, GGUFLinearLayerConfig
+from qcore.numerics.gguf_blocks import decode_blocks
+
+from qcore_cpu import library
+
+__all__ = ["CPUGGUFLinearKernel"]
+
+_BITS = {"Q2_K": 2, "Q3_K": 3, "Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "IQ4_NL": 8, "IQ4_XS": 8}
+"""Bits of a code; 8 where a type is not named: wider codes are stored as bytes."""
+
+_SINGLES = 32
+"""Weights in a block that has one scale; larger blocks have integer scales too."""
+
+
+class CPUGGUFLinearKernel(GGUFLinearKernel):
+    """Every block type, its numbers as they are in the file; sums in float32.
+
+    The layout is that of `CPUWNA16LinearKernel`, with an offset for each group where the type has
+    one. In blocks of 256, scales and minima stay the small integers and the halves that they are,
+    and are multiplied when they are used, exactly. A row's result does not depend on the other
+    rows of the batch.
+
+    Codes take 2, 4 or 8 bits: Q3_K is widened to 4, and Q5, Q6 and IQ4 to 8.
+    """
+
+    @classmethod
+    def is_supported(cls, compute_capability: int | None = None) -> Answer:
+        """Whether the compiled library loads, if it is this machine that is asked about."""
+        return answer(library.refusal() if current_platform.target.is_current else None)
+
+    @classmethod
+    def can_implement(cls, config: GGUFLinearLayerConfig) -> Answer:
+        """Every config."""
+        return True, None
+
+    def __init__(self, config: GGUFLinearLayerConfig) -> None:
+        super().__init__(config)
+        library.load()
+        self.bits = _BITS.get(config.qtype, 8)
+        self.stored_bits = 4 if self.bits == 3 else self.bits
+
+    def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The layout of ``csrc/wna16_pack.cpp`` and, by ``csrc/wna16.cpp``, what GGUF adds.
+
+        Of a layer without offsets, or without integer scales, those tensors are empty.
+        """
+        config = self.config
+        (N, K), kind = config.weight_shape, config.block_type
+        blocks = tensors["weight"].reshape(-1, kind.type_size)
+        # With halves of one, scales and offsets are the integers that the block has.
+        parts = decode_blocks(_with_halves_of_one(blocks, kind), config.qtype)
+        center = 0 if self.bits == 8 else 1 << (self.bits - 1)
+        zero = parts.zero if parts.offset is None else center
+        codes = (parts.codes.to(torch.int8) - zero).reshape(N, K)
+        halves = [
+            blocks[:, at : at + 2].contiguous().view(torch.float16).reshape(N, -1)
+            for at in kind.halves
+        ]
+        factors = [parts.scale] if parts.offset is None else [parts.scale, parts.offset]
+        none = [torch.empty(0, dtype=torch.float16, device=blocks.device)]
+        if kind.block_size == _SINGLES:
+            values, supers = halves, []
+        else:
+            values, supers = [f.reshape(N, -1).to(torch.int8) for f in factors], halves
+        packed, _, _, _, chunks = torch.ops.qcore_cpu.wna16_pack(
+            codes,
+            values[0].to(torch.float16),
+            None,
+            None,
+            self.bits,
+            0,
+            kind.block_size // parts.codes.shape[1],
+            K,
+        )
+        scale, offset, *_ = [_by_lanes(value) for value in values] + none
+        super_scale, super_offset, *_ = [_by_lanes(value) for value in supers] + none + none
+        return {
+            "weight": packed,
+            "weight_chunks": chunks,
+            "weight_scale": scale,
+            "weight_offset": offset,
+            "weight_super_scale": super_scale,
+            "weight_super_offset": super_offset,
+        }
+
+    def apply_weights(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Run the layer; ``x`` may be strided."""
+        return torch.ops.qcore_cpu.wna16_linear(  # type: ignore[no-any-return]
+            x,
+            tensor_of(layer, "weight"),
+            tensor_of(layer, "weight_scale"),
+            None,
+            None,
+            tensor_of(layer, "weight_chunks"),
+            bias,
+            self.stored_bits,
+            self.config.in_features,
+            self.config.out_features,
+            self.config.out_dtype,
+            tensor_of(layer, "weight_offset"),
+            tensor_of(layer, "weight_super_scale"),
+            tensor_of(layer, "weight_super_offset"),
+        )
+
+
+def _with_halves_of_one(blocks: torch.Tensor, kind: GGUFBlockType) -> torch.Tensor:
+    one = torch.ones(1, dtype=torch.float16, device=blocks.device).view(torch.uint8)
+    blocks = blocks.clone()
+    for at in kind.halves:
+        blocks[:, at : at + 2] = one
+    return blocks
+
+
+def _by_lanes(values: torch.Tensor) -> torch.Tensor:
+    """[N, G] to [N / 16, G, 16], with zeros for the outputs that the last lanes have not."""
+    N, G = values.shape
+    padded = torch.nn.functional.pad(values, (0, 0, 0, -N % 16))
+    return padded.reshape(-1, 16, G).transpose(1, 2).contiguous()
