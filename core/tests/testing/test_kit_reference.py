@@ -1,4 +1,4 @@
-"""The reference kernels conform, all seven."""
+"""The reference kernels conform, all eight."""
 
 import json
 

@@ -6,6 +6,7 @@ from qcore.kernels.block_scaled_mm import (
     Fp8BlockScaledDynamicMMLinearKernel,
     Fp8BlockScaledMMLinearKernel,
 )
+from qcore.kernels.codebook import CodebookLinearKernel
 from qcore.kernels.composite import CompositeLinearKernel
 from qcore.kernels.loading import process_weights
 from qcore.kernels.mixed_precision import MPLinearKernel
@@ -17,6 +18,7 @@ from qcore.kernels.scaled_mm import (
 )
 from qcore.kernels.types import KERNEL_TYPES, KernelType
 from qcore.layers import (
+    CodebookLinearLayerConfig,
     Fp8BlockScaledMMLinearLayerConfig,
     FP8ScaledMMLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
@@ -30,6 +32,8 @@ from qcore.layers import (
 __all__ = [
     "KERNEL_TYPES",
     "Answer",
+    "CodebookLinearKernel",
+    "CodebookLinearLayerConfig",
     "CompositeLinearKernel",
     "FP8ScaledMMLinearKernel",
     "FP8ScaledMMLinearLayerConfig",

@@ -8,9 +8,11 @@ from typing import Any
 from qcore.kernels.base import LinearKernel
 from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel, NvFp4LinearKernel
 from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
+from qcore.kernels.codebook import CodebookLinearKernel
 from qcore.kernels.mixed_precision import MPLinearKernel
 from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel, Int8ScaledMMLinearKernel
 from qcore.layers import (
+    CodebookLinearLayerConfig,
     Fp8BlockScaledMMLinearLayerConfig,
     FP8ScaledMMLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
@@ -66,6 +68,12 @@ KERNEL_TYPES: dict[str, KernelType] = {
         KernelType("nvfp4", NvFp4LinearLayerConfig, NvFp4LinearKernel, "NVFP4 weights"),
         KernelType("mxfp4", MxFp4LinearLayerConfig, MxFp4LinearKernel, "MXFP4 weights"),
         KernelType("mxfp8", Mxfp8LinearLayerConfig, Mxfp8LinearKernel, "MXFP8 weights"),
+        KernelType(
+            "codebook",
+            CodebookLinearLayerConfig,
+            CodebookLinearKernel,
+            "weights looked up in a table (NF4, HQQ ...)",
+        ),
     )
 }
 """Every kernel type, by name."""

@@ -91,4 +91,10 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             "emulation",
             "float32 products of values rounded to MXFP8",
         ),
+        _spec(
+            "ReferenceCodebookLinearKernel",
+            "codebook",
+            "reference",
+            "dequantizes at each call; 1 to 8 bits, any table and group size, offsets",
+        ),
     ]
