@@ -28,6 +28,10 @@ _OWN = {
     "fp8": "qcore.quantization.fp8:Fp8Config",
     "fbgemm_fp8": "qcore.quantization.fbgemm_fp8:FBGEMMFp8Config",
     "modelopt": "qcore.quantization.modelopt:ModelOptConfig",
+    "bitsandbytes": "qcore.quantization.bitsandbytes:BitsAndBytesConfig",
+    "hqq": "qcore.quantization.hqq:HQQConfig",
+    "torchao": "qcore.quantization.torchao:TorchAOConfig",
+    "quanto": "qcore.quantization.quanto:QuantoConfig",
     "auto-round": "qcore.quantization.auto_round:AutoRoundConfig",
 }
 
@@ -39,32 +43,19 @@ _ALIASES = {
 }
 """Other names of the core's methods; the config says the rest."""
 
-_INSTEAD = "quantize the original model with GPTQ, AWQ or llm-compressor"
-_REFUSED = {
-    "bitsandbytes": "its NF4, FP4 and int8 layouts are its own kernels' alone; load it with "
-    f"transformers, or {_INSTEAD}",
-    "hqq": f"its zero points are floats, and kernels here take integers; {_INSTEAD}",
-    "quanto": "its layouts belong to the device that wrote them; load it with optimum-quanto, or "
-    f"{_INSTEAD}",
-    "torchao": "it saves tensor subclasses of one version of torchao; load it with transformers, "
-    f"or {_INSTEAD}",
-    **dict.fromkeys(
-        (
-            "aqlm",
-            "bitnet",
-            "eetq",
-            "fp_quant",
-            "gguf",
-            "higgs",
-            "mxfp4",
-            "quark",
-            "spqr",
-            "vptq",
-        ),
-        "",
-    ),
-}
-"""Methods that exist, and why they are not here."""
+_REFUSED = (
+    "aqlm",
+    "bitnet",
+    "eetq",
+    "fp_quant",
+    "gguf",
+    "higgs",
+    "mxfp4",
+    "quark",
+    "spqr",
+    "vptq",
+)
+"""Methods that exist, but not here."""
 
 
 def quantization_methods() -> dict[str, str]:
@@ -91,12 +82,10 @@ def get_quantization_config(name: str) -> type[QuantizationConfig]:
     if folded in by_name:
         return _load(by_name[folded], methods[by_name[folded]])
     supported = ", ".join(sorted(methods))
-    for known, hint in _REFUSED.items():
-        if _folded(known) == folded:
-            more = f" ({hint})" if hint else ""
-            raise UnsupportedQuantizationError(
-                f"the quantization method {name!r} is not supported{more}; supported: {supported}"
-            )
+    if folded in map(_folded, _REFUSED):
+        raise UnsupportedQuantizationError(
+            f"the quantization method {name!r} is not supported; supported: {supported}"
+        )
     raise UnknownQuantizationError(
         f"no quantization method is called {name!r}{nearest(name, list(methods))}; there are: "
         f"{supported}. A plugin can add one with the hook qcore_quantization_methods"
