@@ -38,7 +38,7 @@ def bnb_4bit(weight, kind="nf4", double=False, size=64, outer_size=256, **state)
     book = NF4 if kind == "nf4" else FP4
     blocks = blocks_of(weight, size)
     top = blocks.abs().amax(1)
-    tensors = {"weight.quant_map": book}
+    tensors = {"weight.quant_map": book.clone()}
     says = {"quant_type": kind, "blocksize": size, "dtype": "float32", "shape": [*weight.shape]}
     if double:
         offset = float(top.mean())
@@ -203,10 +203,11 @@ def quanto_bytes(weight, float8=False):
         scale = weight.abs().amax(1, keepdim=True) / 127
         codes = (weight / scale).round().to(torch.int8)
         made = codes * scale
-    return {"weight._data": codes, "weight._scale": scale, **QUANTO_UNUSED}, made
+    return {"weight._data": codes, "weight._scale": scale, **quanto_unused()}, made
 
 
-QUANTO_UNUSED = {"input_scale": torch.tensor(1.0), "output_scale": torch.tensor(1.0)}
+def quanto_unused():
+    return {name: torch.tensor(1.0) for name in ("input_scale", "output_scale")}
 
 
 def quanto_bits(weight, bits=4, size=32, integer=False):
@@ -220,7 +221,7 @@ def quanto_bits(weight, bits=4, size=32, integer=False):
     for i, row in enumerate(codes.numpy().astype(np.uint8)):
         packed[i % rows] |= row << (bits * (i // rows))
     tensors = {"weight._data._data": torch.from_numpy(packed), "weight._scale": scale}
-    return {**tensors, "weight._shift": shift, **QUANTO_UNUSED}, made
+    return {**tensors, "weight._shift": shift, **quanto_unused()}, made
 
 
 def quanto_map(model, kind):
