@@ -322,9 +322,7 @@ REFUSED = {
         "along another dimension",
     ),
     "torchao e5m2": (
-        t.ao_config(
-            "Float8WeightOnlyConfig", weight_dtype=t.ao_word("torch.dtype", "float8_e5m2")
-        ),
+        t.ao_config("Float8WeightOnlyConfig", weight_dtype=t.ao_word("torch.dtype", "float8_e5m2")),
         "supported: float8_e4m3fn",
     ),
     "torchao of no type": ({"quant_method": "torchao", "quant_type": {}}, "must be a JSON object"),
