@@ -112,6 +112,22 @@ def test_fp8_configs_refuse_the_other_kind_of_scales():
     assert block.params()["weight_scale_inv"].fits((2, 3))
 
 
+def test_optional_bound_of_fp8_inputs():
+    config = FP8ScaledMMLinearLayerConfig(
+        weight_quant_key=kFp8StaticChannelSym,
+        activation_quant_key=kFp8DynamicTokenSym,
+        weight_shape=(96, 256),
+        input_dtype=torch.bfloat16,
+        out_dtype=torch.bfloat16,
+    )
+    assert config.params()["input_scale_ub"].optional
+
+
+def test_activations_that_a_mixed_precision_kernel_makes():
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        assert mp(act_type=dtype, out_type=torch.bfloat16).activation_dtype == dtype
+
+
 @pytest.mark.parametrize(
     ("config_class", "K"),
     [(NvFp4LinearLayerConfig, 40), (MxFp4LinearLayerConfig, 48), (Mxfp8LinearLayerConfig, 48)],

@@ -61,9 +61,8 @@ def fp8_layer(
 
 
 def nvfp4_layer(weight, modelopt=False, input_scale=None):
-    N = weight.shape[0]
     outer = weight.abs().max() / (448 * 6)
-    inner = e4m3(weight.reshape(N, -1, 16).abs().amax(-1) / 6 / outer)
+    inner = e4m3(weight.reshape(len(weight), -1, 16).abs().amax(-1) / 6 / outer)
     wide = spread(inner.float(), 1, 16, weight.shape) * outer
     codes = fp4_codes(weight / wide)
     one = outer.reshape(()) if modelopt else (1 / outer).reshape(1)
@@ -78,13 +77,15 @@ def nvfp4_layer(weight, modelopt=False, input_scale=None):
     return tensors, fp4_values(codes) * wide
 
 
-def _exponents(values, top):
-    amax = values.reshape(*values.shape[:-1], -1, 32).abs().amax(-1)
-    return torch.floor(torch.log2(amax.double())).long() - top
+def _exponents(values, top, up=2.0):
+    """Of each block; ``up``: from which fraction of a power of two the next one counts."""
+    amax = values.reshape(*values.shape[:-1], -1, 32).abs().amax(-1).double()
+    exponents = torch.floor(torch.log2(amax)).long()
+    return exponents + (amax >= up * torch.exp2(exponents.double())) - top
 
 
-def _powers(values, top):
-    exponents = _exponents(values, top).repeat_interleave(32, -1)
+def _powers(values, top, up=2.0):
+    exponents = _exponents(values, top, up).repeat_interleave(32, -1)
     return torch.pow(torch.tensor(2.0, dtype=torch.float64), exponents).float()
 
 
@@ -138,12 +139,12 @@ def round_nvfp4(outer):
 
 
 def round_mxfp4(x):
-    wide = _powers(x, 2)
+    wide = _powers(x, 2, up=1.75)
     return fp4_values(fp4_codes(x / wide)) * wide
 
 
 def round_mxfp8(x):
-    wide = _powers(x, 8)
+    wide = _powers(x, 8, up=1.75)
     return e4m3(x / wide).float() * wide
 
 

@@ -3,15 +3,18 @@ from __future__ import annotations
 import pytest
 import torch
 from qcore import errors
+from qcore.facts.quant_key import GroupShape
 from qcore.facts.scalar_type import scalar_types
 from qcore.layers.params import check_params
 from qcore.numerics.dequantize import dequantize_weight
+from qcore.quantization.block_formats import Mxfp8Scheme
 from qcore.quantization.compressed_schemes import (
     Int8Scheme,
     IntQuantizedScheme,
     PackQuantizedScheme,
 )
 from qcore.quantization.compressed_tensors import CompressedTensorsConfig
+from qcore.quantization.float8 import Float8Scheme
 from qcore.quantization.integer import IntegerWeights
 
 LINEAR = torch.nn.Linear(1, 1, device="meta")
@@ -98,34 +101,114 @@ def test_targets_and_ignore():
     assert bits_of("x", torch.nn.Embedding(1, 1)) is None
 
 
+def test_integers_with_quantized_activations():
+    """int8 products need bytes with one scale a row; all else rounds in a mixed-precision layer."""
+    for bits in (4, 8):
+        weights = {**W8, "num_bits": bits}
+        assert scheme(weights, INPUTS, fmt="int-quantized") == Int8Scheme(True, False, True, bits)
+    assert scheme(W8, INPUTS, fmt="naive-quantized") == Int8Scheme(True, False, True)
+    for weights, inputs, fmt in (
+        ({}, {}, "int-quantized"),
+        ({**W8, "symmetric": False}, {}, "int-quantized"),
+        (W8, {}, "pack-quantized"),
+        (W8, {"type": "float"}, "int-quantized"),
+    ):
+        made = scheme(weights, {**INPUTS, **inputs}, fmt=fmt).layer_config(128, 8, torch.bfloat16)
+        assert made.act_type == (torch.float8_e4m3fn if inputs else torch.int8)
+        assert made.out_type == torch.bfloat16
+
+
+FP8 = {"type": "float", "num_bits": 8, "group_size": None, "strategy": "channel"}
+NVFP4 = {"type": "float", "num_bits": 4, "group_size": 16, "strategy": "tensor_group"}
+MXFP4 = {"type": "float", "num_bits": 4, "group_size": 32, "strategy": "group"}
+
+
+def test_float_schemes():
+    made = scheme({**FP8, "strategy": "block", "block_structure": "128x128"}, fmt="float-quantized")
+    assert made == Float8Scheme("float-quantized", GroupShape(128, 128), None)
+    mx = {**FP8, "strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8"}
+    for fmt in ("float-quantized", "naive-quantized", "mxfp8-quantized"):
+        assert scheme(mx, fmt=fmt) == Mxfp8Scheme(fmt, None)
+
+
+@pytest.mark.parametrize(
+    ("fmt", "weights", "inputs", "text"),
+    [
+        ("float-quantized", {**FP8, "symmetric": False}, None, "weights: symmetric is False"),
+        ("float-quantized", {**FP8, "num_bits": 4}, None, "weights: num_bits is 4.*supported: 8"),
+        ("float-quantized", {**FP8, "strategy": "token"}, None, "strategy is 'token'.*tensor, ch"),
+        ("float-quantized", FP8, INPUTS, "input_activations: type is 'int'"),
+        (
+            "float-quantized",
+            FP8,
+            {**FP8, "dynamic": True, "strategy": "group"},
+            "is 'group'.*token",
+        ),
+        ("float-quantized", FP8, {**FP8, "dynamic": False}, "strategy is 'channel'.*for static"),
+        (
+            "float-quantized",
+            {**FP8, "strategy": "block", "block_structure": [128, 128]},
+            {**FP8, "dynamic": True, "strategy": "token"},
+            "strategy is 'token'.*group, with weights in blocks",
+        ),
+        ("nvfp4-pack-quantized", {**NVFP4, "group_size": 32}, None, "group_size is 32.*16"),
+        ("nvfp4-pack-quantized", {**NVFP4, "strategy": "group"}, None, "strategy is 'group'"),
+        ("nvfp4-pack-quantized", NVFP4, {**NVFP4, "dynamic": True}, "dynamic is True.*'local'"),
+        ("mxfp4-pack-quantized", {**MXFP4, "group_size": 16}, None, "group_size is 16.*32"),
+        ("mxfp4-pack-quantized", MXFP4, {**MXFP4, "dynamic": False}, "dynamic is False"),
+        ("mxfp8-quantized", MXFP4, None, "num_bits is 4"),
+    ],
+)
+def test_bad_float_config(fmt, weights, inputs, text):
+    with pytest.raises(errors.UnsupportedQuantizationError, match=text):
+        scheme(weights, inputs, fmt=fmt)
+
+
+@pytest.mark.parametrize("block", [None, [128], [128, 0], [128, True], "128", "128xall", {}])
+def test_bad_block_structure(block):
+    weights = {**FP8, "strategy": "block", "block_structure": block}
+    with pytest.raises(errors.CheckpointError, match=r"block_structure is .*two positive integers"):
+        scheme(weights, fmt="float-quantized")
+
+
 UNSUPPORTED = errors.UnsupportedQuantizationError
 
 
 @pytest.mark.parametrize(
     ("args", "error", "text"),
     [
-        ({"fmt": "float-quantized"}, UNSUPPORTED, "'float-quantized'.*supported: pack-quantized"),
-        ({"fmt": "nvfp4-pack-quantized"}, UNSUPPORTED, "'nvfp4-pack-quantized'"),
+        ({"fmt": "fp6-quantized"}, UNSUPPORTED, "'fp6-quantized'.*supported: pack-quantized"),
+        ({"fmt": "marlin-24"}, UNSUPPORTED, "'marlin-24': 2:4 sparse.*one GPU kernel"),
+        ({"fmt": "sparse-bitmask"}, UNSUPPORTED, "'sparse-bitmask': sparse weights"),
+        ({"fmt": "float-quantized"}, UNSUPPORTED, "type is 'int'.*float, with float-quantized"),
+        ({"fmt": "nvfp4-pack-quantized"}, UNSUPPORTED, "float, with nvfp4-pack-quantized"),
         ({"weights": {"type": "float"}}, UNSUPPORTED, "weights: type is 'float'"),
+        ({"weights": {"type": "real"}}, UNSUPPORTED, "weights: type is 'real'"),
+        ({"weights": {"type": "float", "num_bits": 6}}, UNSUPPORTED, "num_bits is 6.*: 4, 8"),
         ({"weights": {"num_bits": 9}}, UNSUPPORTED, "num_bits is 9"),
         ({"weights": {"num_bits": 4.0}}, errors.CheckpointError, "num_bits is 4.0"),
         ({"weights": {"group_size": "all"}}, errors.CheckpointError, "group_size is 'all'"),
-        ({"weights": {"strategy": "block"}}, UNSUPPORTED, "strategy is 'block'"),
+        (
+            {"weights": {"strategy": "block", "block_structure": [128, 128]}},
+            UNSUPPORTED,
+            "strategy is 'block'.*group, channel, tensor",
+        ),
         ({"weights": {"actorder": "up"}}, UNSUPPORTED, "actorder is 'up'"),
         ({"weights": {"dynamic": True}}, UNSUPPORTED, "weights: dynamic is True"),
-        ({"inputs": {"num_bits": 8}}, UNSUPPORTED, "activations with the format 'pack-quantized'"),
-        ({"fmt": "int-quantized", "inputs": {"num_bits": 8}}, UNSUPPORTED, "num_bits is 4"),
+        ({"inputs": {"num_bits": 4}}, UNSUPPORTED, "input_activations: num_bits is 4"),
+        ({"inputs": {"symmetric": False}}, UNSUPPORTED, "input_activations: symmetric is False"),
+        ({"inputs": {"dynamic": False}}, UNSUPPORTED, "input_activations: dynamic is False"),
+        (
+            {"fmt": "int-quantized", "inputs": {"strategy": "tensor"}},
+            UNSUPPORTED,
+            "strategy is 'tensor'.*token, with such integer weights",
+        ),
         (
             {"fmt": "int-quantized", "weights": W8, "inputs": {"strategy": "group"}},
             UNSUPPORTED,
             "strategy is 'group'.*token, for dynamic",
         ),
-        (
-            {"fmt": "int-quantized", "weights": {**W8, "symmetric": False}, "inputs": INPUTS},
-            UNSUPPORTED,
-            "symmetric is False",
-        ),
-        ({"kv_cache_scheme": {"num_bits": 8}}, UNSUPPORTED, "KV cache"),
+        ({"kv_cache_scheme": 8}, errors.CheckpointError, "kv_cache_scheme is 8"),
         ({"transform_config": {"a": 1}}, UNSUPPORTED, "transforms"),
         ({"sparsity_config": {"format": "sparse-24"}}, UNSUPPORTED, "sparse-24"),
         ({"config_groups": None}, errors.CheckpointError, "config_groups is None"),

@@ -1,5 +1,7 @@
 """The oracle itself, against numpy written from the formats' definitions."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -309,3 +311,14 @@ def test_codebook(bits, group, offset):
     assert set(tensors) == {n for n, s in config.params().items() if not s.optional}
     out = reference_linear(config, tensors, x, compute_dtype=torch.float64).numpy()
     np.testing.assert_allclose(out, x.double().numpy() @ dense.T, rtol=1e-12, atol=1e-12)
+
+
+def test_mixed_precision_with_int8_activations():
+    rng = np.random.default_rng(0)
+    config, tensors, weight = mp_case(rng, 4, 32, False, False, 96, 24)
+    config = dataclasses.replace(config, act_type=torch.int8, out_type=torch.float32)
+    x = randn(rng, 5, 96)
+    scale = np.abs(x.numpy()).max(1, keepdims=True) / np.float32(127)
+    rounded = np.round(x.numpy() / scale).astype(float) * scale
+    got = reference_linear(config, tensors, x)
+    assert np.allclose(got.numpy(), rounded @ weight.T, rtol=1e-5, atol=1e-4)

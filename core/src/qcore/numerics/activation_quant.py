@@ -5,6 +5,11 @@ in use: vLLM's ``amax / 127`` with the codes -127 ... 127, and compressed-tensor
 with -128 as well. This is the first. The second is half a percent finer, but puts the largest value
 of each row exactly between two codes, so that the last bit of a float decides, and it needs -128,
 whose negative is no code.
+
+The scale of an MX block is a power of two. The specification takes the one below the block's
+largest magnitude, by which what lies above 1.75 of it saturates: at 6 of 7.99, or 448 of 511. Here
+it is the one above from 1.75 on, as in compressed-tensors' forward and in vLLM's kernels, so that
+checkpoints run as they were calibrated. With e4m3 nothing saturates then.
 """
 
 from __future__ import annotations
@@ -150,11 +155,19 @@ def group_fp8_quant(
     return codes.reshape(M, groups * group_size)[:, :K].to(dtype), scale
 
 
+def _mx_scale(blocks: torch.Tensor, emax: int) -> torch.Tensor:
+    """e8m0 codes of the last dimension's blocks; see the module for the rounding."""
+    amax = blocks.abs().amax(-1)
+    # frexp's mantissa is in [0.5, 1); a quarter more carries 1.75 and up over the power of two.
+    near_the_next = torch.frexp(amax).mantissa >= 0.875
+    return encode_e8m0(torch.where(near_the_next, amax * 1.25, amax), emax)
+
+
 def mxfp8_quant(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize to MXFP8: e4m3 [M, K] and e8m0 scales uint8 [M, K/32]; K a multiple of 32."""
     M, K = x.shape
     blocks = x.to(torch.float32).reshape(M, K // 32, 32)
-    scale = encode_e8m0(blocks.abs().amax(-1), emax=8)
+    scale = _mx_scale(blocks, emax=8)
     codes = (blocks / decode_e8m0(scale)[..., None]).clamp(-448.0, 448.0)
     return codes.reshape(M, K).to(torch.float8_e4m3fn), scale
 
@@ -163,7 +176,7 @@ def mxfp4_round(x: torch.Tensor) -> torch.Tensor:
     """``x`` [M, K] rounded to MXFP4 and back to float32; K a multiple of 32."""
     M, K = x.shape
     blocks = x.to(torch.float32).reshape(M, K // 32, 32)
-    scale = decode_e8m0(encode_e8m0(blocks.abs().amax(-1), emax=2))[..., None]
+    scale = decode_e8m0(_mx_scale(blocks, emax=2))[..., None]
     return (decode_e2m1(encode_e2m1(blocks / scale)) * scale).reshape(M, K)
 
 

@@ -43,19 +43,13 @@ _ALIASES = {
 }
 """Other names of the core's methods; the config says the rest."""
 
-_REFUSED = (
-    "aqlm",
-    "bitnet",
-    "eetq",
-    "fp_quant",
-    "gguf",
-    "higgs",
-    "mxfp4",
-    "quark",
-    "spqr",
-    "vptq",
-)
-"""Methods that exist, but not here."""
+_REFUSED = {
+    "mxfp4": "its quantized tensors are experts, not linear layers",
+    **dict.fromkeys(
+        ("aqlm", "bitnet", "eetq", "fp_quant", "gguf", "higgs", "quark", "spqr", "vptq"), ""
+    ),
+}
+"""Methods that exist, and why they are not here."""
 
 
 def quantization_methods() -> dict[str, str]:
@@ -82,10 +76,12 @@ def get_quantization_config(name: str) -> type[QuantizationConfig]:
     if folded in by_name:
         return _load(by_name[folded], methods[by_name[folded]])
     supported = ", ".join(sorted(methods))
-    if folded in map(_folded, _REFUSED):
-        raise UnsupportedQuantizationError(
-            f"the quantization method {name!r} is not supported; supported: {supported}"
-        )
+    for known, hint in _REFUSED.items():
+        if _folded(known) == folded:
+            more = f" ({hint})" if hint else ""
+            raise UnsupportedQuantizationError(
+                f"the quantization method {name!r} is not supported{more}; supported: {supported}"
+            )
     raise UnknownQuantizationError(
         f"no quantization method is called {name!r}{nearest(name, list(methods))}; there are: "
         f"{supported}. A plugin can add one with the hook qcore_quantization_methods"

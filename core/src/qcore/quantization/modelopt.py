@@ -49,11 +49,14 @@ _SCHEMES: Mapping[str, LinearScheme] = {
     "W4A16_NVFP4": NvFp4Scheme("ModelOpt NVFP4", MODELOPT_NVFP4, quantized_inputs=False),
     "MXFP8": Mxfp8Scheme("ModelOpt MXFP8", kMxfp8Dynamic),
 }
+_TRT = "its packing is TensorRT-LLM's"
+_SCALED = "it scales inputs before they are rounded"
 _REFUSED = {
-    "W4A16_AWQ": "its packing is TensorRT-LLM's; quantize with AWQ or to W4A16_NVFP4",
-    "W4A8_AWQ": "its packing is TensorRT-LLM's; quantize with AWQ or to NVFP4",
-    "NVFP4_AWQ": "its inputs are scaled before they are rounded; quantize to NVFP4",
-    "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN": "quantize to W8A8 with llm-compressor",
+    "W4A16_AWQ": f"{_TRT}; quantize with AWQ, or to W4A16_NVFP4",
+    "W4A8_AWQ": f"{_TRT}; quantize to NVFP4",
+    "NVFP4_AWQ": f"{_SCALED}; quantize to NVFP4",
+    "NVFP4_SVD": f"{_SCALED} and adds a product of low rank; quantize to NVFP4",
+    "W8A8_SQ_PER_CHANNEL": f"{_SCALED}; quantize to W8A8 with llm-compressor",
     "W8A16": "quantize to W8A16 with llm-compressor",
 }
 

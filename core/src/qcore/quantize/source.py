@@ -19,17 +19,17 @@ def open_float_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: something is missing, damaged or unsafe, or it is quantized already.
     """
+    for name in _QUANTIZED_MARKS:
+        if (folder / name).exists():
+            raise CheckpointError(
+                f"{folder}: it holds {name}, so it is quantized already; give the float checkpoint"
+            )
     checkpoint = open_checkpoint(folder)
     if checkpoint.quantization is not None:
         raise CheckpointError(
             f"{folder}: it is quantized already ({checkpoint.quantization.get_name()}); "
             "give the float checkpoint"
         )
-    for name in _QUANTIZED_MARKS:
-        if (folder / name).exists():
-            raise CheckpointError(
-                f"{folder}: it holds {name}, so it is quantized already; give the float checkpoint"
-            )
     return checkpoint
 
 

@@ -110,7 +110,7 @@ def _mp(strength: int) -> list[MMLinearLayerConfig]:
             "kind": kinds,
             "shape": (*_ALIGNED, *_RAGGED),
             "group": (128, 64, 32, 16, -1, 7, 1024),
-            "dtypes": (*_DTYPES, (torch.float8_e4m3fn, _BF16)),
+            "dtypes": (*_DTYPES, (torch.float8_e4m3fn, _BF16), (torch.int8, _BF16)),
             "g_idx": (False, True),
             "whole": (True, False),
         },
