@@ -309,7 +309,8 @@ def test_codebook(bits, group, offset):
     x = randn(rng, 3, K)
     config = CodebookLinearLayerConfig((N, K), bits, group, offset, torch.float32)
     assert set(tensors) == {n for n, s in config.params().items() if not s.optional}
-    out = reference_linear(config, tensors, x, compute_dtype=torch.float64).numpy()
+    f64 = torch.float64
+    out = reference_linear(config, tensors, x, compute_dtype=f64, out_dtype=f64).numpy()
     np.testing.assert_allclose(out, x.double().numpy() @ dense.T, rtol=1e-12, atol=1e-12)
 
 
