@@ -30,6 +30,7 @@ _HOMES = {
     "qcore.facts.scalar_type": ("ScalarType", "scalar_types"),
     "qcore.facts.target": ("Target",),
     "qcore.layers": (
+        "CodebookLinearLayerConfig",
         "FP8ScaledMMLinearLayerConfig",
         "Fp8BlockScaledMMLinearLayerConfig",
         "GGUFLinearLayerConfig",
@@ -117,6 +118,9 @@ if TYPE_CHECKING:
     )
     from qcore.facts.target import (
         Target as Target,
+    )
+    from qcore.layers import (
+        CodebookLinearLayerConfig as CodebookLinearLayerConfig,
     )
     from qcore.layers import (
         Fp8BlockScaledMMLinearLayerConfig as Fp8BlockScaledMMLinearLayerConfig,

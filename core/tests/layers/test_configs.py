@@ -12,6 +12,7 @@ from qcore.facts.quant_key import (
 )
 from qcore.facts.scalar_type import scalar_types
 from qcore.layers import (
+    CodebookLinearLayerConfig,
     Fp8BlockScaledMMLinearLayerConfig,
     FP8ScaledMMLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
@@ -163,3 +164,31 @@ def test_check_params_names_the_tensor():
             check_params(params, {**good, name: bad}, "model.layer")
         assert name in str(caught.value)
         assert "model.layer" in str(caught.value)
+
+
+def test_codebook():
+    config = CodebookLinearLayerConfig((96, 200), 3, 64, True, torch.float16)
+    assert (config.in_features, config.out_features, config.num_groups) == (200, 96, 4)
+    assert config.describe() == "3 bit codebook g64, offsets, float16 activations"
+    shapes = {name: spec.shape for name, spec in config.params().items()}
+    assert shapes["weight_packed"] == ((96, 20),)
+    assert shapes["weight_codebook"] == ((8,),)
+    assert shapes["weight_scale"] == shapes["weight_offset"] == ((96, 4),)
+    assert CodebookLinearLayerConfig((96, 200), 4, -1).params()["weight_offset"].optional
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"weight_shape": (96,)}, "weight_shape"),
+        ({"bits": 9}, "bits is 9"),
+        ({"bits": 0}, "bits is 0"),
+        ({"group_size": 0}, "group_size is 0"),
+        ({"has_offset": 1}, "has_offset"),
+        ({"input_dtype": torch.int8}, "input_dtype"),
+    ],
+)
+def test_codebooks_that_cannot_be(change, named):
+    fields = {"weight_shape": (96, 256), "bits": 4, "group_size": 64}
+    with pytest.raises(ConfigError, match=named):
+        CodebookLinearLayerConfig(**{**fields, **change})

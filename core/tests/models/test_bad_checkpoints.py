@@ -274,9 +274,9 @@ BAD = {
     ),
     "method a number": (quantization(quant_method=3), CHECKPOINT, "quant_method is 3"),
     "method for later": (
-        quantization(quant_method="bitsandbytes"),
+        quantization(quant_method="quark"),
         UNSUPPORTED,
-        "'bitsandbytes' is not supported .*own kernels.*; supported: auto-round, awq",
+        "'quark' is not supported; supported: auto-round, awq",
     ),
     "auto-round of another layout": (
         quantization(quant_method="auto-round", packing_format="auto_round:llm_compressor"),

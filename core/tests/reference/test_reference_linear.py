@@ -11,6 +11,7 @@ from qcore.facts.quant_key import GroupShape, QuantKey, ScaleDesc
 from qcore.facts.scalar_type import scalar_types
 from qcore.kernels import process_weights
 from qcore.layers import (
+    CodebookLinearLayerConfig,
     Fp8BlockScaledMMLinearLayerConfig,
     FP8ScaledMMLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
@@ -285,6 +286,32 @@ def test_unknown_activations_are_refused_by_name():
     assert "e3m2" in reason
     with pytest.raises(KernelRefusedError, match="EmulationMxFp4LinearKernel"):
         reference.EmulationMxFp4LinearKernel(config)
+
+
+@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (3, 20), (8, -1), (1, 500)])
+def test_codebook(bits, group, offset):
+    rng = np.random.default_rng(7)
+    N, K = 5, 70
+    groups = np.arange(K) // (K if group == -1 else group)
+    G = groups.max() + 1
+    codes = rng.integers(0, 2**bits, (N, K))
+    book = rng.standard_normal(2**bits).astype(np.float32)
+    tensors = {
+        "weight_packed": pack(codes, bits, 1),
+        "weight_codebook": torch.from_numpy(book),
+        "weight_scale": randn(rng, N, G),
+    }
+    dense = book[codes].astype(float) * tensors["weight_scale"].double().numpy()[:, groups]
+    if offset:
+        tensors["weight_offset"] = randn(rng, N, G)
+        dense = dense + tensors["weight_offset"].double().numpy()[:, groups]
+    x = randn(rng, 3, K)
+    config = CodebookLinearLayerConfig((N, K), bits, group, offset, torch.float32)
+    assert set(tensors) == {n for n, s in config.params().items() if not s.optional}
+    f64 = torch.float64
+    out = reference_linear(config, tensors, x, compute_dtype=f64, out_dtype=f64).numpy()
+    np.testing.assert_allclose(out, x.double().numpy() @ dense.T, rtol=1e-12, atol=1e-12)
 
 
 def test_mixed_precision_with_int8_activations():

@@ -35,7 +35,8 @@ def explain(
         str | None,
         typer.Option(
             "--type",
-            help="mp (packed integers), int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8, gguf.",
+            help="mp (packed integers), int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8, gguf, "
+            "codebook (NF4, HQQ).",
             metavar="TYPE",
         ),
     ] = None,
@@ -164,7 +165,7 @@ def explain(
     if kernel_type is None:
         raise typer.BadParameter(
             "give a CHECKPOINT, or describe a layer: --type mp, int8, fp8, fp8_block, nvfp4, "
-            "mxfp4, mxfp8 or gguf, and its --shape",
+            "mxfp4, mxfp8, gguf or codebook, and its --shape",
             param_hint="CHECKPOINT or --type",
         )
     decision = select(options.config(), target, exhaustive=exhaustive)

@@ -14,6 +14,7 @@ from qcore.facts.quant_key import FP8_DTYPE, GroupShape, QuantKey, ScaleDesc
 from qcore.facts.scalar_type import ScalarType, scalar_types
 from qcore.kernels.types import KERNEL_TYPES
 from qcore.layers import (
+    CodebookLinearLayerConfig,
     Fp8BlockScaledMMLinearLayerConfig,
     FP8ScaledMMLinearLayerConfig,
     GGUFLinearLayerConfig,
@@ -43,8 +44,8 @@ _SHAPE = re.compile(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*")  # noqa: RUF001 - people pa
 # Which options say something about which types; `type`, `shape` and `dtype` about all.
 _ABOUT = {
     "weight_type": ("mp", "gguf"),
-    "group_size": ("mp",),
-    "zero_points": ("mp",),
+    "group_size": ("mp", "codebook"),
+    "zero_points": ("mp", "codebook"),
     "g_idx": ("mp",),
     "static": ("int8",),
     "tensor": ("int8",),
@@ -77,8 +78,8 @@ class LayerOptions:
         shape: ``KxN``.
         dtype: of the activations.
         weight_type: of mp: ``uint4b8`` ...; of gguf: ``Q4_K`` ...
-        group_size: of mp.
-        zero_points: of mp.
+        group_size: of mp and codebook.
+        zero_points: of mp; offsets of codebook.
         g_idx: of mp.
         static: of int8: static activations.
         tensor: of int8: one weight scale.
@@ -148,6 +149,9 @@ class LayerOptions:
                     param_hint="--weight-type",
                 )
             return GGUFLinearLayerConfig((N, K), name, dtype, dtype)
+        if self.type == "codebook":
+            group = 64 if self.group_size is None else self.group_size
+            return CodebookLinearLayerConfig((N, K), 4, group, bool(self.zero_points), dtype)
         return self._block_format(K, N, dtype)
 
     def _mp(self, K: int, N: int, dtype: torch.dtype) -> MPLinearLayerConfig:

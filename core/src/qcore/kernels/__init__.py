@@ -6,6 +6,7 @@ from qcore.kernels.block_scaled_mm import (
     Fp8BlockScaledDynamicMMLinearKernel,
     Fp8BlockScaledMMLinearKernel,
 )
+from qcore.kernels.codebook import CodebookLinearKernel
 from qcore.kernels.composite import CompositeLinearKernel
 from qcore.kernels.gguf import GGUFLinearKernel
 from qcore.kernels.loading import process_weights
@@ -18,6 +19,7 @@ from qcore.kernels.scaled_mm import (
 )
 from qcore.kernels.types import KERNEL_TYPES, KernelType
 from qcore.layers import (
+    CodebookLinearLayerConfig,
     Fp8BlockScaledMMLinearLayerConfig,
     FP8ScaledMMLinearLayerConfig,
     GGUFLinearLayerConfig,
@@ -32,6 +34,8 @@ from qcore.layers import (
 __all__ = [
     "KERNEL_TYPES",
     "Answer",
+    "CodebookLinearKernel",
+    "CodebookLinearLayerConfig",
     "CompositeLinearKernel",
     "FP8ScaledMMLinearKernel",
     "FP8ScaledMMLinearLayerConfig",

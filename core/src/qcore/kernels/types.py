@@ -8,10 +8,12 @@ from typing import Any
 from qcore.kernels.base import LinearKernel
 from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel, NvFp4LinearKernel
 from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
+from qcore.kernels.codebook import CodebookLinearKernel
 from qcore.kernels.gguf import GGUFLinearKernel
 from qcore.kernels.mixed_precision import MPLinearKernel
 from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel, Int8ScaledMMLinearKernel
 from qcore.layers import (
+    CodebookLinearLayerConfig,
     Fp8BlockScaledMMLinearLayerConfig,
     FP8ScaledMMLinearLayerConfig,
     GGUFLinearLayerConfig,
@@ -69,6 +71,12 @@ KERNEL_TYPES: dict[str, KernelType] = {
         KernelType("mxfp4", MxFp4LinearLayerConfig, MxFp4LinearKernel, "MXFP4 weights"),
         KernelType("mxfp8", Mxfp8LinearLayerConfig, Mxfp8LinearKernel, "MXFP8 weights"),
         KernelType("gguf", GGUFLinearLayerConfig, GGUFLinearKernel, "blocks of GGUF files"),
+        KernelType(
+            "codebook",
+            CodebookLinearLayerConfig,
+            CodebookLinearKernel,
+            "weights looked up in a table (NF4, HQQ ...)",
+        ),
     )
 }
 """Every kernel type, by name."""

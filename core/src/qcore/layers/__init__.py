@@ -1,6 +1,7 @@
 """Floor 2: one frozen, validated config for each kernel type, and the tensors that go with it."""
 
 from qcore.layers.base import MMLinearLayerConfig
+from qcore.layers.codebook import CodebookLinearLayerConfig
 from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig, FP8ScaledMMLinearLayerConfig
 from qcore.layers.gguf import GGUFLinearLayerConfig
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
@@ -13,6 +14,7 @@ from qcore.layers.mixed_precision import MPLinearLayerConfig
 from qcore.layers.params import ParamSpec
 
 __all__ = [
+    "CodebookLinearLayerConfig",
     "FP8ScaledMMLinearLayerConfig",
     "Fp8BlockScaledMMLinearLayerConfig",
     "GGUFLinearLayerConfig",

@@ -28,6 +28,7 @@ _METHOD_FILES = (
     "quant_config.json",
     "quantization_config.json",
     "hf_quant_config.json",
+    "quanto_qmap.json",
 )
 
 

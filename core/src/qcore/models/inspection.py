@@ -1,7 +1,7 @@
 """`inspect_checkpoint`: what a checkpoint holds, and which kernels would run it on any machine.
 
-Only configs and headers are read. transformers is not needed: the layers are those that the tensors
-show.
+Only configs and headers are read, and the few bytes in which some formats state a shape.
+transformers is not needed: the layers are those that the tensors show.
 """
 
 from __future__ import annotations
@@ -13,19 +13,27 @@ from typing import Any
 
 import torch
 
-from qcore.errors import NoKernelError, UnsupportedQuantizationError
+from qcore.errors import (
+    CheckpointError,
+    NoKernelError,
+    UnsupportedQuantizationError,
+    WeightError,
+)
 from qcore.facts.target import Target
 from qcore.models.checkpoint import Checkpoint, open_checkpoint
 from qcore.models.explanation import Explanation, ExplanationRow
 from qcore.models.plan import check_tensors, set_aside
-from qcore.models.safetensors_file import TensorInfo
+from qcore.models.safetensors_file import TensorInfo, read_tensor
 from qcore.models.skeleton import model_dtype
-from qcore.quantization.base import LinearScheme
+from qcore.quantization.base import LinearScheme, split_name
 from qcore.selection.algorithm import select
 from qcore.selection.decision import Decision
 from qcore.settings import Settings
 
 __all__ = ["CheckpointReport", "LayerReport", "inspect_checkpoint"]
+
+
+_MAX_STATED = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -196,7 +204,7 @@ def _quantized_layers(
         return []
     modules: dict[str, dict[str, TensorInfo]] = {}
     for name, info in checkpoint.tensors.items():
-        prefix, _, suffix = name.rpartition(".")
+        prefix, suffix = split_name(name)
         modules.setdefault(prefix, {})[suffix] = info
     stand_in = torch.nn.Linear(1, 1, device="meta")
     layers = []
@@ -207,7 +215,7 @@ def _quantized_layers(
             continue
         shapes = {suffix: info.shape for suffix, info in tensors.items()}
         scheme = scheme.refined(shapes)
-        shape = scheme.infer_shape(shapes)
+        shape = scheme.infer_shape(shapes) or _stated_shape(prefix, scheme, tensors)
         if shape is None:
             continue
         K, N = shape
@@ -219,6 +227,21 @@ def _quantized_layers(
         check_tensors(prefix, scheme, specs, found)
         layers.append((prefix, scheme, K, N, found))
     return layers
+
+
+def _stated_shape(
+    prefix: str, scheme: LinearScheme, tensors: Mapping[str, TensorInfo]
+) -> tuple[int, int] | None:
+    """(K, N) where a tensor says so; the one thing that is read besides the headers."""
+    name = scheme.shape_tensor({suffix: info.shape for suffix, info in tensors.items()})
+    if name is None:
+        return None
+    if tensors[name].nbytes > _MAX_STATED:
+        raise CheckpointError(f"{tensors[name]}: too large to state a shape")
+    try:
+        return scheme.read_shape(read_tensor(tensors[name]))
+    except WeightError as error:
+        raise CheckpointError(f"{prefix}: {error}") from error
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -14,7 +14,7 @@ from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.models.checkpoint import Checkpoint
 from qcore.models.kv_scales import KVScalePlan, plan_kv_scales
 from qcore.models.safetensors_file import TensorInfo, same_bytes, same_place
-from qcore.quantization.base import LinearScheme, QuantizationConfig
+from qcore.quantization.base import LinearScheme, QuantizationConfig, split_name
 
 __all__ = ["LinearPlan", "LoadPlan", "check_tensors", "make_plan", "set_aside"]
 
@@ -83,7 +83,7 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
     tied = _tied_names(model)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, info in available.items():
-        owner, _, suffix = name.rpartition(".")
+        owner, suffix = split_name(name)
         shapes.setdefault(owner, {})[suffix] = info.shape
     for prefix, module in model.named_modules():
         linear = _plan_linear(module, prefix, checkpoint, available, file_prefixes, shapes, tied)
@@ -192,7 +192,7 @@ def _renamed(
             raise CheckpointError(f"{name} and {renamed[new].name} are both called {new}")
         renamed[new] = info
         if new != name:
-            prefixes[new.rpartition(".")[0]] = name.rpartition(".")[0]
+            prefixes[split_name(new)[0]] = split_name(name)[0]
     return renamed, prefixes
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from qcore.layers.base import MMLinearLayerConfig
+from qcore.layers.codebook import CodebookLinearLayerConfig
 from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig, FP8ScaledMMLinearLayerConfig
 from qcore.layers.gguf import GGUFLinearLayerConfig
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
@@ -40,6 +41,8 @@ def dequantize_weight(
     """
     if isinstance(config, MPLinearLayerConfig):
         return _mp(config, tensors, dtype)
+    if isinstance(config, CodebookLinearLayerConfig):
+        return _codebook(config, tensors, dtype)
     if isinstance(config, Int8ScaledMMLinearLayerConfig):
         return _int8(tensors, dtype)
     if isinstance(config, Fp8BlockScaledMMLinearLayerConfig):
@@ -108,6 +111,19 @@ def _mp(config: MPLinearLayerConfig, tensors: Tensors, dtype: torch.dtype) -> to
     groups = groups.to(codes.device)
     offset = zero.to(dtype)[:, groups] if isinstance(zero, torch.Tensor) else zero
     return (codes.to(dtype) - offset) * scale[:, groups]
+
+
+def _codebook(
+    config: CodebookLinearLayerConfig, tensors: Tensors, dtype: torch.dtype
+) -> torch.Tensor:
+    K = config.in_features
+    codes = unpack_int32(_get(tensors, "weight_packed"), config.bits, K, dim=1)
+    values = _get(tensors, "weight_codebook").to(dtype)[codes.int()]
+    size = K if config.group_size == -1 else config.group_size
+    weight = values * _spread(_get(tensors, "weight_scale").to(dtype), size)[:, :K]
+    if config.has_offset:
+        weight = weight + _spread(_get(tensors, "weight_offset").to(dtype), size)[:, :K]
+    return weight
 
 
 def _int8(tensors: Tensors, dtype: torch.dtype) -> torch.Tensor:

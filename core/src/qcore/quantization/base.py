@@ -20,7 +20,21 @@ from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.quantization.kv_cache import Fp8KVCacheMethod
 
-__all__ = ["CanonicalLinear", "LinearScheme", "QuantizationConfig"]
+__all__ = ["CanonicalLinear", "LinearScheme", "QuantizationConfig", "split_name"]
+
+_WEIGHT = ".weight."
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A tensor's layer, and what its schemes call it.
+
+    ``a.b.scales`` is ``scales`` of ``a.b``; ``a.b.weight.absmax`` is ``weight.absmax`` of it.
+    """
+    layer, dot, rest = name.rpartition(_WEIGHT)
+    if dot:
+        return layer, dot[1:] + rest
+    layer, _, rest = name.rpartition(".")
+    return layer, rest
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,18 @@ class LinearScheme(ABC):
     @abstractmethod
     def infer_shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
         """(K, N) from the shapes of a layer's tensors; None if they are not of this scheme."""
+
+    def shape_tensor(self, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+        """The name of a small tensor that says (K, N), where no tensor's shape does."""
+        return None
+
+    def read_shape(self, tensor: torch.Tensor) -> tuple[int, int]:
+        """(K, N) from that tensor.
+
+        Raises:
+            WeightError: it says nothing of the kind.
+        """
+        raise NotImplementedError
 
     def refined(self, shapes: Mapping[str, tuple[int, ...]]) -> LinearScheme:
         """The scheme of one layer, where its tensors' names and shapes say what no field does.

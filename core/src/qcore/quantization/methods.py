@@ -28,6 +28,10 @@ _OWN = {
     "fp8": "qcore.quantization.fp8:Fp8Config",
     "fbgemm_fp8": "qcore.quantization.fbgemm_fp8:FBGEMMFp8Config",
     "modelopt": "qcore.quantization.modelopt:ModelOptConfig",
+    "bitsandbytes": "qcore.quantization.bitsandbytes:BitsAndBytesConfig",
+    "hqq": "qcore.quantization.hqq:HQQConfig",
+    "torchao": "qcore.quantization.torchao:TorchAOConfig",
+    "quanto": "qcore.quantization.quanto:QuantoConfig",
     "auto-round": "qcore.quantization.auto_round:AutoRoundConfig",
 }
 
@@ -39,30 +43,10 @@ _ALIASES = {
 }
 """Other names of the core's methods; the config says the rest."""
 
-_INSTEAD = "quantize the original model with GPTQ, AWQ or llm-compressor"
 _REFUSED = {
     "gguf": "of a folder; give the .gguf file itself",
-    "bitsandbytes": "its NF4, FP4 and int8 layouts are its own kernels' alone; load it with "
-    f"transformers, or {_INSTEAD}",
-    "hqq": f"its zero points are floats, and kernels here take integers; {_INSTEAD}",
     "mxfp4": "its quantized tensors are experts, not linear layers",
-    "quanto": "its layouts belong to the device that wrote them; load it with optimum-quanto, or "
-    f"{_INSTEAD}",
-    "torchao": "it saves tensor subclasses of one version of torchao; load it with transformers, "
-    f"or {_INSTEAD}",
-    **dict.fromkeys(
-        (
-            "aqlm",
-            "bitnet",
-            "eetq",
-            "fp_quant",
-            "higgs",
-            "quark",
-            "spqr",
-            "vptq",
-        ),
-        "",
-    ),
+    **dict.fromkeys(("aqlm", "bitnet", "eetq", "fp_quant", "higgs", "quark", "spqr", "vptq"), ""),
 }
 """Methods that exist, and why they are not here."""
 

@@ -13,9 +13,11 @@ import torch
 from qcore.kernels.base import Answer, LinearKernel, answer, tensor_of
 from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel, NvFp4LinearKernel
 from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
+from qcore.kernels.codebook import CodebookLinearKernel
 from qcore.kernels.gguf import GGUFLinearKernel
 from qcore.kernels.mixed_precision import MPLinearKernel
 from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel, Int8ScaledMMLinearKernel
+from qcore.layers.codebook import CodebookLinearLayerConfig
 from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig, FP8ScaledMMLinearLayerConfig
 from qcore.layers.gguf import GGUFLinearLayerConfig
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
@@ -32,6 +34,7 @@ __all__ = [
     "EmulationMxFp4LinearKernel",
     "EmulationMxfp8LinearKernel",
     "EmulationNvFp4LinearKernel",
+    "ReferenceCodebookLinearKernel",
     "ReferenceFP8ScaledMMLinearKernel",
     "ReferenceFp8BlockScaledMMLinearKernel",
     "ReferenceGGUFLinearKernel",
@@ -57,6 +60,21 @@ class ReferenceMPLinearKernel(MPLinearKernel):
 
     @classmethod
     def can_implement(cls, config: MPLinearLayerConfig) -> Answer:
+        """Every config."""
+        return True, None
+
+    def apply_weights(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `reference_linear`."""
+        return _apply(self, layer, x, bias)
+
+
+class ReferenceCodebookLinearKernel(CodebookLinearKernel):
+    """Codes of 1 to 8 bits, any table, any group size, with or without offsets."""
+
+    @classmethod
+    def can_implement(cls, config: CodebookLinearLayerConfig) -> Answer:
         """Every config."""
         return True, None
 

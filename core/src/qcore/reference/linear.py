@@ -14,6 +14,7 @@ from qcore.errors import ConfigError
 from qcore.facts.quant_key import QuantKey
 from qcore.facts.scalar_type import scalar_types
 from qcore.layers.base import MMLinearLayerConfig
+from qcore.layers.codebook import CodebookLinearLayerConfig
 from qcore.layers.float8 import FP8ScaledMMLinearLayerConfig
 from qcore.layers.gguf import GGUFLinearLayerConfig
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
@@ -126,6 +127,8 @@ def round_activations(
             return rows
         codes, scale = scaled_fp8_quant(rows, per_token=True, dtype=config.act_type)
         return codes.to(torch.float32) * scale
+    if isinstance(config, CodebookLinearLayerConfig):
+        return rows
     if isinstance(config, FP8ScaledMMLinearLayerConfig):
         return _round(rows, config.activation_quant_key, tensors)
     if isinstance(config, (NvFp4LinearLayerConfig, MxFp4LinearLayerConfig, Mxfp8LinearLayerConfig)):

@@ -97,4 +97,10 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             "reference",
             "dequantizes at each call; Q4_0 to Q8_0, Q2_K to Q6_K, IQ4_NL, IQ4_XS",
         ),
+        _spec(
+            "ReferenceCodebookLinearKernel",
+            "codebook",
+            "reference",
+            "dequantizes at each call; 1 to 8 bits, any table and group size, offsets",
+        ),
     ]

@@ -27,6 +27,7 @@ from qcore.facts.quant_key import (
 )
 from qcore.facts.scalar_type import ScalarType, scalar_types
 from qcore.layers import (
+    CodebookLinearLayerConfig,
     Fp8BlockScaledMMLinearLayerConfig,
     FP8ScaledMMLinearLayerConfig,
     GGUFLinearLayerConfig,
@@ -68,7 +69,7 @@ def conformance_configs(
     a layer, and configs that leave out what they may leave out. Most kernels refuse many of them.
 
     Args:
-        kernel_type: mp, int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8 or gguf.
+        kernel_type: mp, int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8, gguf or codebook.
         thorough: any three features together, any four of common layers; several times as many.
 
     Raises:
@@ -284,6 +285,31 @@ def _gguf(strength: int) -> list[MMLinearLayerConfig]:
     return configs
 
 
+def _codebook(strength: int) -> list[MMLinearLayerConfig]:
+    rows = _rows(
+        {
+            "bits": (4, 8, 3, 2, 1, 5, 6, 7),
+            "shape": (*_ALIGNED, *_RAGGED),
+            "group": (64, 128, 32, -1, 7, 1024),
+            "offset": (False, True),
+            "dtypes": (*_DTYPES, (None, None)),
+        },
+        {
+            "bits": (4,),
+            "shape": _ALIGNED,
+            "group": (64, 128, 32),
+            "dtypes": _COMMON_DTYPES,
+        },
+        strength,
+    )
+    return [
+        CodebookLinearLayerConfig(
+            row["shape"], row["bits"], row["group"], row["offset"], *row["dtypes"]
+        )
+        for row in rows
+    ]
+
+
 _GRIDS: dict[str, Callable[[int], list[MMLinearLayerConfig]]] = {
     "mp": _mp,
     "int8": _int8,
@@ -297,6 +323,7 @@ _GRIDS: dict[str, Callable[[int], list[MMLinearLayerConfig]]] = {
     "mxfp4": _block_format(MxFp4LinearLayerConfig, (None, kMxfp4Dynamic, kMxfp8Dynamic), 32),
     "mxfp8": _block_format(Mxfp8LinearLayerConfig, (kMxfp8Dynamic, None), 32),
     "gguf": _gguf,
+    "codebook": _codebook,
 }
 
 

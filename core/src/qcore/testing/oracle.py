@@ -8,7 +8,8 @@ accumulation
     operand goes through at most: its scales, the product, the sums, the scales applied at the end,
     the bias. ``m`` is ``|w|``, or ``(|code| + |zero|) * scale`` where there are zero points,
     because a kernel may sum up codes and zero points separately; likewise the codes and minima of
-    GGUF blocks.
+    GGUF blocks, and ``|value| * scale + |offset|`` where there are
+    offsets.
 ties
     ``sum((high - low) * |w|)`` for activations that a kernel may round up or down
     (`qcore.testing.intervals`).
@@ -33,6 +34,7 @@ from typing import Literal
 import torch
 
 from qcore.layers import (
+    CodebookLinearLayerConfig,
     GGUFLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
     MMLinearLayerConfig,
@@ -120,6 +122,8 @@ class Oracle:
         elif isinstance(config, GGUFLinearLayerConfig):
             parts = decode_blocks(tensors["weight"], config.qtype, torch.float64)
             self.magnitude = parts.magnitudes().reshape(self.weight.shape)
+        elif isinstance(config, CodebookLinearLayerConfig) and config.has_offset:
+            self.magnitude = _separate_offset(config, tensors)
 
     def expect(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> Expected:
         """The result for ``x`` [..., K] on the CPU, and what is allowed around it."""
@@ -177,6 +181,11 @@ class Oracle:
             return 0.0
         return int8_zero_point_magnitude(self.config, self.tensors, rows.to(torch.float64))
 
+    def _has_zeros(self) -> bool:
+        return bool(
+            getattr(self.config, "zero_points", False) or getattr(self.config, "has_offset", False)
+        )
+
     def _growth(self) -> float:
         unit = self.arithmetic.accumulate
         u = torch.finfo(unit).eps / 2 if isinstance(unit, torch.dtype) else unit
@@ -196,7 +205,7 @@ class Oracle:
             dtype = input_dtype(self.config) if declared == "input" else declared
             u = torch.finfo(dtype).eps / 2
             part = norm
-            if is_weight and getattr(self.config, "zero_points", False):
+            if is_weight and self._has_zeros():
                 # code * scale and zero * scale may be rounded separately, then their difference.
                 part = norm + ((activations**2) @ (self.magnitude**2).t()).sqrt()
             allowed = allowed + _HOEFFDING * u * part
@@ -214,3 +223,12 @@ def _separate_magnitude(
     if groups is not None:
         scale, offset = scale[:, groups], offset[:, groups]
     return (codes.double().abs() + offset) * scale
+
+
+def _separate_offset(
+    config: CodebookLinearLayerConfig, tensors: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """``|value| * scale + |offset|``, float64 [N, K]."""
+    packed = tensors["weight_packed"]
+    magnitudes = {name: tensor.abs() for name, tensor in tensors.items()}
+    return dequantize_weight(config, {**magnitudes, "weight_packed": packed}, torch.float64)

@@ -11,6 +11,7 @@ import torch
 from qcore.facts.scalar_type import ScalarType
 from qcore.kernels.parameters import set_weight_attrs
 from qcore.layers import (
+    CodebookLinearLayerConfig,
     Fp8BlockScaledMMLinearLayerConfig,
     GGUFLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
@@ -120,6 +121,11 @@ class _Maker:
         shape = tuple(side or 1 for side in spec.shape[self.variant % len(spec.shape)])
         if name in ("weight", "weight_packed"):
             return self._weight(shape, spec)
+        if name == "weight_codebook":
+            # Unevenly spaced, in no order, of either sign.
+            return torch.randn(shape, generator=self.random)
+        if name == "weight_offset":
+            return self._uniform(-1.0, 1.0, shape).mul_(1.0 / self.fan)
         if name == "weight_zero_point":
             assert isinstance(self.config, MPLinearLayerConfig)
             bits = self.config.weight_type.size_bits
@@ -150,6 +156,9 @@ class _Maker:
             kind = self.config.weight_type
             codes = self._integers(*_codes(kind), (self.N, self.K))
             return codes.to(torch.int8) if kind.signed else pack_int32(codes, kind.size_bits, 1)
+        if isinstance(self.config, CodebookLinearLayerConfig):
+            codes = self._integers(0, 1 << self.config.bits, (self.N, self.K))
+            return pack_int32(codes, self.config.bits, 1)
         if dtype in (torch.int8, torch.uint8):
             low, high = (-128, 128) if dtype == torch.int8 else (0, 256)
             return self._integers(low, high, shape).to(dtype)
@@ -194,6 +203,8 @@ class _Maker:
         largest = 200.0
         if isinstance(self.config, MPLinearLayerConfig):
             largest = float(1 << (self.config.weight_type.size_bits - 1))
+        elif isinstance(self.config, CodebookLinearLayerConfig):
+            largest = 1.0
         elif isinstance(self.config, Int8ScaledMMLinearLayerConfig):
             largest = 127.0
         values = self._uniform(0.5, 1.5, shape).mul_(1.0 / (largest * self.fan))
