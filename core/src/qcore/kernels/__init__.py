@@ -9,6 +9,7 @@ from qcore.kernels.block_scaled_mm import (
 from qcore.kernels.composite import CompositeLinearKernel
 from qcore.kernels.loading import process_weights
 from qcore.kernels.mixed_precision import MPLinearKernel
+from qcore.kernels.moe import GroupedMoeWNA16Kernel, MoeWNA16Kernel
 from qcore.kernels.parameters import permute_param_layout_, replace_parameter, set_weight_attrs
 from qcore.kernels.scaled_mm import (
     FP8ScaledMMLinearKernel,
@@ -21,6 +22,7 @@ from qcore.layers import (
     FP8ScaledMMLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
     MMLinearLayerConfig,
+    MoeWNA16LayerConfig,
     MPLinearLayerConfig,
     MxFp4LinearLayerConfig,
     Mxfp8LinearLayerConfig,
@@ -36,6 +38,7 @@ __all__ = [
     "Fp8BlockScaledDynamicMMLinearKernel",
     "Fp8BlockScaledMMLinearKernel",
     "Fp8BlockScaledMMLinearLayerConfig",
+    "GroupedMoeWNA16Kernel",
     "Int8ScaledMMLinearKernel",
     "Int8ScaledMMLinearLayerConfig",
     "KernelType",
@@ -43,6 +46,8 @@ __all__ = [
     "MMLinearLayerConfig",
     "MPLinearKernel",
     "MPLinearLayerConfig",
+    "MoeWNA16Kernel",
+    "MoeWNA16LayerConfig",
     "MxFp4LinearKernel",
     "MxFp4LinearLayerConfig",
     "Mxfp8LinearKernel",

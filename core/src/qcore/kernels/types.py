@@ -9,12 +9,14 @@ from qcore.kernels.base import LinearKernel
 from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel, NvFp4LinearKernel
 from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
 from qcore.kernels.mixed_precision import MPLinearKernel
+from qcore.kernels.moe import MoeWNA16Kernel
 from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel, Int8ScaledMMLinearKernel
 from qcore.layers import (
     Fp8BlockScaledMMLinearLayerConfig,
     FP8ScaledMMLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
     MMLinearLayerConfig,
+    MoeWNA16LayerConfig,
     MPLinearLayerConfig,
     MxFp4LinearLayerConfig,
     Mxfp8LinearLayerConfig,
@@ -33,12 +35,15 @@ class KernelType:
         config_class: the layers.
         base_class: what a kernel derives from (a composite of such kernels does as well).
         about: in a few words.
+        routed: whether rows are sent to experts, so that kernels are run by ``apply`` with the
+            routing, and not by ``apply_weights``.
     """
 
     name: str
     config_class: type[MMLinearLayerConfig]
     base_class: type[LinearKernel[Any]]
     about: str
+    routed: bool = False
 
 
 KERNEL_TYPES: dict[str, KernelType] = {
@@ -66,6 +71,13 @@ KERNEL_TYPES: dict[str, KernelType] = {
         KernelType("nvfp4", NvFp4LinearLayerConfig, NvFp4LinearKernel, "NVFP4 weights"),
         KernelType("mxfp4", MxFp4LinearLayerConfig, MxFp4LinearKernel, "MXFP4 weights"),
         KernelType("mxfp8", Mxfp8LinearLayerConfig, Mxfp8LinearKernel, "MXFP8 weights"),
+        KernelType(
+            "moe_wna16",
+            MoeWNA16LayerConfig,
+            MoeWNA16Kernel,
+            "experts of a mixture, packed integer weights",
+            routed=True,
+        ),
     )
 }
 """Every kernel type, by name."""

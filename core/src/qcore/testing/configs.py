@@ -66,7 +66,7 @@ def conformance_configs(
     a layer, and configs that leave out what they may leave out. Most kernels refuse many of them.
 
     Args:
-        kernel_type: mp, int8, fp8, fp8_block, nvfp4, mxfp4 or mxfp8.
+        kernel_type: mp, int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8 or moe_wna16.
         thorough: any three features together, any four of common layers; several times as many.
 
     Raises:
