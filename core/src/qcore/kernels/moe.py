@@ -1,4 +1,4 @@
-"""`MoeWNA16Kernel`: base of the kernels for the experts of a mixture with packed integer weights."""
+"""`MoeWNA16Kernel`: base of the kernels for experts with packed integer weights."""
 
 from __future__ import annotations
 
