@@ -7,7 +7,6 @@ show.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +16,10 @@ from qcore.errors import NoKernelError, UnsupportedQuantizationError
 from qcore.facts.target import Target
 from qcore.models.checkpoint import Checkpoint, open_checkpoint
 from qcore.models.explanation import Explanation, ExplanationRow
+from qcore.models.found_layers import FoundLayer, group_experts
 from qcore.models.plan import check_tensors, set_aside
 from qcore.models.safetensors_file import TensorInfo
 from qcore.models.skeleton import model_dtype
-from qcore.quantization.base import LinearScheme
 from qcore.selection.algorithm import select
 from qcore.selection.decision import Decision
 from qcore.settings import Settings
@@ -30,7 +29,7 @@ __all__ = ["CheckpointReport", "LayerReport", "inspect_checkpoint"]
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A quantized layer of a checkpoint.
+    """A quantized layer of a checkpoint; all experts of a mixture are one.
 
     Attributes:
         layer: its name.
@@ -160,9 +159,10 @@ def inspect_checkpoint(
     checkpoint = open_checkpoint(path)
     if dtype is None:
         dtype = model_dtype(checkpoint.config, target.torch_device.type)
+    activation = checkpoint.config.get("hidden_act", "silu")
     layers = tuple(
-        _layer(prefix, scheme, K, N, found, target, settings, dtype)
-        for prefix, scheme, K, N, found in _quantized_layers(checkpoint)
+        _report(layer, target, settings)
+        for layer in group_experts(_quantized_layers(checkpoint, dtype), str(activation))
     )
     total = sum(info.nbytes for info in checkpoint.tensors.values())
     quantized = sum(layer.nbytes for layer in layers)
@@ -183,10 +183,8 @@ def inspect_checkpoint(
     )
 
 
-def _quantized_layers(
-    checkpoint: Checkpoint,
-) -> list[tuple[str, LinearScheme, int, int, dict[str, TensorInfo]]]:
-    """(name, scheme, K, N, tensors) of the layers whose tensors are those of their scheme."""
+def _quantized_layers(checkpoint: Checkpoint, dtype: torch.dtype) -> list[FoundLayer]:
+    """The layers whose tensors are those of their scheme."""
     method = checkpoint.quantization
     if method is None:
         return []
@@ -195,7 +193,7 @@ def _quantized_layers(
         prefix, _, suffix = name.rpartition(".")
         modules.setdefault(prefix, {})[suffix] = info
     stand_in = torch.nn.Linear(1, 1, device="meta")
-    layers = []
+    layers: list[FoundLayer] = []
     for prefix in sorted(modules, key=_natural):
         tensors = modules[prefix]
         scheme = method.get_quant_method(stand_in, prefix)
@@ -213,7 +211,9 @@ def _quantized_layers(
             raise UnsupportedQuantizationError(f"{prefix}: {error}") from None
         found = {suffix: info for suffix, info in tensors.items() if suffix in specs}
         check_tensors(prefix, scheme, specs, found)
-        layers.append((prefix, scheme, K, N, found))
+        nbytes = sum(info.nbytes for info in found.values())
+        config = scheme.layer_config(K, N, dtype)
+        layers.append(FoundLayer(prefix, scheme.describe(), config, K, N, nbytes))
     return layers
 
 
@@ -223,22 +223,12 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
 
 
-def _layer(
-    prefix: str,
-    scheme: LinearScheme,
-    K: int,
-    N: int,
-    found: Mapping[str, TensorInfo],
-    target: Target,
-    settings: Settings | None,
-    dtype: torch.dtype,
-) -> LayerReport:
+def _report(layer: FoundLayer, target: Target, settings: Settings | None) -> LayerReport:
     try:
-        decision = select(scheme.layer_config(K, N, dtype), target, settings=settings)
+        decision = select(layer.config, target, settings=settings)
     except NoKernelError as error:  # strict mode; a report shows it rather than ends
         decision = error.decision
-    nbytes = sum(info.nbytes for info in found.values())
-    return LayerReport(prefix, scheme.describe(), K, N, nbytes, decision)
+    return LayerReport(layer.prefix, layer.scheme, layer.K, layer.N, layer.nbytes, decision)
 
 
 def _size(nbytes: int) -> str:
