@@ -294,4 +294,4 @@ def test_the_cores_own_plugin():
     assert record.status == "ok"
     assert record.info.api_version == API_VERSION
     types = {k.spec.kernel_type for k in registry.kernels() if k.plugin == "reference"}
-    assert types == {"mp", "int8", "fp8", "fp8_block", "nvfp4", "mxfp4", "mxfp8"}
+    assert types == {"mp", "int8", "fp8", "fp8_block", "nvfp4", "mxfp4", "mxfp8", "moe_wna16"}

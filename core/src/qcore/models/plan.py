@@ -384,9 +384,14 @@ def _mismatch(checkpoint: Checkpoint, missing: list[str], unexpected: list[str])
 
 def _prefix_hint(missing: list[str], unexpected: list[str]) -> str | None:
     """Say so where the names differ in their beginning only."""
-    by_ending = {".".join(name.split(".")[-4:]): name for name in unexpected}
+
+    def ending_of(name: str) -> str:
+        """From the layer's number on."""
+        return ".".join(name.split(".")[-6 if ".experts." in name else -4 :])
+
+    by_ending = {ending_of(name): name for name in unexpected}
     for ours in missing:
-        ending = ".".join(ours.split(".")[-4:])
+        ending = ending_of(ours)
         theirs = by_ending.get(ending)
         if theirs is not None and ending.count(".") >= 2:
             return (
