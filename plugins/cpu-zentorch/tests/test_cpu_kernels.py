@@ -16,6 +16,7 @@ from qcore.registry.entry import RegisteredKernel
 from qcore.testing import KernelConformance, make_layer, random_input, random_tensors
 from qcore_cpu import library, plugin, zentorch_support
 from qcore_cpu.int8 import CPUInt8ScaledMMLinearKernel
+from qcore_cpu.moe import CPUMoeWNA16Kernel
 from qcore_cpu.wna16 import CPUWNA16LinearKernel
 
 SPECS = {spec.name: spec for spec in plugin.qcore_kernels()}
@@ -29,6 +30,11 @@ class TestWNA16(KernelConformance):
 class TestInt8(KernelConformance):
     kernel_class = CPUInt8ScaledMMLinearKernel
     spec = SPECS["CPUInt8ScaledMMLinearKernel"]
+
+
+class TestMoeWNA16(KernelConformance):
+    kernel_class = CPUMoeWNA16Kernel
+    spec = SPECS["CPUMoeWNA16Kernel"]
 
 
 def _mp(**changes: Any) -> MPLinearLayerConfig:
@@ -136,7 +142,7 @@ def test_refusals() -> None:
 
 def test_not_supported_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "refusal", lambda: "the library is gone")
-    for kernel in (CPUWNA16LinearKernel, CPUInt8ScaledMMLinearKernel):
+    for kernel in (CPUWNA16LinearKernel, CPUInt8ScaledMMLinearKernel, CPUMoeWNA16Kernel):
         assert kernel.is_supported() == (False, "the library is gone")
 
 

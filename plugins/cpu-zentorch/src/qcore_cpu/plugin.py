@@ -37,7 +37,7 @@ def qcore_plugin() -> PluginInfo:
 
 @hookimpl
 def qcore_kernels() -> Sequence[KernelSpec]:
-    """Two kernels of its own, two of zentorch's."""
+    """Three kernels of its own, two of zentorch's."""
     return [
         KernelSpec(
             name="CPUWNA16LinearKernel",
@@ -60,6 +60,18 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             batch_invariant=True,
             evidence=Evidence.EXECUTED,
             description="static or dynamic, symmetric or not; exact 32-bit integer sums",
+        ),
+        KernelSpec(
+            name="CPUMoeWNA16Kernel",
+            kernel_type="moe_wna16",
+            platforms=(Platform.CPU,),
+            entry="qcore_cpu.moe:CPUMoeWNA16Kernel",
+            priority=_PRIORITY,
+            backend="qcore_cpu",
+            # torch computes gelu otherwise at the end of a tensor than elsewhere.
+            batch_invariant=False,
+            evidence=Evidence.EXECUTED,
+            description="2 to 8 bits, any group size, zero points, g_idx; float32 sums",
         ),
         KernelSpec(
             name="ZentorchWNA16LinearKernel",
