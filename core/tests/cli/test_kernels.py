@@ -45,7 +45,7 @@ def test_the_list(cli, install):
     assert "dist-vendor" in rows["VnniKernel"]
     assert rows["ReferenceMPLinearKernel"].endswith("any")
     assert out.index("HopperKernel") < out.index("ReferenceMPLinearKernel")
-    assert out.rstrip().endswith("9 kernels")
+    assert out.rstrip().endswith("10 kernels")
 
 
 def test_piped_output_is_plain_and_whole(cli, install):
