@@ -3,8 +3,8 @@
     python benchmarks/cpu_linear.py [--quick] [--threads N] [--dtype float32] [--out FILE.json]
 
 Every contender gets the same activations in the same run: rounds are interleaved, the median is
-kept. There are as many copies of each weight as it takes to exceed the caches, used in turn, so that M=1
-reads memory. The bandwidth is that of summing a large float32 tensor in the same process.
+kept. There are as many copies of each weight as it takes to exceed the caches, used in turn, so
+that M=1 reads memory. The bandwidth is that of summing a large float32 tensor in the same process.
 """
 
 from __future__ import annotations
