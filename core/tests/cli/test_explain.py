@@ -128,3 +128,9 @@ def test_a_checkpoint_without_quantization(cli, float_checkpoint):
     result = cli("explain", float_checkpoint)
     assert result.code == 0
     assert "no layer is quantized" in result.out
+
+
+def test_experts_cannot_be_described_by_options(cli):
+    done = cli("explain", "--type", "moe_wna16", "--shape", "64x64")
+    assert done.code == 2
+    assert "cannot be described by" in done.out + done.err

@@ -304,4 +304,5 @@ def test_the_cores_own_plugin():
         "mxfp8",
         "gguf",
         "codebook",
+        "moe_wna16",
     }

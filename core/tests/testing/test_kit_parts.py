@@ -11,7 +11,7 @@ from qcore.kernels import KERNEL_TYPES, MPLinearKernel
 from qcore.layers import MPLinearLayerConfig
 from qcore.layers.mixed_precision import MP_WEIGHT_TYPES
 from qcore.layers.params import check_params
-from qcore.numerics.dequantize import dequantize_weight
+from qcore.numerics.dequantize import dequantize_expert, dequantize_weight
 from qcore.plugin import API_VERSION, PluginInfo, hookimpl
 from qcore.registry import get_registry
 from qcore.testing import (
@@ -109,7 +109,11 @@ def test_random_tensors_fit_and_are_reproducible(kernel_type):
             for name, tensor in tensors.items():
                 same = tensor.contiguous().reshape(-1).view(torch.uint8)
                 assert torch.equal(same, again[name].contiguous().reshape(-1).view(torch.uint8))
-            assert dequantize_weight(config, tensors).isfinite().all()
+            if kernel_type == "moe_wna16":
+                weight = dequantize_expert(config, tensors, "w2", 0)
+            else:
+                weight = dequantize_weight(config, tensors)
+            assert weight.isfinite().all()
         assert not torch.equal(random_input(config, 5, 1), random_input(config, 5, 2))
 
 

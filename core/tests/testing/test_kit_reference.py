@@ -4,12 +4,15 @@ import json
 
 import pytest
 from qcore.reference import kernels
+from qcore.reference.moe import ReferenceMoeWNA16Kernel
 from qcore.testing import KernelConformance, check_kernel
 
+CLASSES = [*(getattr(kernels, name) for name in kernels.__all__), ReferenceMoeWNA16Kernel]
 
-@pytest.mark.parametrize("name", kernels.__all__)
-def test_the_reference_kernel_conforms(name):
-    report = check_kernel(getattr(kernels, name))
+
+@pytest.mark.parametrize("kernel", CLASSES, ids=lambda kernel: kernel.__name__)
+def test_the_reference_kernel_conforms(kernel):
+    report = check_kernel(kernel)
     assert report.ok
     assert report.claimed > 20
     assert 0.3 < report.worst.ratio <= 1.0, "a bound that nothing comes near to catches nothing"

@@ -17,6 +17,7 @@ from qcore.testing import KernelConformance, make_layer, random_input, random_te
 from qcore_cpu import library, plugin, zentorch_support
 from qcore_cpu.gguf import CPUGGUFLinearKernel
 from qcore_cpu.int8 import CPUInt8ScaledMMLinearKernel
+from qcore_cpu.moe import CPUMoeWNA16Kernel
 from qcore_cpu.wna16 import CPUWNA16LinearKernel
 
 SPECS = {spec.name: spec for spec in plugin.qcore_kernels()}
@@ -35,6 +36,11 @@ class TestInt8(KernelConformance):
 class TestGGUF(KernelConformance):
     kernel_class = CPUGGUFLinearKernel
     spec = SPECS["CPUGGUFLinearKernel"]
+
+
+class TestMoeWNA16(KernelConformance):
+    kernel_class = CPUMoeWNA16Kernel
+    spec = SPECS["CPUMoeWNA16Kernel"]
 
 
 def _mp(**changes: Any) -> MPLinearLayerConfig:
@@ -142,7 +148,12 @@ def test_refusals() -> None:
 
 def test_not_supported_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "refusal", lambda: "the library is gone")
-    for kernel in (CPUWNA16LinearKernel, CPUInt8ScaledMMLinearKernel, CPUGGUFLinearKernel):
+    for kernel in (
+        CPUWNA16LinearKernel,
+        CPUInt8ScaledMMLinearKernel,
+        CPUGGUFLinearKernel,
+        CPUMoeWNA16Kernel,
+    ):
         assert kernel.is_supported() == (False, "the library is gone")
 
 

@@ -119,6 +119,12 @@ class LayerOptions:
                 f"there are: {', '.join(known)}",
                 param_hint="--type",
             )
+        if KERNEL_TYPES[self.type].routed:
+            raise typer.BadParameter(
+                f"{self.type!r} layers cannot be described by options; give a checkpoint that has "
+                "such experts",
+                param_hint="--type",
+            )
         for name, types in _ABOUT.items():
             if getattr(self, name) is not None and self.type not in types:
                 raise typer.BadParameter(

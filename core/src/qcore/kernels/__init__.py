@@ -11,6 +11,7 @@ from qcore.kernels.composite import CompositeLinearKernel
 from qcore.kernels.gguf import GGUFLinearKernel
 from qcore.kernels.loading import process_weights
 from qcore.kernels.mixed_precision import MPLinearKernel
+from qcore.kernels.moe import GroupedMoeWNA16Kernel, MoeWNA16Kernel
 from qcore.kernels.parameters import permute_param_layout_, replace_parameter, set_weight_attrs
 from qcore.kernels.scaled_mm import (
     FP8ScaledMMLinearKernel,
@@ -25,6 +26,7 @@ from qcore.layers import (
     GGUFLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
     MMLinearLayerConfig,
+    MoeWNA16LayerConfig,
     MPLinearLayerConfig,
     MxFp4LinearLayerConfig,
     Mxfp8LinearLayerConfig,
@@ -44,6 +46,7 @@ __all__ = [
     "Fp8BlockScaledMMLinearLayerConfig",
     "GGUFLinearKernel",
     "GGUFLinearLayerConfig",
+    "GroupedMoeWNA16Kernel",
     "Int8ScaledMMLinearKernel",
     "Int8ScaledMMLinearLayerConfig",
     "KernelType",
@@ -51,6 +54,8 @@ __all__ = [
     "MMLinearLayerConfig",
     "MPLinearKernel",
     "MPLinearLayerConfig",
+    "MoeWNA16Kernel",
+    "MoeWNA16LayerConfig",
     "MxFp4LinearKernel",
     "MxFp4LinearLayerConfig",
     "Mxfp8LinearKernel",

@@ -11,6 +11,7 @@ from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
 from qcore.kernels.codebook import CodebookLinearKernel
 from qcore.kernels.gguf import GGUFLinearKernel
 from qcore.kernels.mixed_precision import MPLinearKernel
+from qcore.kernels.moe import MoeWNA16Kernel
 from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel, Int8ScaledMMLinearKernel
 from qcore.layers import (
     CodebookLinearLayerConfig,
@@ -19,6 +20,7 @@ from qcore.layers import (
     GGUFLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
     MMLinearLayerConfig,
+    MoeWNA16LayerConfig,
     MPLinearLayerConfig,
     MxFp4LinearLayerConfig,
     Mxfp8LinearLayerConfig,
@@ -37,12 +39,15 @@ class KernelType:
         config_class: the layers.
         base_class: what a kernel derives from (a composite of such kernels does as well).
         about: in a few words.
+        routed: whether rows are sent to experts, so that kernels are run by ``apply`` with the
+            routing, and not by ``apply_weights``.
     """
 
     name: str
     config_class: type[MMLinearLayerConfig]
     base_class: type[LinearKernel[Any]]
     about: str
+    routed: bool = False
 
 
 KERNEL_TYPES: dict[str, KernelType] = {
@@ -76,6 +81,13 @@ KERNEL_TYPES: dict[str, KernelType] = {
             CodebookLinearLayerConfig,
             CodebookLinearKernel,
             "weights looked up in a table (NF4, HQQ ...)",
+        ),
+        KernelType(
+            "moe_wna16",
+            MoeWNA16LayerConfig,
+            MoeWNA16Kernel,
+            "experts of a mixture, packed integer weights",
+            routed=True,
         ),
     )
 }

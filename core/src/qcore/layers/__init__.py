@@ -11,6 +11,7 @@ from qcore.layers.microscaling import (
     NvFp4LinearLayerConfig,
 )
 from qcore.layers.mixed_precision import MPLinearLayerConfig
+from qcore.layers.moe import MoeWNA16LayerConfig
 from qcore.layers.params import ParamSpec
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Int8ScaledMMLinearLayerConfig",
     "MMLinearLayerConfig",
     "MPLinearLayerConfig",
+    "MoeWNA16LayerConfig",
     "MxFp4LinearLayerConfig",
     "Mxfp8LinearLayerConfig",
     "NvFp4LinearLayerConfig",

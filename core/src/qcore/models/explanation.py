@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from qcore.models.load import NOTES
-from qcore.quantization.linear import QuantizedLinear
+from qcore.quantization.kernel_layer import KernelLayer
 from qcore.selection.decision import Decision
 
 __all__ = ["Explanation", "ExplanationRow", "explain", "table"]
@@ -109,7 +109,7 @@ def explain(model: torch.nn.Module) -> Explanation:
     rows = [
         ExplanationRow(name, module.decision)
         for name, module in model.named_modules()
-        if isinstance(module, QuantizedLinear)
+        if isinstance(module, KernelLayer)
     ]
     return Explanation(tuple(rows), tuple(getattr(model, NOTES, ())))
 

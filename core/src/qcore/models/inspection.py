@@ -22,6 +22,7 @@ from qcore.errors import (
 from qcore.facts.target import Target
 from qcore.models.checkpoint import Checkpoint, open_checkpoint
 from qcore.models.explanation import Explanation, ExplanationRow
+from qcore.models.found_layers import FoundLayer, group_experts
 from qcore.models.plan import check_tensors, set_aside
 from qcore.models.safetensors_file import TensorInfo, read_tensor
 from qcore.models.skeleton import model_dtype
@@ -38,7 +39,7 @@ _MAX_STATED = 1 << 16
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A quantized layer of a checkpoint.
+    """A quantized layer of a checkpoint; all experts of a mixture are one.
 
     Attributes:
         layer: its name.
@@ -170,9 +171,10 @@ def inspect_checkpoint(
     checkpoint = open_checkpoint(path, gguf_file)
     if dtype is None:
         dtype = model_dtype(checkpoint.config, target.torch_device.type)
+    activation = checkpoint.config.get("hidden_act", "silu")
     layers = tuple(
-        _layer(prefix, scheme, K, N, found, target, settings, dtype)
-        for prefix, scheme, K, N, found in _quantized_layers(checkpoint)
+        _report(layer, target, settings)
+        for layer in group_experts(_quantized_layers(checkpoint, dtype), str(activation))
     )
     # A GGUF file's tied output is its embedding: two tensors, the same bytes.
     places = {(info.file, info.offset): info.nbytes for info in checkpoint.tensors.values()}
@@ -195,10 +197,8 @@ def inspect_checkpoint(
     )
 
 
-def _quantized_layers(
-    checkpoint: Checkpoint,
-) -> list[tuple[str, LinearScheme, int, int, dict[str, TensorInfo]]]:
-    """(name, scheme, K, N, tensors) of the layers whose tensors are those of their scheme."""
+def _quantized_layers(checkpoint: Checkpoint, dtype: torch.dtype) -> list[FoundLayer]:
+    """The layers whose tensors are those of their scheme."""
     method = checkpoint.quantization
     if method is None:
         return []
@@ -207,7 +207,7 @@ def _quantized_layers(
         prefix, suffix = split_name(name)
         modules.setdefault(prefix, {})[suffix] = info
     stand_in = torch.nn.Linear(1, 1, device="meta")
-    layers = []
+    layers: list[FoundLayer] = []
     for prefix in sorted(modules, key=_natural):
         tensors = modules[prefix]
         scheme = method.get_quant_method(stand_in, prefix)
@@ -225,7 +225,9 @@ def _quantized_layers(
             raise UnsupportedQuantizationError(f"{prefix}: {error}") from None
         found = {suffix: info for suffix, info in tensors.items() if suffix in specs}
         check_tensors(prefix, scheme, specs, found)
-        layers.append((prefix, scheme, K, N, found))
+        nbytes = sum(info.nbytes for info in found.values())
+        config = scheme.layer_config(K, N, dtype)
+        layers.append(FoundLayer(prefix, scheme.describe(), config, K, N, nbytes))
     return layers
 
 
@@ -250,22 +252,12 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
 
 
-def _layer(
-    prefix: str,
-    scheme: LinearScheme,
-    K: int,
-    N: int,
-    found: Mapping[str, TensorInfo],
-    target: Target,
-    settings: Settings | None,
-    dtype: torch.dtype,
-) -> LayerReport:
+def _report(layer: FoundLayer, target: Target, settings: Settings | None) -> LayerReport:
     try:
-        decision = select(scheme.layer_config(K, N, dtype), target, settings=settings)
+        decision = select(layer.config, target, settings=settings)
     except NoKernelError as error:  # strict mode; a report shows it rather than ends
         decision = error.decision
-    nbytes = sum(info.nbytes for info in found.values())
-    return LayerReport(prefix, scheme.describe(), K, N, nbytes, decision)
+    return LayerReport(layer.prefix, layer.scheme, layer.K, layer.N, layer.nbytes, decision)
 
 
 def _size(nbytes: int) -> str:

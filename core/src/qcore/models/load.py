@@ -19,14 +19,19 @@ from qcore.errors import (
     WeightError,
 )
 from qcore.facts.target import Target
+from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.models.checkpoint import Checkpoint, open_checkpoint, read_json_object
+from qcore.models.experts import ExpertsPlan, JoinedPlan
 from qcore.models.gguf_checkpoint import GGUFTensor
 from qcore.models.kv_scales import attach_kv_scales
 from qcore.models.plan import LinearPlan, LoadPlan, make_plan
 from qcore.models.safetensors_file import TensorInfo, read_tensor, same_place
 from qcore.models.skeleton import build_skeleton, import_transformers, model_dtype
+from qcore.quantization.base import CanonicalLinear
 from qcore.quantization.embedding import QuantizedEmbedding, embedding_scale
+from qcore.quantization.experts import ExpertStack, QuantizedExperts
+from qcore.quantization.kernel_layer import KernelLayer
 from qcore.quantization.linear import QuantizedLinear
 from qcore.selection.algorithm import select
 from qcore.settings import Settings
@@ -73,7 +78,8 @@ def load_model(
 
     Returns:
         A `transformers.PreTrainedModel` in eval mode, without gradients. Its quantized layers are
-        `QuantizedLinear`; `qcore.explain` says which kernel runs each and why.
+        `QuantizedLinear`, the experts of its mixtures `QuantizedExperts`; `qcore.explain` says
+        which kernel runs each and why.
 
     Raises:
         CheckpointError: the checkpoint is incomplete, damaged, unsafe or contradictory.
@@ -89,12 +95,16 @@ def load_model(
     compute = _dtype(checkpoint, dtype, place)
     model = build_skeleton(checkpoint.config, compute)
     plan = make_plan(model, checkpoint)
-    for linear in plan.linears:
-        config = linear.scheme.layer_config(linear.K, linear.N, compute)
+    promised: list[tuple[str, MMLinearLayerConfig]] = [
+        (linear.prefix, linear.scheme.layer_config(linear.K, linear.N, compute))
+        for linear in plan.linears
+    ]
+    promised += [(experts.prefix, experts.layer_config(compute)) for experts in plan.experts]
+    for prefix, config in promised:
         try:
             _ = select(config, target, settings=settings).kernel_class
         except NoKernelError as error:
-            error.args = (f"{linear.prefix}:\n{error}",)
+            error.args = (f"{prefix}:\n{error}",)
             raise
     if plan.kv_scales is not None:
         plan.notes += attach_kv_scales(model, plan.kv_scales)
@@ -171,13 +181,19 @@ class _Loader:
         self.settings = settings
         self.progress = progress
         self.done = 0
-        self.total = len(plan.linears) + len(plan.parameters)
+        self.total = len(plan.linears) + len(plan.experts) + len(plan.joined) + len(plan.parameters)
 
     def run(self) -> None:
         """Load everything."""
         for linear in self.plan.linears:
             self._set_module(linear.prefix, self._quantized(linear))
             self._report(linear.prefix)
+        for experts in self.plan.experts:
+            self._set_module(experts.prefix, self._experts(experts))
+            self._report(experts.prefix)
+        for joined in self.plan.joined:
+            self._set_joined(joined)
+            self._report(joined.name)
         for names, info in self.plan.parameters:
             if not self._set_embedding(names, info):
                 self._set_tensor(names, info)
@@ -192,15 +208,46 @@ class _Loader:
     def _read(self, info: TensorInfo) -> torch.Tensor:
         return read_tensor(info).to(self.device)
 
-    def _quantized(self, linear: LinearPlan) -> QuantizedLinear:
+    def _canonical(self, linear: LinearPlan) -> CanonicalLinear:
         tensors = {name: self._read(info) for name, info in linear.tensors.items()}
         try:
-            layer = linear.scheme.canonicalize(tensors, linear.K, linear.N, self.dtype)
+            return linear.scheme.canonicalize(tensors, linear.K, linear.N, self.dtype)
         except QcoreError as error:
             raise CheckpointError(f"{linear.prefix}: {error}") from error
-        del tensors
+
+    def _experts(self, plan: ExpertsPlan) -> QuantizedExperts:
+        stack = ExpertStack(plan.layer_config(self.dtype))
+        for expert, layers in enumerate(plan.experts):
+            for layer in layers:
+                if layer.bias is not None and bool(self._read(layer.bias).any()):
+                    raise CheckpointError(
+                        f"{layer.prefix}.bias is not zero; experts with a bias are not supported"
+                    )
+            gate, up, down = (self._canonical(layer) for layer in layers)
+            try:
+                stack.add(expert, gate, up, down)
+            except QcoreError as error:
+                raise type(error)(f"{plan.prefix}: {error}") from error
+        return QuantizedExperts(
+            stack.finish(), prefix=plan.prefix, target=self.target, settings=self.settings
+        )
+
+    def _set_joined(self, joined: JoinedPlan) -> None:
+        parent, leaf = self._parent(joined.name)
+        old = parent._parameters[leaf]
+        assert old is not None
+        dtype = self._param_dtype(joined.name, old)
+        whole = torch.empty(old.shape, dtype=dtype, device=self.device)
+        for rows, infos in zip(whole, joined.experts, strict=True):
+            first = 0
+            for info in infos.values():
+                rows[first : first + info.shape[0]] = self._read(info)
+                first += info.shape[0]
+        parent._parameters[leaf] = torch.nn.Parameter(whole, requires_grad=False)
+
+    def _quantized(self, linear: LinearPlan) -> QuantizedLinear:
         return QuantizedLinear(
-            layer,
+            self._canonical(linear),
             self._bias(linear),
             prefix=linear.prefix,
             target=self.target,
@@ -277,7 +324,7 @@ class _Loader:
 
     def _move_buffers(self) -> None:
         for module in self.model.modules():
-            if isinstance(module, QuantizedLinear):
+            if isinstance(module, KernelLayer):
                 continue
             for name, buffer in module._buffers.items():
                 if buffer is not None:
@@ -305,7 +352,7 @@ def _finish(model: Any, checkpoint: Checkpoint, plan: LoadPlan) -> None:
     for note in plan.notes:
         log.warning("%s: %s", checkpoint.path, note)
     setattr(model, NOTES, tuple(plan.notes))
-    if plan.linears:
+    if plan.linears or plan.experts:
         model.save_pretrained = _refuse_to_save
 
 

@@ -12,6 +12,7 @@ import torch
 from qcore.errors import CheckpointError, UnsupportedQuantizationError
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.models.checkpoint import Checkpoint
+from qcore.models.experts import EXPERT_LAYER, ExpertsPlan, JoinedPlan, plan_experts
 from qcore.models.kv_scales import KVScalePlan, plan_kv_scales
 from qcore.models.safetensors_file import TensorInfo, same_bytes, same_place
 from qcore.quantization.base import LinearScheme, QuantizationConfig, split_name
@@ -53,6 +54,8 @@ class LoadPlan:
 
     Attributes:
         linears: the quantized layers, in the model's order.
+        experts: the quantized experts of mixtures.
+        joined: the parameters of experts that are not quantized.
         parameters: (the model's names for it, tensor) for each other parameter and buffer.
         untied: parameters that the config ties and the checkpoint does not.
         notes: what the user should know.
@@ -60,6 +63,8 @@ class LoadPlan:
     """
 
     linears: list[LinearPlan] = field(default_factory=list)
+    experts: list[ExpertsPlan] = field(default_factory=list)
+    joined: list[JoinedPlan] = field(default_factory=list)
     parameters: list[tuple[tuple[str, ...], TensorInfo]] = field(default_factory=list)
     untied: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -85,8 +90,15 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
     for name, info in available.items():
         owner, suffix = split_name(name)
         shapes.setdefault(owner, {})[suffix] = info.shape
+
+    def plan_linear(module: torch.nn.Module, prefix: str) -> LinearPlan | None:
+        return _plan_linear(module, prefix, checkpoint, available, file_prefixes, shapes, tied)
+
     for prefix, module in model.named_modules():
-        linear = _plan_linear(module, prefix, checkpoint, available, file_prefixes, shapes, tied)
+        experts = plan_experts(module, prefix, shapes, available, plan_linear)
+        if experts is not None:
+            used.update(_take_experts(plan, experts))
+        linear = plan_linear(module, prefix)
         if linear is not None:
             plan.linears.append(linear)
             used.update(f"{prefix}.{suffix}" for suffix in linear.tensors)
@@ -101,8 +113,10 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
                         f"{prefix} is quantized in the checkpoint, so it is not tied to "
                         + ", ".join(others)
                     )
-    quantized = {linear.prefix for linear in plan.linears}
-    missing = _plan_parameters(model, available, quantized, plan, used)
+    planned = {linear.prefix for linear in plan.linears}
+    planned |= {experts.prefix for experts in plan.experts}
+    planned |= {joined.name.rpartition(".")[0] for joined in plan.joined}
+    missing = _plan_parameters(model, available, planned, plan, used)
     left = [name for name in available if name not in used and not _is_ignorable(model, name)]
     method = checkpoint.quantization
     unexpected, notes = (left, []) if method is None else set_aside(method, left)
@@ -118,7 +132,7 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
                 f"{checkpoint.path}: {unplaced[0]} is a scale of a KV cache, but the model has no "
                 f"such layer ({len(unplaced)} of them)"
             )
-    if checkpoint.quantization is not None and not plan.linears:
+    if checkpoint.quantization is not None and not (plan.linears or plan.experts):
         raise CheckpointError(
             f"{checkpoint.path}: the quantization config says {checkpoint.quantization.describe()},"
             " but no layer is stored so; take the quantization config away to load it as it is"
@@ -129,6 +143,20 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
 def _is_read_twice(linear: LinearPlan, other: TensorInfo | None) -> bool:
     """Whether the layer is tied all the same: its tensors are those of ``other``."""
     return other is not None and any(same_place(i, other) for i in linear.tensors.values())
+
+
+def _take_experts(plan: LoadPlan, experts: ExpertsPlan | list[JoinedPlan]) -> Iterable[str]:
+    """Add experts to the plan; returns the model's names of the tensors that they use."""
+    if isinstance(experts, ExpertsPlan):
+        plan.experts.append(experts)
+        for linears in experts.experts:
+            for linear in linears:
+                yield from (f"{linear.prefix}.{suffix}" for suffix in (*linear.tensors, _BIAS))
+        return
+    plan.joined += experts
+    for joined in experts:
+        for tensors in joined.experts:
+            yield from tensors
 
 
 def set_aside(method: QuantizationConfig, names: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -166,7 +194,7 @@ def _renamed(
     """The tensors by the model's names, and the checkpoint's name of each renamed layer.
 
     transformers renames the tensors of some models while it loads them. Renaming is followed here;
-    joining several tensors into one is not, as quantized ones cannot be joined so.
+    joining several tensors into one is not, but for experts (`qcore.models.experts`).
     """
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
@@ -183,9 +211,11 @@ def _renamed(
             if matched is None:
                 continue
             if not isinstance(step, WeightRenaming):
+                if EXPERT_LAYER.fullmatch(new.rpartition(".")[0]):
+                    continue
                 raise CheckpointError(
                     f"{name}: {type(model).__name__} of transformers joins such tensors into "
-                    f"{changed} (as for the experts of a mixture), which is not supported"
+                    f"{changed}, which is not supported"
                 )
             new = changed
         if new in renamed:
@@ -294,15 +324,15 @@ def check_tensors(
 def _plan_parameters(
     model: Any,
     available: Mapping[str, TensorInfo],
-    quantized: set[str],
+    planned: set[str],
     plan: LoadPlan,
     used: set[str],
 ) -> list[str]:
-    """Plan everything that is not quantized; returns the names that are missing."""
+    """Plan what is in no layer of ``planned``; returns the names that are missing."""
     missing = []
     groups: dict[int, tuple[torch.Tensor, list[str]]] = {}
     for name, tensor in _named_tensors(model):
-        if name.rpartition(".")[0] not in quantized:
+        if name.rpartition(".")[0] not in planned:
             groups.setdefault(id(tensor), (tensor, []))[1].append(name)
     for tensor, names in groups.values():
         present = [name for name in names if name in available]
@@ -381,9 +411,14 @@ def _mismatch(checkpoint: Checkpoint, missing: list[str], unexpected: list[str])
 
 def _prefix_hint(missing: list[str], unexpected: list[str]) -> str | None:
     """Say so where the names differ in their beginning only."""
-    by_ending = {".".join(name.split(".")[-4:]): name for name in unexpected}
+
+    def ending_of(name: str) -> str:
+        """From the layer's number on."""
+        return ".".join(name.split(".")[-6 if ".experts." in name else -4 :])
+
+    by_ending = {ending_of(name): name for name in unexpected}
     for ours in missing:
-        ending = ".".join(ours.split(".")[-4:])
+        ending = ending_of(ours)
         theirs = by_ending.get(ending)
         if theirs is not None and ending.count(".") >= 2:
             return (

@@ -17,11 +17,12 @@ from qcore.layers.microscaling import (
     NvFp4LinearLayerConfig,
 )
 from qcore.layers.mixed_precision import MPLinearLayerConfig
+from qcore.layers.moe import MoeWNA16LayerConfig
 from qcore.numerics.gguf_blocks import dequantize_blocks
 from qcore.numerics.packing import unpack_int32, unpack_uint4
 from qcore.numerics.small_floats import decode_e2m1, decode_e8m0
 
-__all__ = ["dequantize_weight", "group_of_inputs", "unpack_mp"]
+__all__ = ["dequantize_expert", "dequantize_weight", "group_of_inputs", "unpack_mp"]
 
 Tensors = Mapping[str, "torch.Tensor | None"]
 
@@ -63,6 +64,28 @@ def dequantize_weight(
     if isinstance(config, GGUFLinearLayerConfig):
         return dequantize_blocks(_get(tensors, "weight"), config.qtype, dtype)
     raise TypeError(f"no dequantizer for {type(config).__name__}")
+
+
+def dequantize_expert(
+    config: MoeWNA16LayerConfig,
+    tensors: Tensors,
+    projection: str,
+    expert: int,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """One matrix [N, K] of one expert.
+
+    Args:
+        config: the experts.
+        tensors: their canonical tensors.
+        projection: ``w13`` or ``w2``.
+        expert: its number.
+        dtype: to compute in and return: float32 or float64.
+    """
+    linear = config.projection(projection)
+    found = {name: tensors.get(config.stacked_name(projection, name)) for name in linear.params()}
+    mine = {name: None if stack is None else stack[expert] for name, stack in found.items()}
+    return _mp(linear, mine, dtype)
 
 
 def _get(tensors: Tensors, name: str) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Floor 7: quantization methods, from a checkpoint's config and tensors to layers with a kernel."""
 
 from qcore.quantization.base import CanonicalLinear, LinearScheme, QuantizationConfig
+from qcore.quantization.experts import QuantizedExperts
 from qcore.quantization.linear import QuantizedLinear
 from qcore.quantization.methods import (
     get_quantization_config,
@@ -12,6 +13,7 @@ __all__ = [
     "CanonicalLinear",
     "LinearScheme",
     "QuantizationConfig",
+    "QuantizedExperts",
     "QuantizedLinear",
     "get_quantization_config",
     "quantization_methods",

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
 from qcore.errors import WeightError
 from qcore.facts.target import Target
-from qcore.kernels.base import LinearKernel
-from qcore.kernels.loading import process_weights
 from qcore.layers.base import MMLinearLayerConfig
-from qcore.layers.params import FLOAT_DTYPES, check_params
+from qcore.layers.params import FLOAT_DTYPES
 from qcore.quantization.base import CanonicalLinear
-from qcore.selection.algorithm import select
-from qcore.selection.decision import Decision
+from qcore.quantization.kernel_layer import KernelLayer
 from qcore.settings import Settings
 
 __all__ = ["QuantizedLinear"]
@@ -29,7 +23,7 @@ def _float_dtype(config: MMLinearLayerConfig) -> torch.dtype:
     return dtype or torch.get_default_dtype()
 
 
-class QuantizedLinear(torch.nn.Module):
+class QuantizedLinear(KernelLayer):
     """A linear layer in the layout of the kernel that was selected for it.
 
     Besides what is listed here it has the attributes that kernels written for vLLM read:
@@ -69,7 +63,6 @@ class QuantizedLinear(torch.nn.Module):
         K, N = config.in_features, config.out_features
         if K is None or N is None:
             raise WeightError(f"{prefix or 'layer'}: the layer's config has no shape")
-        check_params(config.params(), layer.tensors, prefix or "layer")
         if bias is not None and tuple(bias.shape) != (N,):
             raise WeightError(
                 f"{prefix or 'layer'}: bias has shape {list(bias.shape)}; this layer needs [{N}]"
@@ -84,42 +77,11 @@ class QuantizedLinear(torch.nn.Module):
         self.has_bias = bias is not None
         self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
 
-        if target is None:
-            device = next(iter(layer.tensors.values())).device
-            target = Target.current(device)
-        self.decision: Decision = select(config, target, settings=settings)
-        self.kernel: LinearKernel[Any] = self.decision.kernel_class.from_config(config)
-        names = self.kernel.layer_names()
-        for canonical, spec in config.params().items():
-            tensor = layer.tensors.get(canonical)
-            name = names.get(canonical, canonical)
-            if tensor is None:
-                self.register_parameter(name, None)
-                continue
-            parameter = torch.nn.Parameter(tensor, requires_grad=False)
-            for attribute, value in spec.attrs.items():
-                setattr(parameter, attribute, value)
-            self.register_parameter(name, parameter)
-        process_weights(self.kernel, self)
+        self._hold(config, layer.tensors, target, settings)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` [..., K] to [..., N]."""
         return self.kernel.apply_weights(self, x, self.bias)
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        """Let through what moves nothing; the kernel was chosen for this device and dtype."""
-        for name, tensor in (*self._parameters.items(), *self._buffers.items()):
-            if tensor is None:
-                continue
-            probe = fn(tensor.detach()[:0] if tensor.dim() else tensor.detach())
-            if (probe.device, probe.dtype) != (tensor.device, tensor.dtype):
-                raise WeightError(
-                    f"{self.prefix or 'layer'}: {name} would become {probe.dtype} on "
-                    f"{probe.device}, but {type(self.kernel).__name__} was selected for "
-                    f"{tensor.device} and packed its weights; load the model with "
-                    "load_model(..., device=..., dtype=...) instead of moving it"
-                )
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         """Sizes, scheme and kernel."""

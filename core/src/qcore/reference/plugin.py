@@ -17,12 +17,14 @@ from qcore.plugin import (
 _EVERYWHERE = tuple(Platform)
 
 
-def _spec(name: str, kernel_type: str, backend: str, description: str) -> KernelSpec:
+def _spec(
+    name: str, kernel_type: str, backend: str, description: str, module: str = "kernels"
+) -> KernelSpec:
     return KernelSpec(
         name=name,
         kernel_type=kernel_type,
         platforms=_EVERYWHERE,
-        entry=f"qcore.reference.kernels:{name}",
+        entry=f"qcore.reference.{module}:{name}",
         priority=Priority.REFERENCE,
         backend=backend,
         # Integer sums are exact in any order; float sums depend on how torch tiles M.
@@ -102,5 +104,12 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             "codebook",
             "reference",
             "dequantizes at each call; 1 to 8 bits, any table and group size, offsets",
+        ),
+        _spec(
+            "ReferenceMoeWNA16Kernel",
+            "moe_wna16",
+            "reference",
+            "dequantizes one expert at a time; 2 to 8 bits, zero points, g_idx, any group size",
+            module="moe",
         ),
     ]

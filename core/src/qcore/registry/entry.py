@@ -98,7 +98,7 @@ def check_kernel_class(found: object, kernel_type: str) -> str | None:
     base = KERNEL_TYPES[kernel_type].base_class
     if not isinstance(found, type):
         return f"{found!r} is not a class"
-    composite = issubclass(found, CompositeLinearKernel)
+    composite = issubclass(found, CompositeLinearKernel) and not KERNEL_TYPES[kernel_type].routed
     if not issubclass(found, base) and not composite:
         return f"{found.__name__} does not derive from {base.__name__}"
     if composite and getattr(found, "kernel_type", None) != kernel_type:

@@ -7,6 +7,7 @@ pytest for `KernelConformance` alone.
 
 from qcore.testing.answers import check_answers, check_refusals
 from qcore.testing.configs import conformance_configs
+from qcore.testing.experts import check_experts
 from qcore.testing.graphs import check_compile, check_opcheck
 from qcore.testing.isolation import isolated_registry
 from qcore.testing.oracle import Arithmetic, Expected, Oracle
@@ -40,6 +41,7 @@ __all__ = [
     "check_batch_invariance",
     "check_compile",
     "check_contract",
+    "check_experts",
     "check_kernel",
     "check_nan_propagation",
     "check_numerics",

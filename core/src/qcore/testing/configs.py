@@ -40,6 +40,7 @@ from qcore.layers import (
 )
 from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.layers.mixed_precision import MP_WEIGHT_TYPES
+from qcore.layers.moe import EXPERT_ACTIVATIONS, MoeWNA16LayerConfig
 from qcore.testing.covering import covering_array
 
 __all__ = ["conformance_configs", "label", "spread"]
@@ -69,7 +70,8 @@ def conformance_configs(
     a layer, and configs that leave out what they may leave out. Most kernels refuse many of them.
 
     Args:
-        kernel_type: mp, int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8, gguf or codebook.
+        kernel_type: mp, int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8, gguf, codebook or
+            moe_wna16.
         thorough: any three features together, any four of common layers; several times as many.
 
     Raises:
@@ -325,6 +327,52 @@ _GRIDS: dict[str, Callable[[int], list[MMLinearLayerConfig]]] = {
     "gguf": _gguf,
     "codebook": _codebook,
 }
+
+
+def _moe(strength: int) -> list[MMLinearLayerConfig]:
+    kinds = [(ScalarType.uint(bits, 1 << (bits - 1)), False) for bits in (2, 3, 4, 5, 6, 7, 8)]
+    kinds += [(ScalarType.uint(bits), True) for bits in (2, 3, 4, 5, 6, 7, 8)]
+    rows = _rows(
+        {
+            "kind": kinds,
+            "experts": (4, 1, 7),
+            "sizes": ((64, 128), (128, 64), (40, 72), (19, 33)),
+            "group": (32, 128, 64, -1, 7),
+            "dtype": (_BF16, _F16, _F32),
+            "g_idx": (False, True),
+            "activation": EXPERT_ACTIVATIONS,
+        },
+        {
+            "kind": (
+                (scalar_types.uint4b8, False),
+                (scalar_types.uint4, True),
+                (scalar_types.uint8b128, False),
+            ),
+            "experts": (4,),
+            "sizes": ((64, 128), (128, 64)),
+            "group": (32, 64, -1),
+            "g_idx": (False,),
+            "activation": ("silu",),
+        },
+        strength,
+    )
+    return [
+        MoeWNA16LayerConfig(
+            num_experts=row["experts"],
+            hidden_size=row["sizes"][0],
+            intermediate_size=row["sizes"][1],
+            weight_type=row["kind"][0],
+            act_type=row["dtype"],
+            group_size=row["group"],
+            zero_points=row["kind"][1],
+            has_g_idx=row["g_idx"],
+            activation=row["activation"],
+        )
+        for row in rows
+    ]
+
+
+_GRIDS["moe_wna16"] = _moe
 
 
 def label(config: MMLinearLayerConfig) -> str:

@@ -97,6 +97,10 @@ class KernelConformance:
         """See `check_batch_invariance`."""
         self._run("check_batch_invariance", config)
 
+    def test_experts(self, config: MMLinearLayerConfig) -> None:
+        """See `check_experts`; for kernels that run the experts of a mixture."""
+        self._run("check_experts", config)
+
     def test_opcheck(self, config: MMLinearLayerConfig) -> None:
         """See `check_opcheck`."""
         self._run("check_opcheck", config)

@@ -8,10 +8,12 @@ from typing import Any
 
 from qcore.errors import ConfigError
 from qcore.kernels.base import LinearKernel
+from qcore.kernels.types import KERNEL_TYPES
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.registry.spec import KernelSpec
 from qcore.testing.answers import check_answers, check_refusals
 from qcore.testing.configs import conformance_configs, spread
+from qcore.testing.experts import check_experts
 from qcore.testing.graphs import check_compile, check_opcheck
 from qcore.testing.oracle import Arithmetic
 from qcore.testing.outcome import Outcome
@@ -36,6 +38,7 @@ CHECKS: dict[str, tuple[Check, int | None]] = {
     "check_packing": (check_packing, None),
     "check_nan_propagation": (check_nan_propagation, None),
     "check_batch_invariance": (check_batch_invariance, None),
+    "check_experts": (check_experts, None),
     "check_opcheck": (check_opcheck, 3),
     "check_compile": (check_compile, 3),
 }
@@ -43,10 +46,18 @@ CHECKS: dict[str, tuple[Check, int | None]] = {
 opcheck and compiling take a second each. `check_answers`, of the class, comes before them."""
 
 
+_OF_EXPERTS = ("check_refusals", "check_packing", "check_experts")
+"""What is checked of a kernel that runs experts."""
+
+
 def layers_for(
     check: str, subject: Subject, configs: Sequence[MMLinearLayerConfig], *, thorough: bool
 ) -> list[MMLinearLayerConfig]:
     """The layers that a check of `CHECKS` is run on: refused ones for ``check_refusals``."""
+    kind = KERNEL_TYPES.get(subject.kernel_type)
+    routed = kind is not None and kind.routed
+    if check not in _OF_EXPERTS if routed else check == "check_experts":
+        return []
     refused = check == "check_refusals"
     fitting = [config for config in configs if _claims(subject, config) is not refused]
     limit = CHECKS[check][1]

@@ -19,6 +19,7 @@ from qcore.layers import (
     MPLinearLayerConfig,
     ParamSpec,
 )
+from qcore.layers.moe import PROJECTIONS, MoeWNA16LayerConfig
 from qcore.layers.params import check_params
 from qcore.numerics.gguf_blocks import dequantize_blocks
 from qcore.numerics.packing import pack_int32
@@ -85,6 +86,8 @@ def random_tensors(
     Returns:
         Name -> tensor, without the optional tensors that the config does not need.
     """
+    if isinstance(config, MoeWNA16LayerConfig):
+        return _random_experts(config, seed, variant)
     make = _Maker(_sized(config), seed, variant)
     made = {
         name: make.tensor(name, spec)
@@ -92,6 +95,23 @@ def random_tensors(
         if not spec.optional
     }
     check_params(make.config.params(), made, "random_tensors")
+    return made
+
+
+def _random_experts(
+    config: MoeWNA16LayerConfig, seed: int, variant: int
+) -> dict[str, torch.Tensor]:
+    made: dict[str, torch.Tensor] = {}
+    for shift, projection in enumerate(PROJECTIONS):
+        linear = config.projection(projection)
+        experts = [
+            random_tensors(linear, (seed * 31 + expert) * len(PROJECTIONS) + shift, variant=variant)
+            for expert in range(config.num_experts)
+        ]
+        for name in experts[0]:
+            stack = torch.stack([expert[name] for expert in experts])
+            made[config.stacked_name(projection, name)] = stack
+    check_params(config.params(), made, "random_tensors")
     return made
 
 

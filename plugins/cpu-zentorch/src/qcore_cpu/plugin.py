@@ -73,6 +73,18 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             description="every block type, no number rounded; float32 sums",
         ),
         KernelSpec(
+            name="CPUMoeWNA16Kernel",
+            kernel_type="moe_wna16",
+            platforms=(Platform.CPU,),
+            entry="qcore_cpu.moe:CPUMoeWNA16Kernel",
+            priority=_PRIORITY,
+            backend="qcore_cpu",
+            # torch computes gelu otherwise at the end of a tensor than elsewhere.
+            batch_invariant=False,
+            evidence=Evidence.EXECUTED,
+            description="2 to 8 bits, any group size, zero points, g_idx; float32 sums",
+        ),
+        KernelSpec(
             name="ZentorchWNA16LinearKernel",
             kernel_type="mp",
             platforms=(Platform.CPU,),

@@ -1,0 +1,127 @@
+"""`MoeWNA16Kernel`: base of the kernels for experts with packed integer weights."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+
+from qcore.errors import WeightError
+from qcore.kernels.base import LinearKernel
+from qcore.layers.moe import MoeWNA16LayerConfig
+
+__all__ = ["GroupedMoeWNA16Kernel", "MoeWNA16Kernel", "gate_function"]
+
+
+class MoeWNA16Kernel(LinearKernel[MoeWNA16LayerConfig]):
+    """Base of the "moe_wna16" kernels.
+
+    All of `LinearKernel` holds but one thing: a mixture's output depends on the routing, so its
+    kernels are run by `apply`, and not by `apply_weights`.
+    """
+
+    kernel_type: ClassVar[str] = "moe_wna16"
+
+    @abstractmethod
+    def apply(
+        self,
+        layer: torch.nn.Module,
+        x: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """Run the experts: ``out[t] = sum(weights[t, j] * expert(ids[t, j])(x[t]) for j)``.
+
+        Args:
+            layer: the layer, processed.
+            x: [T, H].
+            topk_weights: float [T, J], the weights of each token's experts; used as they are.
+            topk_ids: int32 or int64 [T, J], the experts; one that is not there (as the expert
+                parallelism of transformers marks those of other ranks) adds nothing.
+
+        Returns:
+            [T, H], in the dtype of ``x``.
+        """
+
+    def apply_weights(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Not for experts.
+
+        Raises:
+            WeightError: always.
+        """
+        raise WeightError(
+            f"{type(self).__name__} runs experts, which need the routing: call "
+            "apply(layer, x, topk_weights, topk_ids)"
+        )
+
+
+class GroupedMoeWNA16Kernel(MoeWNA16Kernel):
+    """A kernel that runs one expert after the other, each on the tokens that were sent to it.
+
+    A subclass says how one expert's projection is computed; products of gate and up, and sums over
+    experts, are made here, in float32. A token's sum goes through its experts in their order in the
+    layer, so that it does not depend on the other tokens.
+    """
+
+    @abstractmethod
+    def project(
+        self, layer: torch.nn.Module, projection: str, expert: int, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Multiply by one matrix of one expert.
+
+        Args:
+            layer: the layer, processed.
+            projection: ``w13`` or ``w2``.
+            expert: its number.
+            rows: [M, K], in the input's dtype for ``w13``; as ``intermediate`` says for ``w2``.
+
+        Returns:
+            [M, N], float32.
+        """
+
+    def intermediate(self, rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """What goes from the first product to the second, from its float32 value."""
+        return rows
+
+    def apply(
+        self,
+        layer: torch.nn.Module,
+        x: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """See `MoeWNA16Kernel.apply`."""
+        E, J = self.config.num_experts, topk_ids.shape[-1]
+        activation = gate_function(self.config.activation)
+        out = x.new_zeros(x.shape, dtype=torch.float32)
+        flat = topk_ids.reshape(-1)
+        # Whatever is no expert is counted as the one after the last.
+        flat = torch.where((flat < 0) | (flat > E), E, flat)
+        order = flat.argsort(stable=True)
+        ends = torch.bincount(flat, minlength=E + 1)[:E].cumsum(0).tolist()
+        weights = topk_weights.reshape(-1).to(torch.float32)
+        start = 0
+        for expert, end in enumerate(ends):
+            if end == start:
+                continue
+            pairs = order[start:end]
+            tokens, start = pairs // J, end
+            gate, up = self.project(layer, "w13", expert, x[tokens]).chunk(2, dim=-1)
+            inner = self.intermediate(activation(gate) * up, x)
+            rows = self.project(layer, "w2", expert, inner)
+            out.index_add_(0, tokens, rows * weights[pairs, None])
+        return out.to(x.dtype)
+
+
+def gate_function(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The function of that name in `qcore.layers.moe.EXPERT_ACTIVATIONS`."""
+    functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "silu": torch.nn.functional.silu,
+        "gelu": torch.nn.functional.gelu,
+        "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    }
+    return functions[name]
