@@ -108,7 +108,7 @@ class CodebookLinearLayerConfig(MMLinearLayerConfig):
                 about="codes packed along K",
             ),
             "weight_codebook": ParamSpec(
-                ((1 << self.bits,),), (torch.float32,), about="the value of each code"
+                ((2**self.bits,),), (torch.float32,), about="the value of each code"
             ),
             "weight_scale": ParamSpec(((N, G),), FLOAT_DTYPES, attrs=rows, about="scales"),
             "weight_offset": ParamSpec(
