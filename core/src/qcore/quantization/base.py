@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from qcore.errors import WeightError
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.quantization.kv_cache import Fp8KVCacheMethod
@@ -81,7 +82,7 @@ class LinearScheme(ABC):
         Raises:
             WeightError: it says nothing of the kind.
         """
-        raise NotImplementedError
+        raise WeightError(f"{self.describe()}: no tensor of such a layer says its shape")
 
     def refined(self, shapes: Mapping[str, tuple[int, ...]]) -> LinearScheme:
         """The scheme of one layer, where its tensors' names and shapes say what no field does.
