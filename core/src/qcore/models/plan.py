@@ -12,10 +12,18 @@ import torch
 from qcore.errors import CheckpointError, UnsupportedQuantizationError
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.models.checkpoint import Checkpoint
-from qcore.models.experts import EXPERT_LAYER, ExpertsPlan, JoinedPlan, plan_experts
+from qcore.models.experts import (
+    EXPERT_LAYER,
+    ExpertsPlan,
+    FusedExpertsPlan,
+    JoinedPlan,
+    plan_experts,
+    plan_fused_experts,
+)
 from qcore.models.kv_scales import KVScalePlan, plan_kv_scales
 from qcore.models.safetensors_file import TensorInfo, same_bytes, same_place
 from qcore.quantization.base import LinearScheme, QuantizationConfig, split_name
+from qcore.quantization.fused_experts import FusedExpertsScheme
 
 __all__ = ["LinearPlan", "LoadPlan", "check_tensors", "make_plan", "set_aside"]
 
@@ -63,7 +71,7 @@ class LoadPlan:
     """
 
     linears: list[LinearPlan] = field(default_factory=list)
-    experts: list[ExpertsPlan] = field(default_factory=list)
+    experts: list[ExpertsPlan | FusedExpertsPlan] = field(default_factory=list)
     joined: list[JoinedPlan] = field(default_factory=list)
     parameters: list[tuple[tuple[str, ...], TensorInfo]] = field(default_factory=list)
     untied: list[str] = field(default_factory=list)
@@ -98,6 +106,10 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
         experts = plan_experts(module, prefix, shapes, available, plan_linear)
         if experts is not None:
             used.update(_take_experts(plan, experts))
+        fused = _plan_fused(module, prefix, checkpoint, available, file_prefixes)
+        if fused is not None:
+            plan.experts.append(fused)
+            used.update(f"{prefix}.{suffix}" for suffix in fused.tensors)
         linear = plan_linear(module, prefix)
         if linear is not None:
             plan.linears.append(linear)
@@ -157,6 +169,25 @@ def _take_experts(plan: LoadPlan, experts: ExpertsPlan | list[JoinedPlan]) -> It
     for joined in experts:
         for tensors in joined.experts:
             yield from tensors
+
+
+def _plan_fused(
+    module: torch.nn.Module,
+    prefix: str,
+    checkpoint: Checkpoint,
+    available: Mapping[str, TensorInfo],
+    file_prefixes: Mapping[str, str],
+) -> FusedExpertsPlan | None:
+    """Plan experts that the checkpoint holds stacked, and check their tensors."""
+    if checkpoint.quantization is None:
+        return None
+    scheme = checkpoint.quantization.get_experts_scheme(file_prefixes.get(prefix, prefix))
+    if scheme is None:
+        return None
+    fused = plan_fused_experts(module, prefix, scheme, available)
+    if fused is not None:
+        check_tensors(prefix, scheme, fused.specs, fused.tensors)
+    return fused
 
 
 def set_aside(method: QuantizationConfig, names: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -281,7 +312,7 @@ def _plan_linear(
 
 def check_tensors(
     prefix: str,
-    scheme: LinearScheme,
+    scheme: LinearScheme | FusedExpertsScheme,
     specs: Mapping[str, ParamSpec],
     found: Mapping[str, TensorInfo],
     plain: TensorInfo | None = None,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -20,6 +20,9 @@ from qcore.errors import WeightError
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.quantization.kv_cache import Fp8KVCacheMethod
+
+if TYPE_CHECKING:
+    from qcore.quantization.fused_experts import FusedExpertsScheme
 
 __all__ = ["CanonicalLinear", "LinearScheme", "QuantizationConfig", "split_name"]
 
@@ -180,6 +183,19 @@ class QuantizationConfig(ABC):
             layer: the layer before it is replaced; its class and class name count.
             prefix: its name in the checkpoint.
         """
+
+    def get_experts_scheme(self, prefix: str) -> FusedExpertsScheme | None:
+        """The scheme of a module of experts, where the checkpoint holds them stacked in one.
+
+        Experts that the checkpoint holds as linear layers are asked for one by one.
+
+        Args:
+            prefix: the module's name in the checkpoint.
+
+        Returns:
+            None if the module is not quantized, or not in this way.
+        """
+        return None
 
     def notes(self) -> Sequence[str]:
         """What the config asks for and is not done, though the checkpoint loads."""
