@@ -15,7 +15,7 @@ Row 2i of gate_up is row i of gate, row 2i + 1 is that of up. Between the produc
 ``swigluoai``; the router takes the softmax of the chosen experts' logits and is left as it is.
 
 Source: transformers 5.23, ``integrations/mxfp4.py`` (``_convert_moe_packed_tensors``: nibbles,
-scales, the transposition) and ``models/gpt_oss/modeling_gpt_oss.py`` (``GptOssExperts._apply_gate``,
+scales, the transposition), ``models/gpt_oss/modeling_gpt_oss.py`` (``GptOssExperts._apply_gate``,
 ``GptOssTopKRouter``), ``quantizers/quantizers_utils.py`` (``should_convert_module``).
 """
 
