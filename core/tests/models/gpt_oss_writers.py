@@ -39,9 +39,15 @@ def round_mxfp4(weight: np.ndarray):
     scaled = parts / np.exp2(exponent.astype(np.float32))[..., None]
     index = np.abs(np.abs(scaled)[..., None] - GRID).argmin(-1)
     codes = (index + 8 * (scaled < 0)).astype(np.uint8)
-    values = np.where(scaled < 0, -1, 1) * GRID[index] * np.exp2(exponent.astype(np.float32))[..., None]
+    values = (
+        np.where(scaled < 0, -1, 1) * GRID[index] * np.exp2(exponent.astype(np.float32))[..., None]
+    )
     blocks = codes[..., 0::2] | (codes[..., 1::2] << 4)
-    return blocks, (exponent + 127).astype(np.uint8), values.reshape(weight.shape).astype(np.float32)
+    return (
+        blocks,
+        (exponent + 127).astype(np.uint8),
+        values.reshape(weight.shape).astype(np.float32),
+    )
 
 
 def quantize_gpt_oss(model):

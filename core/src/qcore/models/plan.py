@@ -106,8 +106,9 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
         experts = plan_experts(module, prefix, shapes, available, plan_linear)
         if experts is not None:
             used.update(_take_experts(plan, experts))
-        fused = _plan_fused(module, prefix, checkpoint, available, file_prefixes)
-        if fused is not None:
+        elif (
+            fused := _plan_fused(module, prefix, checkpoint, available, file_prefixes)
+        ) is not None:
             plan.experts.append(fused)
             used.update(f"{prefix}.{suffix}" for suffix in fused.tensors)
         linear = plan_linear(module, prefix)
