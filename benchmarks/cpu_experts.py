@@ -3,8 +3,8 @@
     python benchmarks/cpu_experts.py [--quick] [--threads N] [--dtype D] [--out FILE.json]
 
 Every contender gets the same tokens and the same random routing in the same run: rounds are
-interleaved; the median is kept, and the least, which other work on the machine disturbs less. Each
-call goes to other experts and there are copies of the layers, so that what a call reads is not in
+interleaved; the medians of wall and of processor time are kept, and the least wall time: these two
+are disturbed less where the machine does other work (see load_average). Each call goes to other experts and there are copies of the layers, so that what a call reads is not in
 the caches. The bytes are those of the weights of the experts that a call needs. "one op an expert"
 is the same products with a loop over experts in Python, as the kernel was before.
 """
@@ -141,9 +141,10 @@ def routings(E: int, J: int, T: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def measure(
     contenders: dict[str, list[Step]], x: torch.Tensor, routed: list[Any], budget: float
-) -> dict[str, tuple[float, float]]:
-    """Median and least seconds of a step, by contender, over interleaved rounds."""
+) -> dict[str, tuple[float, float, float]]:
+    """Median and least seconds of a step, and median of the processor's, by contender."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    busy: dict[str, list[float]] = {name: [] for name in contenders}
     with torch.inference_mode():
         for steps in contenders.values():
             for turn, step in enumerate(steps[:3]):
@@ -152,11 +153,13 @@ def measure(
         while time.perf_counter() - start < budget or turn < 7:
             for name, steps in contenders.items():
                 step = steps[turn % len(steps)]
-                begin = time.perf_counter()
+                begin, processor = time.perf_counter(), time.process_time()
                 step(x, *routed[turn % len(routed)])
+                busy[name].append(time.process_time() - processor)
                 times[name].append(time.perf_counter() - begin)
             turn += 1
-    return {name: (statistics.median(values), min(values)) for name, values in times.items()}
+    middle = statistics.median
+    return {name: (middle(t), min(t), middle(busy[name])) for name, t in times.items()}
 
 
 def rows_of(layer: tuple[Any, ...], dtype: torch.dtype, budget: float) -> list[dict[str, Any]]:
@@ -182,7 +185,7 @@ def rows_of(layer: tuple[Any, ...], dtype: torch.dtype, budget: float) -> list[d
         share = statistics.mean(len(ids.unique()) / E for _, ids in routed)
         seconds = measure({n: steps for n, (steps, _) in found.items()}, x, routed, budget)
         for contender, (steps, size) in found.items():
-            median, least = seconds[contender]
+            median, least, processor = seconds[contender]
             with torch.inference_mode():
                 off = (steps[0](x, *routed[0]).float() - exact).norm() / exact.norm()
             results.append(
@@ -197,6 +200,7 @@ def rows_of(layer: tuple[Any, ...], dtype: torch.dtype, budget: float) -> list[d
                     "contender": contender,
                     "us": median * 1e6,
                     "us_least": least * 1e6,
+                    "us_processor": processor * 1e6,
                     "weight_gb_per_s": size * share / median / 1e9,
                     "gflop_per_s": 6 * T * J * H * I / median / 1e9,
                     "relative_error": float(off),
@@ -217,14 +221,14 @@ def main() -> None:
     limit = bandwidth()
     print(f"memory: {limit / 1e9:.1f} GB/s with {args.threads} threads")
     heading = f"{'layer':<13} {'tokens':>6}  {'contender':<34}"
-    print(f"{heading} {'us':>9} {'least':>9} {'GB/s':>7} {'GFLOP/s':>8} {'error':>8}")
+    print(f"{heading} {'us':>9} {'least':>9} {'cpu':>9} {'GB/s':>7} {'GFLOP/s':>8} {'error':>8}")
     results = []
     for layer in LAYERS:
         for row in rows_of(layer, getattr(torch, args.dtype), 0.5 if args.quick else 3.0):
             results.append(row)
             print(
                 f"{row['layer']:<13} {row['tokens']:>6}  {row['contender']:<34} {row['us']:>9.0f}"
-                f" {row['us_least']:>9.0f}"
+                f" {row['us_least']:>9.0f} {row['us_processor']:>9.0f}"
                 f" {row['weight_gb_per_s']:>7.1f} {row['gflop_per_s']:>8.1f}"
                 f" {row['relative_error']:>8.1e}",
                 flush=True,
