@@ -3,10 +3,11 @@
     python benchmarks/cpu_experts.py [--quick] [--threads N] [--dtype D] [--out FILE.json]
 
 Every contender gets the same tokens and the same random routing in the same run: rounds are
-interleaved; the medians of wall and of processor time are kept, and the least wall time: these two
-are disturbed less where the machine does other work (see load_average). Each call goes to other experts and there are copies of the layers, so that what a call reads is not in
-the caches. The bytes are those of the weights of the experts that a call needs. "one op an expert"
-is the same products with a loop over experts in Python, as the kernel was before.
+interleaved; the medians of wall and of processor time are kept, and the least wall time. The last
+two say more where the machine does other work (see load_average). Each call goes to other experts
+and there are copies of the layers, so that what a call reads is not in the caches. The bytes are
+those of the weights of the experts that a call needs. "one op an expert" is the same products with
+a loop over experts in Python, as the kernel was before.
 """
 
 from __future__ import annotations
