@@ -96,6 +96,8 @@ def format_of(path: Path) -> tuple[str, str | None]:
         config = {"quant_method": "modelopt", **config}
     kind = config.get("quant_type")
     named = [config[name] for name in VARIANTS if config.get(name)]
+    if config.get("load_in_8bit"):
+        named = ["int8"]
     if isinstance(kind, dict):
         named.append(kind["default"]["_type"])
     return config["quant_method"], named[0] if named else None
