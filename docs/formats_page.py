@@ -46,42 +46,40 @@ ABOUT = {
 
 TITLE = Text("Formats, tools and kernels", "格式、工具与内核")
 INTRO = Text(
-    "Made by `python docs/build.py` from the results of the tests "
-    "([tests](data/format-tests.json), [tools](data/tool-checkpoints.json)) and from the kernels' "
-    "own declarations; not written by hand. [Checkpoint formats](formats.md) says what each format "
+    "Made by `python docs/build.py` from the results of the tests and from the kernels' own "
+    "declarations; not written by hand. [Checkpoint formats](formats.md) says what each format "
     "is and what is refused.",
-    "本页由 `python docs/build.py` 根据测试结果（[测试](data/format-tests.json)、"
-    "[工具](data/tool-checkpoints.json)）和内核自身的声明生成，不是手写的。各格式的说明以及哪些会被"
-    "拒绝，见 [Checkpoint formats](formats.md)（英文）。",
+    "本页由 `python docs/build.py` 根据测试结果和内核自身的声明生成，不是手写的。各格式的说明以及"
+    "哪些会被拒绝，见 [Checkpoint formats](formats.md)（英文）。",
 )
 ERROR = Text(
     "The error is the relative error (Frobenius norm) of the logits against a float32 model that "
-    "holds the dequantized weights and, where the format quantizes activations, rounds the inputs "
-    "of its layers; beside it is the bound that the check allows. Where activations are rounded, a "
-    "value at the edge between two codes may fall to either side, so each layer is also compared "
-    "on "
-    "one and the same input: the error of the worst layer comes second.",
-    "误差指 logits 相对于一个 float32 模型的相对误差（Frobenius 范数）：该模型持有反量化后的权重，"
-    "若格式会量化激活，则对各层输入做同样的舍入；旁边是检查所允许的上界。激活被舍入时，恰好落在两"
-    "个码"
-    "之间的值可能舍向任一侧，因此还让每一层在同一输入上比较：第二个数是最差一层的误差。",
+    "holds the dequantized weights and, where the format quantizes activations, rounds the "
+    "inputs of its layers; beside it is the bound that the check allows. Where activations are "
+    "rounded, a value at the edge between two codes may fall to either side, so each layer is "
+    "also compared on one and the same input: the error of the worst layer comes second.",
+    "误差指 logits 相对于一个 float32 模型的相对误差（Frobenius 范数）：该模型持有反量化后的权"
+    "重，若格式会量化激活，则对各层输入做同样的舍入；旁边是检查所允许的上界。激活被舍入时，恰好落"
+    "在两个码之间的值可能舍向任一侧，因此还让每一层在同一输入上比较：第二个数是最差一层的误差。",
 )
 TOOLS_HEAD = Text("Written by the tools", "由工具写出的检查点")
 TOOLS_INTRO = Text(
-    "Small models that the tools themselves quantized and saved, loaded by qcore.",
-    "由各工具自行量化并保存、再由 qcore 加载的小模型。",
+    "Small models that the tools themselves quantized and saved, loaded by qcore "
+    "([results](data/tool-checkpoints.json)). The schemes are in the words of the tools, the sixth "
+    "column in those of `qcore inspect`, a refusal in those of the error.",
+    "由各工具自行量化并保存、再由 qcore 加载的小模型（[结果](data/tool-checkpoints.json)）。"
+    "“方案”一列"
+    "是工具自己的叫法，第六列是 `qcore inspect` 的原文，拒绝的原因是错误信息的原文。",
 )
 TESTS_HEAD = Text("Written by the tests", "由测试写出的检查点")
 TESTS_INTRO = Text(
-    "Checkpoints that the test suite writes, by code of its own that shares nothing with the "
-    "loader, or with the tool that the second column names. Every one of them loads. The schemes "
-    "are in the words of `qcore inspect`.",
-    "由测试套件写出的检查点：使用与加载器毫无共享的独立代码，或使用第二列所列的工具。全部都能加载。"
-    "“方案”一列是 `qcore inspect` 的原文：symmetric / asymmetric 为对称 / 非对称，channel、"
-    "tensor、token、"
-    "gN 为逐通道、逐张量、逐 token、每组 N 个，activation order 为激活重排，dynamic / static 为动"
-    "态 / 静态，"
-    "weight-only 为仅量化权重。",
+    "Checkpoints that the test suite writes ([results](data/format-tests.json)), by code of its "
+    "own that shares nothing with the loader, or with the tool that the second column names. "
+    "Every one of them loads. The schemes are in the words of `qcore inspect`.",
+    "由测试套件写出的检查点（[结果](data/format-tests.json)）：使用与加载器毫无共享的独立代码，或使用第二列所列的工具。全部都能加"
+    "载。“方案”一列是 `qcore inspect` 的原文：symmetric / asymmetric 为对称 / 非对称，channel、"
+    "tensor、token、gN 为逐通道、逐张量、逐 token、每组 N 个，activation order 为激活重排，"
+    "dynamic / static 为动态 / 静态，weight-only 为仅量化权重。",
 )
 TOOLS_COLUMNS = (
     Text("tool", "工具"),
@@ -108,13 +106,11 @@ EACH_LAYER = Text("each layer", "逐层")
 KERNELS_HEAD = Text("Which kernels run them", "由哪些内核执行")
 KERNELS_INTRO = Text(
     f"For a layer of {SIDE} inputs and {SIDE} outputs (8 experts of {SIDE} where there are "
-    f"experts) "
-    "with bfloat16 activations, on machines that are described and not present, with all wheels of "
-    "this repository installed. Smaller or ragged shapes may be refused: "
-    "[`qcore explain`](selecting-kernels.md) answers for any layer.",
+    "experts) with bfloat16 activations, on machines that are described and not present, with "
+    "all wheels of this repository installed. Smaller or ragged shapes may be refused: [`qcore "
+    "explain`](selecting-kernels.md) answers for any layer.",
     f"针对 {SIDE} 个输入、{SIDE} 个输出的层（专家层为 8 个大小 {SIDE} 的专家），bfloat16 激活；目"
-    f"标机器"
-    "是描述出来的，并不在场，并假定安装了本仓库的全部 wheel。更小或不规整的形状可能被拒绝："
+    "标机器是描述出来的，并不在场，并假定安装了本仓库的全部 wheel。更小或不规整的形状可能被拒绝："
     "[`qcore explain`](selecting-kernels.md) 可以回答任意一层的情况。",
 )
 MARKS = (
