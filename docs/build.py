@@ -36,6 +36,8 @@ def main() -> int:
         print(f"{'out of date' if check else 'written'}: {path.name}")
         if not check:
             path.write_text(text, encoding="utf-8")
+    for name in formats_page.untranslated():
+        print(f"not translated yet: {name}")
     return 1 if check and stale else 0
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from bilingual import DOCS, LANGUAGES, Text, both, page, switch, table
 from qcore.kernels import KERNEL_TYPES
 from reach import APPROXIMATE, CAN, FIRST, SIDE, TARGETS, Matrix, Scheme, layer_config, matrix
-from scheme_text import scheme_text
+from scheme_text import WORDS, scheme_text
 
 STEM = "formats-table"
 TESTS = DOCS / "data" / "format-tests.json"
@@ -283,7 +283,7 @@ def _test_rows(rows: Iterable[Row], known: Layers, lang: str) -> list[tuple[str,
     for row in rows:
         writer = f"{row['tool']} {row['version']}" if row["tool"] else ""
         name = row["format"] + (f", {row['variant']}" if row["variant"] else "")
-        words = "; ".join(row["schemes"])
+        words = "; ".join(row["schemes"]) or _say(lang)(_unnamed(row))
         groups.setdefault((name, writer, words), []).append(row)
     lines = []
     for (name, writer, words), group in sorted(groups.items()):
@@ -296,7 +296,7 @@ def _test_rows(rows: Iterable[Row], known: Layers, lang: str) -> list[tuple[str,
             (
                 name,
                 writer or _say(lang)(OWN),
-                words or _say(lang)(_unnamed(group[0])),
+                words,
                 str(len(group)),
                 _errors(worst, lang),
                 known.links(layers),
@@ -308,6 +308,12 @@ def _test_rows(rows: Iterable[Row], known: Layers, lang: str) -> list[tuple[str,
 def _unnamed(row: Row) -> Text:
     """A scheme that no name was given: its first layer."""
     return scheme_text(row["layers"][0]) if row["layers"] else both("")
+
+
+def untranslated() -> list[str]:
+    """What the Chinese page says in English, as nobody has translated it yet."""
+    classes = {kind.config_class.__name__ for kind in KERNEL_TYPES.values()}
+    return sorted({*KERNEL_TYPES} - {*ABOUT}) + sorted(classes - {*WORDS})
 
 
 if __name__ == "__main__":

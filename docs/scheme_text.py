@@ -21,7 +21,7 @@ _GROUPS = {
 
 def scheme_text(scheme: Scheme) -> Text:
     """For example "uint4b8 in groups of 32, zero points"."""
-    words = _WORDS.get(scheme["class"])
+    words = WORDS.get(scheme["class"])
     if words is None:
         return both(f"`{layer_config(scheme).describe()}`")
     parts = [part for part in words(scheme) if part]
@@ -112,7 +112,7 @@ def _format(key: Mapping[str, Any]) -> str:
     return "MXFP4" if isinstance(key["dtype"], Mapping) else "MXFP8"
 
 
-_WORDS: dict[str, Callable[[Scheme], list[Text | None]]] = {
+WORDS: dict[str, Callable[[Scheme], list[Text | None]]] = {
     "MPLinearLayerConfig": _integers,
     "MoeWNA16LayerConfig": lambda s: [Text("experts", "专家"), *_integers(s)],
     "CodebookLinearLayerConfig": _codebook,
@@ -124,3 +124,4 @@ _WORDS: dict[str, Callable[[Scheme], list[Text | None]]] = {
     "Mxfp8LinearLayerConfig": _blocks("MXFP8"),
     "GGUFLinearLayerConfig": lambda s: [both(f"GGUF `{s['qtype']}`")],
 }
+"""How the layers of each config class are put into words."""
