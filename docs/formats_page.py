@@ -177,6 +177,9 @@ class Layers:
         self.by_words = {
             row["schemes"][0]: row["layers"] for row in tests if len(row["schemes"]) == 1
         }
+        # FP8 and int8 layers are described alike whatever the format, but for its name.
+        self.by_scales = {_scales(words): layers for words, layers in self.by_words.items()}
+        self.by_scales.pop("", None)
         schemes: list[Scheme] = []
         for layer in (x for row in (*tools, *tests) for x in self.of(row)):
             if layer not in schemes:
@@ -211,7 +214,8 @@ class Layers:
             layer |= {"group_size": -1 if group == "channel" else int(group[1:])}
             layer |= {"zero_points": zero_points, "has_g_idx": order is not None}
             return [layer | ({"act_type": f"torch.{inputs}"} if inputs else {})]
-        return [x for x in self.by_words.get(words, ()) if x["class"] != "MoeWNA16LayerConfig"]
+        layers = self.by_words.get(words, ()) or self.by_scales.get(_scales(words), ())
+        return [x for x in layers if x["class"] != "MoeWNA16LayerConfig"]
 
     def links(self, row: Row) -> str:
         """Links to the sections of a row's layers; to the kernel types where they are not known."""
@@ -241,6 +245,12 @@ class Layers:
                 lines += ["", f"### {kind} {at}", "", sentence, ""]
                 lines += table(head, [(f"`{name}`", *row) for name, row in marks])
         return lines
+
+
+def _scales(words: str) -> str:
+    """What the words of a scheme say of its scales; "" where they are of another form."""
+    found = re.search(r"\S+ weights, .*$", words)
+    return found[0] if found else ""
 
 
 def _number(value: float) -> str:
