@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,11 @@ class Text(NamedTuple):
 def both(same: str) -> Text:
     """What is written alike in both languages."""
     return Text(same, same)
+
+
+def say(language: str) -> Callable[[Text], str]:
+    """What takes the statements in this language."""
+    return lambda text: text.en if language == "en" else text.zh
 
 
 def page(stem: str, language: str) -> Path:

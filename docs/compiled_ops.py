@@ -37,7 +37,7 @@ class CompiledOp:
 @lru_cache(maxsize=1)
 def compiled_ops() -> tuple[CompiledOp, ...]:
     """Every op that the plugins register, by namespace and name."""
-    found = []
+    found: list[CompiledOp] = []
     for path in sorted(ROOT.glob("plugins/*/*/**/*")):
         if path.suffix in _COMPILED and "tests" not in path.parts and "build" not in path.parts:
             found += _from_cpp(path)

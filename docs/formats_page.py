@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bilingual import DOCS, LANGUAGES, Text, both, page, switch, table
+from bilingual import DOCS, LANGUAGES, Text, both, page, say, switch, table
 from qcore.kernels import KERNEL_TYPES
 from reach import APPROXIMATE, CAN, FIRST, SIDE, TARGETS, Matrix, Scheme, layer_config, matrix
 from scheme_text import WORDS, scheme_text
@@ -144,7 +144,7 @@ def pages() -> dict[Path, str]:
 
 
 def _page(lang: str, tests: Row, tools: Row | None) -> str:
-    said = _say(lang)
+    said = say(lang)
     known = Layers(tests["rows"], tools["rows"] if tools else ())
     lines = [f"# {said(TITLE)}", "", switch(STEM), "", said(INTRO), "", said(ERROR)]
     if tools:
@@ -159,10 +159,6 @@ def _page(lang: str, tests: Row, tools: Row | None) -> str:
     lines += table(["", ""], [(mark, said(text)) for mark, text in MARKS])
     lines += known.render(lang)
     return "\n".join(lines) + "\n"
-
-
-def _say(lang: str) -> Any:
-    return lambda text: getattr(text, lang)
 
 
 def _environment(values: Row) -> str:
@@ -209,7 +205,7 @@ class Layers:
             bits, group, kind, order, inputs = integers.groups()
             zero_points = kind == "asymmetric"
             name = f"uint{bits}" + ("" if zero_points else f"b{1 << (int(bits) - 1)}")
-            layer = {"class": "MPLinearLayerConfig"}
+            layer: dict[str, Any] = {"class": "MPLinearLayerConfig"}
             layer |= {"weight_type": {"class": "ScalarType", "name": name}}
             layer |= {"group_size": -1 if group == "channel" else int(group[1:])}
             layer |= {"zero_points": zero_points, "has_g_idx": order is not None}
@@ -233,7 +229,7 @@ class Layers:
 
     def render(self, lang: str) -> list[str]:
         """A section for each set of kernels."""
-        said = _say(lang)
+        said = say(lang)
         head = [said(KERNEL), *(said(label) for label in TARGETS.values())]
         lines = []
         for kind, sections in self.sections.items():
@@ -263,13 +259,13 @@ def _errors(row: Row, lang: str) -> str:
     if row.get(name) is not None:
         shown.append(f"{_number(row[name])} < {_number(row[bound])}")
     if row.get("layer_error") is not None:
-        label = _say(lang)(EACH_LAYER)
+        label = say(lang)(EACH_LAYER)
         shown.append(f"{label} {_number(row['layer_error'])} < {_number(row['layer_bound'])}")
-    return _say(lang)(SEMICOLON).join(shown)
+    return say(lang)(SEMICOLON).join(shown)
 
 
 def _tool_row(row: Row, known: Layers, lang: str) -> tuple[str, ...]:
-    said = _say(lang)
+    said = say(lang)
     loads = said(YES)
     if row.get("not_written"):
         loads = f"{said(NOT_WRITTEN)}: {row['not_written']}"
@@ -293,9 +289,9 @@ def _test_rows(rows: Iterable[Row], known: Layers, lang: str) -> list[tuple[str,
     for row in rows:
         writer = f"{row['tool']} {row['version']}" if row["tool"] else ""
         name = row["format"] + (f", {row['variant']}" if row["variant"] else "")
-        words = "; ".join(row["schemes"]) or _say(lang)(_unnamed(row))
+        words = "; ".join(row["schemes"]) or say(lang)(_unnamed(row))
         groups.setdefault((name, writer, words), []).append(row)
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for (name, writer, words), group in sorted(groups.items()):
         worst: Row = {}
         for key in ("error", "bound", "layer_error", "layer_bound"):
@@ -305,7 +301,7 @@ def _test_rows(rows: Iterable[Row], known: Layers, lang: str) -> list[tuple[str,
         lines.append(
             (
                 name,
-                writer or _say(lang)(OWN),
+                writer or say(lang)(OWN),
                 words,
                 str(len(group)),
                 _errors(worst, lang),

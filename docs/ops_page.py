@@ -2,20 +2,22 @@
 
 python docs/ops_page.py
 
-What is said of each op is in ops_facts.py; files, call sites, ops and kernels are looked up.
+What is said of each op is in ops_of_weights.py and ops_of_activations.py; files, call sites, ops and kernels are looked up.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from bilingual import LANGUAGES, Text, link, object_link, page, switch, table
+import ops_of_activations
+import ops_of_weights
+from bilingual import LANGUAGES, Text, link, object_link, page, say, switch, table
 from compiled_ops import CompiledOp, call_sites, compiled_ops, wrappers
-from ops_facts import OPS, PLATFORMS, Op
+from ops_facts import PLATFORMS, Op
 from reach import APPROXIMATE, by_platform, is_approximate, is_reference
 
 STEM = "ops"
+OPS = (*ops_of_weights.OPS, *ops_of_activations.OPS)
 
 TITLE = Text("Ops: quantization and GEMM", "算子：量化与 GEMM")
 INTRO = Text(
@@ -68,7 +70,7 @@ def pages() -> dict[Path, str]:
 
 
 def _page(lang: str) -> str:
-    said = _say(lang)
+    said = say(lang)
     lines = [f"# {said(TITLE)}", "", switch(STEM), "", said(INTRO), "", said(WORDS), ""]
     lines += table([said(h) for h in HEAD], [_row(op, lang) for op in OPS])
     for op in OPS:
@@ -76,12 +78,8 @@ def _page(lang: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _say(lang: str) -> Any:
-    return lambda text: getattr(text, lang)
-
-
 def _row(op: Op, lang: str) -> tuple[str, ...]:
-    said = _say(lang)
+    said = say(lang)
     named = _named(op)
     return (
         f"[`{op.name}`](#{op.name})",
@@ -98,7 +96,7 @@ def _named(op: Op) -> list[CompiledOp]:
 
 def _kernels(op: Op, lang: str) -> str:
     """The kernels of each platform; those that run everywhere only where there is no other."""
-    said = _say(lang)
+    said = say(lang)
     parts = []
     for platform, names in by_platform(op.layers).items():
         own = [
@@ -112,7 +110,7 @@ def _kernels(op: Op, lang: str) -> str:
 
 
 def _section(op: Op, lang: str) -> list[str]:
-    said = _say(lang)
+    said = say(lang)
     lines = ["", f"## {op.name}", "", said(op.role), ""]
     lines += [said(SIGNATURE), "", "```text", op.schema, "```", ""]
     lines += [f"{said(COMPUTES)}`{op.formula}`", "", said(CONTRACT), ""]
@@ -142,10 +140,10 @@ def _compiled(found: CompiledOp, lang: str) -> str:
     )
     made = [path for path in wrappers(found.name) if found.namespace in path.parts]
     if made:
-        text += f", {_say(lang)(WRAPPER)}" + ", ".join(link(p.name, p) for p in made)
+        text += f", {say(lang)(WRAPPER)}" + ", ".join(link(p.name, p) for p in made)
     if users:
         shown = ", ".join(link(site.caller, site.path) for site in users)
-        text += f", {_say(lang)(USED_BY)}{shown}"
+        text += f", {say(lang)(USED_BY)}{shown}"
     return text
 
 

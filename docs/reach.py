@@ -57,10 +57,10 @@ _CLASSES = {cls.__name__: cls for cls in (QuantKey, ScaleDesc, GroupShape)}
 
 def layer_config(scheme: Scheme, dtype: torch.dtype = torch.bfloat16) -> MMLinearLayerConfig:
     """A layer of this scheme, with ``SIDE`` inputs and outputs, and activations of ``dtype``."""
-    cls = getattr(layers, scheme["class"])
+    cls: type[MMLinearLayerConfig] = getattr(layers, scheme["class"])
     sizes = dict.fromkeys(("hidden_size", "intermediate_size"), SIDE) | {"num_experts": 8}
     shapes = ("full_weight_shape", "partition_weight_shape", "weight_shape")
-    common = dict.fromkeys(shapes, (SIDE, SIDE)) | sizes
+    common: dict[str, Any] = dict.fromkeys(shapes, (SIDE, SIDE)) | sizes
     common |= dict.fromkeys(("act_type", "input_dtype", "out_dtype", "out_type"), dtype)
     wanted = {item.name for item in fields(cls)}
     stated = {k: _decoded(v) for k, v in scheme.items() if k != "class"}

@@ -103,8 +103,19 @@ def format_of(path: Path) -> tuple[str, str | None]:
     return config["quant_method"], named[0] if named else None
 
 
-UNIMPORTANT = ("full_weight_shape", "partition_weight_shape", "weight_shape", "num_experts")
-UNIMPORTANT += ("hidden_size", "intermediate_size", "input_dtype", "out_dtype", "out_type")
+UNIMPORTANT = frozenset(
+    [
+        "full_weight_shape",
+        "partition_weight_shape",
+        "weight_shape",
+        "num_experts",
+        "hidden_size",
+        "intermediate_size",
+        "input_dtype",
+        "out_dtype",
+        "out_type",
+    ]
+)
 """Fields of a layer config that are the model's, not the format's: its sizes and its dtype."""
 
 
