@@ -44,6 +44,7 @@ class Op:
 
 
 def integers(kind: str, group: int = 128, **more: Any) -> Scheme:
+    """An "mp" layer with this weight type."""
     stated = {"group_size": group, "zero_points": False, "has_g_idx": False, **more}
     name = {"class": "ScalarType", "name": kind}
     return {"class": "MPLinearLayerConfig", "weight_type": name, **stated}
@@ -52,6 +53,7 @@ def integers(kind: str, group: int = 128, **more: Any) -> Scheme:
 def quant_key(
     row: int, col: int, static: bool, scale: str = "float32", dtype: Any = None
 ) -> Scheme:
+    """A `QuantKey`, by default of e4m3."""
     group = {"class": "GroupShape", "row": row, "col": col}
     desc = {"class": "ScaleDesc", "dtype": f"torch.{scale}", "static": static, "group_shape": group}
     dtype = dtype or "torch.float8_e4m3fn"
@@ -59,12 +61,14 @@ def quant_key(
 
 
 def int8(static: bool, symmetric: bool) -> Scheme:
+    """An "int8" layer with one weight scale a channel."""
     stated = {"is_static_input_scheme": static, "is_channelwise": True}
     stated |= {"input_symmetric": symmetric, "is_fused_module": False}
     return {"class": "Int8ScaledMMLinearLayerConfig", **stated}
 
 
 def fp8(weight: Scheme, inputs: Scheme | None) -> Scheme:
+    """An "fp8" or "fp8_block" layer."""
     keys = {"weight_quant_key": weight, "activation_quant_key": inputs}
     block = weight["scale"]["group_shape"]["row"] > 1
     return {"class": f"F{'p8Block' if block else 'P8'}ScaledMMLinearLayerConfig", **keys}

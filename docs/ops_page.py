@@ -2,7 +2,8 @@
 
 python docs/ops_page.py
 
-What is said of each op is in ops_of_weights.py and ops_of_activations.py; files, call sites, ops and kernels are looked up.
+What is said of each op is in ops_of_weights.py and ops_of_activations.py; files, call sites, ops
+and kernels are looked up.
 """
 
 from __future__ import annotations
