@@ -16,7 +16,7 @@ EXPERTS = "model.layers.1.mlp.experts"
 
 
 @pytest.mark.parametrize("gain", [1.0, 20.0])
-def test_logits(tmp_path, gain):
+def test_logits(tmp_path, gain, format_result):
     folder, model = g.write_gpt_oss(tmp_path, gain)
     loaded = load_model(folder, device="cpu")
     experts = [x for x in loaded.modules() if isinstance(x, QuantizedExperts)]
@@ -24,6 +24,7 @@ def test_logits(tmp_path, gain):
     error = w.relative_error(w.logits(loaded), w.logits(model))
     print(f"gain {gain}: {error:.1e}")
     assert error < CLOSE
+    format_result(folder, loaded, error, CLOSE)
 
 
 def test_the_bounds_of_gate_and_up_matter(tmp_path):
