@@ -390,7 +390,7 @@ def _moe_mxfp4(strength: int) -> list[MMLinearLayerConfig]:
             "activation": ("swigluoai",),
             "bias": (True,),
         },
-        strength,
+        strength + 1,  # few features, so that any three are together
     )
     return [
         MoeMxfp4LayerConfig(
