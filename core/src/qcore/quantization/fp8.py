@@ -120,6 +120,6 @@ def _block_size(fields: Fields) -> GroupShape | None:
     if sides is None:
         return None
     good = isinstance(sides, list) and len(sides) == 2
-    if not good or not all(type(side) is int and side >= 1 for side in sides):
+    if not good or not all(type(side) is int and 1 <= side < 2**31 for side in sides):
         raise fields.wrong("weight_block_size", "two positive integers, such as [128, 128]")
     return GroupShape(*sides)

@@ -341,8 +341,8 @@ def _int4(fields: Fields) -> LinearScheme:
 
 def _intx(fields: Fields) -> LinearScheme:
     dtype = _word(fields, "weight_dtype", "int8")
-    bits = int(dtype[3:]) if dtype[3:].isdecimal() and dtype.startswith("int") else 0
-    if bits not in range(2, 9):
+    allowed = {f"int{bits}": bits for bits in range(2, 9)}
+    if dtype not in allowed:
         raise fields.unsupported("weight_dtype", "int2 to int8")
     packing = _word(fields, "intx_packing_format", "unpacked_to_int8")
     if packing != "unpacked_to_int8":
@@ -356,4 +356,4 @@ def _intx(fields: Fields) -> LinearScheme:
     mapping = _word(fields, "mapping_type", "symmetric")
     if mapping not in ("symmetric", "symmetric_no_clipping_err", "asymmetric"):
         raise CheckpointError(f"{fields.where}: mapping_type {mapping!r} is not known")
-    return _signed(bits, group, zero_points=True)
+    return _signed(allowed[dtype], group, zero_points=True)
