@@ -21,8 +21,8 @@ _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _NO_PICKLES = (
-    "which can run any code when they are read; qcore never does. Convert them to safetensors: load "
-    "the model with transformers where nothing can be lost, and save_pretrained() it"
+    "which can run any code when they are read; qcore never does. Convert them to safetensors: "
+    "where nothing can be lost, load the model with transformers, and save_pretrained() it"
 )
 _BESIDE = re.compile(r"-(?!00001-)\d{5}-of-\d{5}$|^mmproj")
 """Names of GGUF files that are no model: a later part of one, the image encoder beside one."""
@@ -186,7 +186,9 @@ def _indexed(folder: Path) -> dict[str, TensorInfo]:
             raise CheckpointError(f"{index}: {shown(name)} is in {shown(shard)}, no file name")
         if shard not in places:
             if Path(shard).suffix in _PICKLES:
-                raise CheckpointError(f"{index}: {shown(shard)} is one of the pickles, {_NO_PICKLES}")
+                raise CheckpointError(
+                    f"{index}: {shown(shard)} is one of the pickles, {_NO_PICKLES}"
+                )
             if len(places) == _MAX_SHARDS:
                 raise CheckpointError(f"{index}: more than {_MAX_SHARDS} names of shards")
             file = inside(folder, shard)

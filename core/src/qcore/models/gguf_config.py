@@ -38,7 +38,9 @@ class Metadata:
             raise CheckpointError(f"{self.header.file}: the metadata lacks {key!r}")
         finite = isinstance(value, (int, float)) and math.isfinite(value)
         if isinstance(value, bool) or not finite:
-            raise CheckpointError(f"{self.header.file}: {key} is {shown(value)}; one finite number is needed")
+            raise CheckpointError(
+                f"{self.header.file}: {key} is {shown(value)}; one finite number is needed"
+            )
         return value
 
     def size(self, name: str, default: int | None = None) -> int:

@@ -175,9 +175,7 @@ def check_name(file: Path, name: str) -> None:
 
 def _sizes(values: object) -> list[int] | None:
     """``values`` if it is a list of sizes."""
-    good = isinstance(values, list) and all(
-        type(v) is int and 0 <= v < 2**63 for v in values
-    )
+    good = isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
     return cast("list[int]", values) if good else None
 
 

@@ -25,12 +25,13 @@ _BUILDING = threading.RLock()
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-_ORDERS = frozenset(
-    ("auto_map", "trust_remote_code")  # code of the checkpoint
-    # code of the hub: transformers fetches a kernel where this is a repository's name
-    + tuple(f"{p}{of}_implementation{s}" for p in ("", "_") for of in ("attn", "experts")
-            for s in ("", "_internal"))
-)
+_ORDERS = {
+    # code of the checkpoint; transformers asks at the terminal whether to run it
+    "auto_map",
+    "trust_remote_code",
+    # code of the hub: transformers fetches kernels where this is the name of a repository
+    *(f"{sign}{of}_implementation" for sign in ("", "_") for of in ("attn", "experts")),
+}
 
 _COUNT = re.compile(r"(^|_)(layers?|heads?|experts?|labels|blocks|groups|codebooks|depths?)($|_)")
 _MAX_COUNT = 1 << 20
@@ -163,7 +164,9 @@ def _model_class(transformers: Any, config: Mapping[str, Any]) -> Any:
     try:
         found = getattr(transformers, names[0], None)
     except Exception as error:  # transformers imports its modules here
-        raise CheckpointError(f"transformers.{shown(names[0])} cannot be imported: {error}") from error
+        raise CheckpointError(
+            f"transformers.{shown(names[0])} cannot be imported: {error}"
+        ) from error
     if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
         return found
     more = (

@@ -40,7 +40,7 @@ from qcore.quantization.compressed_schemes import IntQuantizedScheme
 from qcore.quantization.fields import Fields
 from qcore.quantization.integer import IntegerWeights
 from qcore.quantization.json_text import parse_json
-from qcore.quantization.layer_lists import is_listed
+from qcore.quantization.layer_lists import LayerList, is_listed
 from qcore.quantization.renamed import RenamedScheme
 
 __all__ = ["BitsAndBytesConfig"]
@@ -231,7 +231,7 @@ class BitsAndBytesConfig(QuantizationConfig):
         self, scheme: LinearScheme, skipped: Sequence[str] = (), asked: Sequence[str] = ()
     ) -> None:
         self.scheme = scheme
-        self.skipped = tuple(skipped)
+        self.skipped = LayerList(skipped)
         self.asked = tuple(asked)
 
     @classmethod

@@ -102,9 +102,7 @@ def _block(fields: Fields) -> tuple[int, int]:
         sides = [int(side) if side.isdecimal() else side for side in value[:40].split("x")]
     elif isinstance(value, list):
         sides = value
-    good = len(sides) == 2 and all(
-        type(side) is int and 1 <= side < 2**31 for side in sides
-    )
+    good = len(sides) == 2 and all(type(side) is int and 1 <= side < 2**31 for side in sides)
     if not good:
         raise fields.wrong("block_structure", "two positive integers, such as [128, 128]")
     return sides[0], sides[1]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from qcore.errors import CheckpointError, UnsupportedQuantizationError
 from qcore.quantization.json_text import shown
 
-__all__ = ["Fields", "compile_pattern"]
+__all__ = ["Fields"]
 
 _MISSING = object()
 
@@ -29,7 +28,7 @@ class Fields:
         if not isinstance(values, Mapping):
             raise CheckpointError(f"{where} is {shown(values)}; it must be a JSON object")
         self.values: Mapping[str, Any] = values
-        self.where = where
+        self.where = where if len(where) <= 300 else f"{where[:297]}..."
 
     def wrong(self, name: str, needed: str) -> CheckpointError:
         """The error for a value that means nothing."""
@@ -108,15 +107,3 @@ class Fields:
                 raise UnsupportedQuantizationError(
                     f"{self.where}: {name} is {shown(self.values[name])}: {why}"
                 )
-
-
-def compile_pattern(text: str, where: str) -> re.Pattern[str]:
-    """A regular expression of a checkpoint.
-
-    Raises:
-        CheckpointError: it is none.
-    """
-    try:
-        return re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise CheckpointError(f"{where}: {text!r} is no regular expression: {error}") from None

@@ -44,10 +44,11 @@ from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.quantization.base import CanonicalLinear, LinearScheme, QuantizationConfig
 from qcore.quantization.codebook import BlockCodes
 from qcore.quantization.compressed_schemes import Int8Scheme, IntQuantizedScheme
-from qcore.quantization.fields import Fields, compile_pattern
+from qcore.quantization.fields import Fields
 from qcore.quantization.float8 import Float8Scheme
 from qcore.quantization.integer import IntegerWeights
-from qcore.quantization.layer_lists import is_listed
+from qcore.quantization.layer_lists import LayerList, is_listed
+from qcore.quantization.name_patterns import compile_pattern
 from qcore.quantization.renamed import RenamedScheme
 
 __all__ = ["TorchAOConfig"]
@@ -135,7 +136,7 @@ class TorchAOConfig(QuantizationConfig):
         skipped: Sequence[str] = (),
     ) -> None:
         self.default = default
-        self.skipped = tuple(skipped)
+        self.skipped = LayerList(skipped)
         self.exact = {name: scheme for name, scheme in named if not name.startswith("re:")}
         self.patterns = [
             (compile_pattern(name[3:], _WHERE), scheme)
