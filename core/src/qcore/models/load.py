@@ -93,7 +93,7 @@ def load_model(
     target, place = _place(device, target)
     checkpoint = open_checkpoint(path, gguf_file)
     compute = _dtype(checkpoint, dtype, place)
-    model = build_skeleton(checkpoint.config, compute, len(checkpoint.tensors))
+    model = build_skeleton(checkpoint.config, compute, checkpoint.tensors)
     plan = make_plan(model, checkpoint)
     promised: list[tuple[str, MMLinearLayerConfig]] = [
         (linear.prefix, linear.scheme.layer_config(linear.K, linear.N, compute))

@@ -203,7 +203,12 @@ def _renamed(
         return dict(tensors), {}
     renamed: dict[str, TensorInfo] = {}
     prefixes: dict[str, str] = {}
-    steps = get_model_conversion_mapping(model, add_legacy=False)
+    try:
+        steps = get_model_conversion_mapping(model, add_legacy=False)
+    except Exception as error:  # it reads the config, which is the checkpoint's
+        raise CheckpointError(
+            f"config.json: transformers has no names for {type(model).__name__}'s tensors: {error}"
+        ) from error
     for name, info in tensors.items():
         new = name
         for step in steps:

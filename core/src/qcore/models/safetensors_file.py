@@ -55,7 +55,7 @@ _MAX_HEADER = 100 * 2**20  # the reference implementation's limit
 _CHUNK = 16 * 2**20
 _MAX_DIMS = 16
 _MAX_EMPTY = 2**31
-_MAX_NAME, _MAX_PARTS = 512, 64
+_MAX_NAME, _MAX_PARTS = 256, 32
 """Of a tensor's name: its length, and the parts between its dots. Lists and patterns of layers are
 matched against names, so that long ones would cost time."""
 

@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 
 from qcore.errors import CheckpointError, MissingDependencyError
+from qcore.models.safetensors_file import TensorInfo
 from qcore.quantization.json_text import shown
 
 __all__ = ["build_skeleton", "import_transformers", "model_dtype"]
@@ -36,6 +37,7 @@ _ORDERS = {
 _COUNT = re.compile(r"(^|_)(layers?|heads?|experts?|labels|blocks|groups|codebooks|depths?)($|_)")
 _MAX_COUNT = 1 << 20
 _PARAMETERS, _PARAMETERS_PER_TENSOR = 4096, 4
+_WEIGHTS, _WEIGHTS_PER_BYTE = 1 << 24, 16  # of one bit, tied weights counted twice
 _MAX_BUFFERS = 1 << 30
 
 
@@ -81,17 +83,21 @@ def model_dtype(config: Mapping[str, Any], device_type: str) -> torch.dtype:
     return torch.float32 if dtype is torch.float16 and device_type == "cpu" else dtype
 
 
-def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype, tensors: int = 1 << 20) -> Any:
+def build_skeleton(
+    config: Mapping[str, Any],
+    dtype: torch.dtype,
+    tensors: Mapping[str, TensorInfo] | None = None,
+) -> Any:
     """The model that ``config.json`` describes; its class is one of transformers' own.
 
-    The model is first built with nothing but shapes. Only if it has about as many parameters as the
-    checkpoint has tensors, and buffers of a sane size, is it built with real buffers: a number in a
+    The model is first built with nothing but shapes. Only if it is about as large as the
+    checkpoint, and its buffers are of a sane size, is it built with real buffers: a number in a
     config must not decide how much memory or time loading takes.
 
     Args:
         config: ``config.json``.
         dtype: of the parameters.
-        tensors: how many the checkpoint has, or may have.
+        tensors: of the checkpoint; None to trust the config.
 
     Raises:
         CheckpointError: transformers has no such class, or cannot build it from this config, or
@@ -100,12 +106,13 @@ def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype, tensors: int =
     """
     transformers = import_transformers()
     model_class = _model_class(transformers, config)
-    _check_counts(config)
+    _check_config(config, transformers.PretrainedConfig)
     plain = _without_orders(config)
-    most = _PARAMETERS + _PARAMETERS_PER_TENSOR * tensors
+    most = None if tensors is None else _PARAMETERS + _PARAMETERS_PER_TENSOR * len(tensors)
     try:
         with _BUILDING, _parameters_on_meta(most), _no_init_weights():
-            _check_buffers(_build(model_class, plain, dtype, torch.device("meta")))
+            if tensors is not None:
+                _check_size(_build(model_class, plain, dtype, torch.device("meta")), tensors)
             model = _build(model_class, plain, dtype, None)
             model.tie_weights()
     except Exception as error:
@@ -126,19 +133,27 @@ def _build(
         return model_class._from_config(model_config, dtype=dtype)
 
 
-def _check_counts(values: object) -> None:
-    """Refuse a count that no model has: transformers makes lists as long as these numbers."""
-    level = [values]
+def _check_config(config: Mapping[str, Any], config_class: type) -> None:
+    """Refuse what transformers would take as it is and trip over, or run on with, later."""
+    level: list[tuple[object, bool]] = [(config, True)]
     while level:
-        below: list[object] = []
-        for item in level:
-            if isinstance(item, Mapping):
-                for key, value in item.items():
-                    if type(value) is int and value > _MAX_COUNT and _COUNT.search(str(key)):
-                        raise CheckpointError(f"config.json: {key} is {value}, as in no model")
-                below += item.values()
-            elif isinstance(item, list):
-                below += item
+        below: list[tuple[object, bool]] = []
+        for item, is_config in level:
+            if isinstance(item, list):
+                below += ((value, False) for value in item)
+            if not isinstance(item, Mapping):
+                continue
+            for key, value in item.items():
+                below.append((value, key.endswith("_config")))
+                # Lists as long as these numbers are made.
+                if type(value) is int and value > _MAX_COUNT and _COUNT.search(key):
+                    raise CheckpointError(f"config.json: {key} is {value}, as in no model")
+                if key == "model_type" and not isinstance(value, str):
+                    raise CheckpointError(f"config.json: model_type is {shown(value)}, no name")
+                # Fields become attributes, and would take the place of a method.
+                method = key.startswith("__") or callable(getattr(config_class, key, None))
+                if is_config and method:
+                    raise CheckpointError(f"config.json: {shown(key)} cannot be a field")
         level = below
 
 
@@ -149,10 +164,14 @@ def _without_orders(values: Any) -> Any:
     return [_without_orders(v) for v in values] if isinstance(values, list) else values
 
 
-def _check_buffers(model: Any) -> None:
+def _check_size(model: Any, tensors: Mapping[str, TensorInfo]) -> None:
     nbytes = sum(buffer.nbytes for buffer in model.buffers())
     if nbytes > _MAX_BUFFERS:
         raise ValueError(f"its buffers would take {nbytes} bytes; at most {_MAX_BUFFERS} are made")
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    stored = sum(info.nbytes for info in tensors.values())
+    if weights > _WEIGHTS + _WEIGHTS_PER_BYTE * stored:
+        raise ValueError(f"it would have {weights} weights; the checkpoint has {stored} bytes")
 
 
 def _model_class(transformers: Any, config: Mapping[str, Any]) -> Any:
@@ -181,23 +200,24 @@ def _model_class(transformers: Any, config: Mapping[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _parameters_on_meta(most: int) -> Iterator[None]:
+def _parameters_on_meta(most: int | None) -> Iterator[None]:
     """Put every parameter that this thread registers on the meta device, and count them.
 
     Args:
-        most: how many a model may have; a `ValueError` ends the building of a larger one.
+        most: how many a model may have; a `ValueError` ends the building of a larger one. None for
+            any number.
     """
     register = torch.nn.Module.register_parameter
     builder = threading.get_ident()
-    left = 2 * most  # it is built twice
+    count = 0
 
     def register_on_meta(
         self: torch.nn.Module, name: str, param: torch.nn.Parameter | None
     ) -> None:
-        nonlocal left
+        nonlocal count
         if param is not None and threading.get_ident() == builder:
-            left -= 1
-            if left < 0:
+            count += 1
+            if most is not None and count > 2 * most:  # it is built twice
                 raise ValueError(f"it would have more than {most} parameters")
             if not param.is_meta:
                 param = torch.nn.Parameter(param.to("meta"), requires_grad=False)

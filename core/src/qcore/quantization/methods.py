@@ -131,9 +131,10 @@ def read_quantization_config(config: Mapping[str, Any]) -> QuantizationConfig:
             )
         name = stated or _claimed(config, list(_OWN))
     if name is None:
+        fields = ", ".join(str(field)[:40] for field in list(config)[:8])
         raise CheckpointError(
-            "quantization_config names no quant_method, and its fields "
-            f"({', '.join(str(name)[:40] for name in list(config)[:8])}) are those of no known method"
+            f"quantization_config names no quant_method, and its fields ({fields}) are those of no "
+            "known method"
         )
     with pattern_allowance():
         return get_quantization_config(name).from_config(config)

@@ -188,7 +188,7 @@ class _Parser:
             low, high = 1, None
         elif self.take("?"):
             low, high = 0, 1
-        elif counts is not None and counts[0] not in ("{}", "{,}"):
+        elif counts is not None and counts[0] != "{}":
             self.at = counts.end()
             low = int(counts[1] or 0)
             high = low if counts[2] is None else int(counts[3]) if counts[3] else None
