@@ -122,10 +122,10 @@ def test_other_numbers_of_bits_are_refused(bits):
     "dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.complex64]
 )
 def test_floats_are_refused(dtype):
-    with pytest.raises(WeightError, match="codes are .*; they must be integers"):
+    with pytest.raises(WeightError, match=r"codes are .*; they must be integers"):
         pack_int32(torch.zeros(4).to(dtype), 4, 0)
     for unpack in (unpack_int32, unpack_dense_int32):
-        with pytest.raises(WeightError, match="words are .*; they must be int32"):
+        with pytest.raises(WeightError, match=r"words are .*; they must be int32"):
             unpack(torch.zeros(1).to(dtype), 4, 8, 0)
         with pytest.raises(WeightError, match="words are int64; they must be int32"):
             unpack(torch.zeros(1, dtype=torch.int64), 4, 8, 0)

@@ -34,7 +34,9 @@ _ORDERS = {
     *(f"{sign}{of}_implementation" for sign in ("", "_") for of in ("attn", "experts")),
 }
 
-_COUNT = re.compile(r"(^|_)(layers?|heads?|experts?|labels|blocks|groups|codebooks|depths?)($|_)")
+_COUNT = re.compile(
+    r"^(num|n)_(?!.*(param|token|position|ctx))|(layers|heads|experts|labels|blocks|groups)$"
+)
 _MAX_COUNT = 1 << 20
 _PARAMETERS, _PARAMETERS_PER_TENSOR = 4096, 4
 _WEIGHTS, _WEIGHTS_PER_BYTE = 1 << 24, 16  # of one bit, tied weights counted twice

@@ -58,8 +58,8 @@ def unpack_int32(words: torch.Tensor, bits: int, size: int, dim: int) -> torch.T
         uint8 codes.
 
     Raises:
-        WeightError: ``words`` has too few or too many words for ``size``, or is no int32; ``bits`` is
-            something else.
+        WeightError: ``words`` has too few or too many words for ``size``, or is no int32, or
+            ``bits`` is something else.
     """
     _check(words, bits, torch.int32)
     factor = 32 // bits
@@ -89,8 +89,8 @@ def unpack_dense_int32(words: torch.Tensor, bits: int, size: int, dim: int) -> t
         uint8 codes.
 
     Raises:
-        WeightError: ``words`` has too few or too many words for ``size``, or is no int32; ``bits`` is
-            something else.
+        WeightError: ``words`` has too few or too many words for ``size``, or is no int32, or
+            ``bits`` is something else.
     """
     _check(words, bits, torch.int32)
     needed = -(-size * bits // 32)
