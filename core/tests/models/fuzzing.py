@@ -239,7 +239,7 @@ def other_tensors(data, rng):
     tensors = load(data)
     for _ in range(rng.choice((1, 1, 3))):
         name = rng.choice(sorted(tensors))
-        old = tensors[name]
+        old = torch.empty(tensors[name].shape, dtype=tensors[name].dtype).copy_(tensors[name])
         raw = old.reshape(-1).view(torch.uint8) if old.numel() else old
         change = rng.randrange(7)
         if change == 0:

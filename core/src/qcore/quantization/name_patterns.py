@@ -37,7 +37,7 @@ from qcore.quantization.pattern_syntax import (
 __all__ = ["MAX_STEPS", "Globs", "NamePattern", "compile_pattern", "pattern_allowance"]
 
 MAX_STEPS = 10**8
-"""Of one config: ten to twenty seconds. One pattern on 47,000 layers (DeepSeek V3): 2 * 10**6."""
+"""Of one config. A pattern on the 47,000 layers of DeepSeek V3 takes some 2 * 10**6."""
 
 _MAX_NODES = 4096
 _MAX_ALL_NODES = _MAX_REMEMBERED = 1 << 18
