@@ -213,8 +213,8 @@ class _Parser:
         if character == "\\":
             name = self.text[self.at]
             self.at += 1 + _ESCAPED.get(name, 0)
-            if name in "AZbB":
-                return Place(f"\\{name}")
+            if name in "AZbBz":  # \\z is \\Z, from Python 3.14 on
+                return Place("\\Z" if name == "z" else f"\\{name}")
             if name.isdigit() or name == "N":
                 raise ValueError(f"\\{name} is not supported: a reference to a group, or a code")
             return self.characters(start)
