@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -17,7 +17,7 @@ from qcore.models.kv_scales import KVScalePlan, plan_kv_scales
 from qcore.models.safetensors_file import TensorInfo, same_bytes, same_place
 from qcore.quantization.base import LinearScheme, QuantizationConfig, split_name
 
-__all__ = ["LinearPlan", "LoadPlan", "check_tensors", "make_plan", "set_aside"]
+__all__ = ["LinearPlan", "LoadPlan", "PlannedLayer", "check_tensors", "make_plan", "set_aside"]
 
 _FLOATS = (*FLOAT_DTYPES, torch.float64)
 _BIAS = "bias"
@@ -48,6 +48,10 @@ class LinearPlan:
     has_bias: bool = False
 
 
+PlannedLayer: TypeAlias = LinearPlan | ExpertsPlan
+"""What becomes one layer with a kernel."""
+
+
 @dataclass
 class LoadPlan:
     """Where everything goes.
@@ -60,6 +64,8 @@ class LoadPlan:
         untied: parameters that the config ties and the checkpoint does not.
         notes: what the user should know.
         kv_scales: the scales of the KV cache; None if the method knows of none.
+        named: every tensor of the checkpoint, by the model's name for it.
+        unexpected: names of tensors that nobody knows; of a part of a model only.
     """
 
     linears: list[LinearPlan] = field(default_factory=list)
@@ -69,21 +75,31 @@ class LoadPlan:
     untied: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     kv_scales: KVScalePlan | None = None
+    named: Mapping[str, TensorInfo] = field(default_factory=dict)
+    unexpected: list[str] = field(default_factory=list)
+
+    @property
+    def layers(self) -> tuple[PlannedLayer, ...]:
+        """Everything that gets a kernel."""
+        return (*self.linears, *self.experts)
 
 
-def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
+def make_plan(model: Any, checkpoint: Checkpoint, *, partial: bool = False) -> LoadPlan:
     """Match the checkpoint's tensors with the model's.
 
     Args:
         model: with its parameters on the meta device.
         checkpoint: its headers.
+        partial: the model may be another class than the checkpoint's: without its head, with
+            another one, or with one more prefix. What is not quantized may then be missing, and
+            tensors may be left.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, or has another shape or dtype than the
             model or the quantization config says.
     """
-    available, file_prefixes = _renamed(model, checkpoint.tensors)
-    plan = LoadPlan()
+    available, file_prefixes = _renamed(model, checkpoint.tensors, partial)
+    plan = LoadPlan(named=available)
     used: set[str] = set()
     tied = _tied_names(model)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -92,6 +108,8 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
         shapes.setdefault(owner, {})[suffix] = info.shape
 
     def plan_linear(module: torch.nn.Module, prefix: str) -> LinearPlan | None:
+        if partial and prefix not in shapes and not _in_base(model, prefix):
+            return None
         return _plan_linear(module, prefix, checkpoint, available, file_prefixes, shapes, tied)
 
     for prefix, module in model.named_modules():
@@ -120,7 +138,9 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
     left = [name for name in available if name not in used and not _is_ignorable(model, name)]
     method = checkpoint.quantization
     unexpected, notes = (left, []) if method is None else set_aside(method, left)
-    if missing or unexpected:
+    if partial:
+        plan.unexpected = unexpected
+    elif missing or unexpected:
         raise CheckpointError(_mismatch(checkpoint, missing, unexpected))
     plan.notes += notes
     kv_method = None if method is None else method.get_kv_cache_method()
@@ -188,8 +208,23 @@ def set_aside(method: QuantizationConfig, names: Iterable[str]) -> tuple[list[st
     return unknown, [*method.notes(), *notes]
 
 
+def _in_base(model: Any, name: str) -> bool:
+    """Whether a module is in the part of a model that all models of its family have."""
+    base = model.base_model_prefix
+    return not hasattr(model, base) or name.startswith(f"{base}.")
+
+
+def _with_base(model: Any, name: str) -> str:
+    """A tensor's name, with the base model's prefix where this class has one, else without."""
+    base = f"{model.base_model_prefix}."
+    if not hasattr(model, model.base_model_prefix):
+        return name.removeprefix(base)
+    first = name.partition(".")[0]
+    return name if hasattr(model, first) or name.startswith(base) else base + name
+
+
 def _renamed(
-    model: Any, tensors: Mapping[str, TensorInfo]
+    model: Any, tensors: Mapping[str, TensorInfo], partial: bool
 ) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """The tensors by the model's names, and the checkpoint's name of each renamed layer.
 
@@ -211,13 +246,15 @@ def _renamed(
             if matched is None:
                 continue
             if not isinstance(step, WeightRenaming):
-                if EXPERT_LAYER.fullmatch(new.rpartition(".")[0]):
+                if partial or EXPERT_LAYER.fullmatch(new.rpartition(".")[0]):
                     continue
                 raise CheckpointError(
                     f"{name}: {type(model).__name__} of transformers joins such tensors into "
                     f"{changed}, which is not supported"
                 )
             new = changed
+        if partial:
+            new = _with_base(model, new)
         if new in renamed:
             raise CheckpointError(f"{name} and {renamed[new].name} are both called {new}")
         renamed[new] = info
