@@ -264,10 +264,13 @@ def _renamed(
 
 
 def _tied_names(model: Any) -> dict[str, tuple[str, ...]]:
-    """Parameter names that share a tensor: name -> all of its names."""
+    """Parameter names that share a tensor, or are going to: name -> all of its names."""
+    sources: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
+    for name, parameter in parameters.items():
+        shared = parameters.get(sources.get(name, name), parameter)
+        names.setdefault(id(shared), []).append(name)
     return {name: tuple(group) for group in names.values() if len(group) > 1 for name in group}
 
 

@@ -62,8 +62,13 @@ class QcoreConfig(QuantizationConfigMixin):
     def selection_settings(self) -> Settings:
         """The settings, with the kernels of ``disabled_kernels`` disabled."""
         settings = Settings.from_env() if self.settings is None else self.settings
+        if not self.disabled_kernels:
+            return settings
+        sources = dict(settings.sources)
+        named = (sources.get("disabled_kernels"), "QcoreConfig.disabled_kernels")
+        sources["disabled_kernels"] = " and ".join(filter(None, named))
         disabled = settings.disabled_kernels | set(self.disabled_kernels)
-        return replace(settings, disabled_kernels=disabled)
+        return replace(settings, disabled_kernels=disabled, sources=tuple(sources.items()))
 
     def of_checkpoint(self, checkpoint: Mapping[str, Any] | None) -> QcoreConfig:
         """A copy for a checkpoint that says this about its quantization."""

@@ -95,7 +95,6 @@ class QcoreQuantizer(HfQuantizer):
         with torch.device("cpu"):  # transformers has made "meta" the default here
             self.source = open_source(checkpoint_files)
             check_act_dtype(self.source.checkpoint, self.dtype)
-            model.tie_weights()
             self.plan = make_plan(model, self.source.checkpoint, partial=True)
         self.quantization_config.checkpoint = dict(self.source.stated)
         self._placeholders = self._take_layers_out(model)

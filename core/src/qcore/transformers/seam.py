@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -27,12 +28,16 @@ _SEAM = "merge_quantization_configs"
 _LOCK = threading.RLock()
 
 
+@dataclass
 class _State:
     """What was changed in transformers, and what qcore is enabled with."""
 
     original: Any = None
     default: QcoreConfig | None = None
     added: tuple[str, ...] = ()
+
+
+_STATE = _State()
 
 
 def register() -> None:
@@ -42,7 +47,7 @@ def register() -> None:
         RegistrationError: another distribution has taken the name.
     """
     with _LOCK:
-        if _State.original is not None:
+        if _STATE.original is not None:
             return
         taken = [
             table[METHOD]
@@ -55,18 +60,18 @@ def register() -> None:
             )
         auto.register_quantizer(METHOD)(QcoreQuantizer)
         auto.register_quantization_config(METHOD)(QcoreConfig)
-        _State.original = auto.AutoHfQuantizer.__dict__[_SEAM]
+        _STATE.original = auto.AutoHfQuantizer.__dict__[_SEAM]
         setattr(auto.AutoHfQuantizer, _SEAM, classmethod(_merge))
 
 
 def unregister() -> None:
     """Undo `register` and `enable`: transformers is as it was."""
     with _LOCK:
-        if _State.original is None:
+        if _STATE.original is None:
             return
         disable()
-        setattr(auto.AutoHfQuantizer, _SEAM, _State.original)
-        _State.original = None
+        setattr(auto.AutoHfQuantizer, _SEAM, _STATE.original)
+        _STATE.original = None
         auto.AUTO_QUANTIZER_MAPPING.pop(METHOD, None)
         auto.AUTO_QUANTIZATION_CONFIG_MAPPING.pop(METHOD, None)
 
@@ -81,11 +86,11 @@ def _merge(
     """The config to load with, from the checkpoint's and the user's."""
     asked = quantization_config_from_args
     if asked is None and isinstance(quantization_config, Mapping) and _knows(quantization_config):
-        asked = _State.default
+        asked = _STATE.default
     if isinstance(asked, QcoreConfig):
         stated = quantization_config
         return asked.of_checkpoint(stated if isinstance(stated, Mapping) else stated.to_dict())
-    original = _State.original.__get__(None, cls)
+    original = _STATE.original.__get__(None, cls)
     return original(quantization_config, quantization_config_from_args, *args, **kwargs)
 
 
@@ -138,7 +143,7 @@ def enable(config: QcoreConfig | None = None) -> Enabled:
         raise SettingsError(f"enable takes a QcoreConfig or nothing, not {config!r}")
     with _LOCK:
         register()
-        before = _State.default
+        before = _STATE.default
         _set_default(QcoreConfig() if config is None else config)
     return Enabled(before)
 
@@ -150,17 +155,17 @@ def disable() -> None:
 
 def enabled() -> bool:
     """Whether `enable` is in force."""
-    return _State.default is not None
+    return _STATE.default is not None
 
 
 def _set_default(config: QcoreConfig | None) -> None:
     """Set the default; transformers must know the names of the methods that only qcore has."""
     table = auto.AUTO_QUANTIZATION_CONFIG_MAPPING
     with _LOCK:
-        for name in _State.added:
+        for name in _STATE.added:
             table.pop(name, None)
-        _State.added = ()
+        _STATE.added = ()
         if config is not None:
-            _State.added = tuple(name for name in method_names() if name not in table)
-            table.update(dict.fromkeys(_State.added, QcoreConfig))
-        _State.default = config
+            _STATE.added = tuple(name for name in method_names() if name not in table)
+            table.update(dict.fromkeys(_STATE.added, QcoreConfig))
+        _STATE.default = config
