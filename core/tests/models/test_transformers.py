@@ -80,7 +80,10 @@ FLOATS = {
         lambda weight: f.fp8_layer(weight, channel=True),
         f.ct("float-quantized", {"strategy": "channel"}),
     ),
-    "nvfp4": (f.nvfp4_layer, f.ct("nvfp4-pack-quantized", {"num_bits": 4, "strategy": "tensor_group", "group_size": 16})),
+    "nvfp4": (
+        f.nvfp4_layer,
+        f.ct("nvfp4-pack-quantized", {"num_bits": 4, "strategy": "tensor_group", "group_size": 16}),
+    ),
     "bnb nf4": (t.bnb_4bit, t.bnb_config()),
     "bnb int8": (t.bnb_int8, t.bnb_config(**t.BNB_INT8)),
     "hqq": (t.hqq_layer, t.hqq_config()),
@@ -221,7 +224,7 @@ def test_a_model_without_its_head(tmp_path):
     with torch.no_grad():
         got, wanted = loaded(ids), expected.model(ids)
     assert torch.equal(got.last_hidden_state, wanted.last_hidden_state)
-    assert [row.layer for row in explain(loaded).rows][0] == "layers.0.self_attn.q_proj"
+    assert next(row.layer for row in explain(loaded).rows) == "layers.0.self_attn.q_proj"
 
 
 def test_a_model_with_another_head(tmp_path):

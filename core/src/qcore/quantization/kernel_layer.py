@@ -81,8 +81,8 @@ class KernelLayer(torch.nn.Module):
                 raise WeightError(
                     f"{self.prefix or 'layer'}: {name} would become {probe.dtype} on "
                     f"{probe.device}, but {type(self.kernel).__name__} was selected for "
-                    f"{tensor.device} and packed its weights; load the model with "
-                    "load_model(..., device=..., dtype=...), or from_pretrained(..., device_map=..., "
-                    "dtype=...), instead of moving it"
+                    f"{tensor.device} and packed its weights; instead of moving the model, load it "
+                    "with load_model(..., device=..., dtype=...), or with "
+                    "from_pretrained(..., device_map=..., dtype=...)"
                 )
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Floor 9: `from_pretrained` of transformers runs a quantized checkpoint through qcore.
+"""Floor 8½: `from_pretrained` of transformers runs a quantized checkpoint through qcore.
 
 ::
 
