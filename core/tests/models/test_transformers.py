@@ -268,6 +268,20 @@ def test_what_is_missing_inside_is_an_error(tmp_path):
             from_pretrained(folder, cls=cls)
 
 
+def test_quantized_tensors_that_nobody_takes_are_an_error(tmp_path):
+    """Otherwise transformers would fill the layer with random numbers, and only warn."""
+    model = w.tiny_model()
+    tensors = w.quantize_model(model, w.gptq_tensors, lm_head=True)
+    other = {k.replace("up_proj", "other_proj"): v.clone() for k, v in tensors.items()}
+    folder = w.write_folder(tmp_path / "a", model, {**other, **tensors}, w.gptq_config())
+    for cls in (AutoLM, transformers.AutoModel):
+        with pytest.raises(errors.CheckpointError, match=r"unexpected: .*other_proj\.g_idx"):
+            from_pretrained(folder, cls=cls)
+    folder = w.write_folder(tmp_path / "b", model, tensors, w.gptq_config(lm_head=True))
+    loaded = transformers.AutoModel.from_pretrained(folder, quantization_config=QcoreConfig())
+    assert len(explain(loaded).rows) == 14
+
+
 # -- options -----------------------------------------------------------------------------------
 
 

@@ -12,9 +12,10 @@ import torch
 from qcore.errors import CheckpointError, UnsupportedQuantizationError
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.models.checkpoint import Checkpoint
-from qcore.models.experts import EXPERT_LAYER, ExpertsPlan, JoinedPlan, plan_experts
+from qcore.models.experts import ExpertsPlan, JoinedPlan, plan_experts
 from qcore.models.kv_scales import KVScalePlan, plan_kv_scales
 from qcore.models.safetensors_file import TensorInfo, same_bytes, same_place
+from qcore.models.tensor_names import in_base, renamed_tensors, tied_names
 from qcore.quantization.base import LinearScheme, QuantizationConfig, split_name
 
 __all__ = ["LinearPlan", "LoadPlan", "PlannedLayer", "check_tensors", "make_plan", "set_aside"]
@@ -98,17 +99,17 @@ def make_plan(model: Any, checkpoint: Checkpoint, *, partial: bool = False) -> L
         CheckpointError: a tensor is missing, unexpected, or has another shape or dtype than the
             model or the quantization config says.
     """
-    available, file_prefixes = _renamed(model, checkpoint.tensors, partial)
+    available, file_prefixes = renamed_tensors(model, checkpoint.tensors, partial)
     plan = LoadPlan(named=available)
     used: set[str] = set()
-    tied = _tied_names(model)
+    tied = tied_names(model)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, info in available.items():
         owner, suffix = split_name(name)
         shapes.setdefault(owner, {})[suffix] = info.shape
 
     def plan_linear(module: torch.nn.Module, prefix: str) -> LinearPlan | None:
-        if partial and prefix not in shapes and not _in_base(model, prefix):
+        if partial and prefix not in shapes and not in_base(model, prefix):
             return None
         return _plan_linear(module, prefix, checkpoint, available, file_prefixes, shapes, tied)
 
@@ -140,6 +141,10 @@ def make_plan(model: Any, checkpoint: Checkpoint, *, partial: bool = False) -> L
     unexpected, notes = (left, []) if method is None else set_aside(method, left)
     if partial:
         plan.unexpected = unexpected
+        missing = [name for name in missing if in_base(model, name)]
+        unexpected = [n for n in unexpected if in_base(model, n) and not _is_plain(available[n])]
+        if unexpected:
+            raise CheckpointError(_mismatch(checkpoint, missing, unexpected))
     elif missing or unexpected:
         raise CheckpointError(_mismatch(checkpoint, missing, unexpected))
     plan.notes += notes
@@ -208,70 +213,9 @@ def set_aside(method: QuantizationConfig, names: Iterable[str]) -> tuple[list[st
     return unknown, [*method.notes(), *notes]
 
 
-def _in_base(model: Any, name: str) -> bool:
-    """Whether a module is in the part of a model that all models of its family have."""
-    base = model.base_model_prefix
-    return not hasattr(model, base) or name.startswith(f"{base}.")
-
-
-def _with_base(model: Any, name: str) -> str:
-    """A tensor's name, with the base model's prefix where this class has one, else without."""
-    base = f"{model.base_model_prefix}."
-    if not hasattr(model, model.base_model_prefix):
-        return name.removeprefix(base)
-    first = name.partition(".")[0]
-    return name if hasattr(model, first) or name.startswith(base) else base + name
-
-
-def _renamed(
-    model: Any, tensors: Mapping[str, TensorInfo], partial: bool
-) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """The tensors by the model's names, and the checkpoint's name of each renamed layer.
-
-    transformers renames the tensors of some models while it loads them. Renaming is followed here;
-    joining several tensors into one is not, but for experts (`qcore.models.experts`).
-    """
-    try:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming
-    except ImportError:
-        return dict(tensors), {}
-    renamed: dict[str, TensorInfo] = {}
-    prefixes: dict[str, str] = {}
-    steps = get_model_conversion_mapping(model, add_legacy=False)
-    for name, info in tensors.items():
-        new = name
-        for step in steps:
-            changed, matched = step.rename_source_key(new)
-            if matched is None:
-                continue
-            if not isinstance(step, WeightRenaming):
-                if partial or EXPERT_LAYER.fullmatch(new.rpartition(".")[0]):
-                    continue
-                raise CheckpointError(
-                    f"{name}: {type(model).__name__} of transformers joins such tensors into "
-                    f"{changed}, which is not supported"
-                )
-            new = changed
-        if partial:
-            new = _with_base(model, new)
-        if new in renamed:
-            raise CheckpointError(f"{name} and {renamed[new].name} are both called {new}")
-        renamed[new] = info
-        if new != name:
-            prefixes[split_name(new)[0]] = split_name(name)[0]
-    return renamed, prefixes
-
-
-def _tied_names(model: Any) -> dict[str, tuple[str, ...]]:
-    """Parameter names that share a tensor, or are going to: name -> all of its names."""
-    sources: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    names: dict[int, list[str]] = {}
-    for name, parameter in parameters.items():
-        shared = parameters.get(sources.get(name, name), parameter)
-        names.setdefault(id(shared), []).append(name)
-    return {name: tuple(group) for group in names.values() if len(group) > 1 for name in group}
+def _is_plain(info: TensorInfo) -> bool:
+    """Whether a tensor may be a parameter that is not quantized."""
+    return info.dtype in _FLOATS and split_name(info.name)[1] in ("weight", _BIAS)
 
 
 # -- quantized layers --------------------------------------------------------------------------

@@ -60,6 +60,7 @@ class QcoreQuantizer(HfQuantizer):
         self.device_map: Mapping[str, Any] | str | None = None
         self.dtype = torch.float32
         self._placeholders: list[Placeholder] = []
+        self._ignored: Any = None
         self._settings = quantization_config.selection_settings()
 
     # -- before weights are loaded -------------------------------------------------------------
@@ -112,7 +113,9 @@ class QcoreQuantizer(HfQuantizer):
             model.config.tie_word_embeddings = False
             for name in self.plan.untied:
                 model.all_tied_weights_keys.pop(name, None)
-        setattr(model, _IGNORED, {*(getattr(model, _IGNORED, None) or ()), *self._ours(model)})
+        self._ignored = getattr(model, _IGNORED, None)
+        kind = list if self._ignored is None else type(self._ignored)  # it differs by version
+        setattr(model, _IGNORED, kind([*(self._ignored or ()), *self._ours(model)]))
         return placeholders
 
     def _ours(self, model: Any) -> set[str]:
@@ -151,7 +154,7 @@ class QcoreQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **_kwargs: Any) -> Any:
         assert self.source is not None
-        delattr(model, _IGNORED)
+        setattr(model, _IGNORED, self._ignored)
         with torch.device("cpu"), torch.no_grad():
             for layer in self.plan.layers:
                 _replace(model, layer.prefix, self._load(model, layer))
