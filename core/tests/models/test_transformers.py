@@ -11,8 +11,7 @@ import transformers
 from qcore import errors, explain, load_model
 from qcore.quantization import QuantizedExperts, QuantizedLinear
 from qcore.transformers import QcoreConfig
-from safetensors.torch import load_file
-from transformers_cases import FLOATS, INTEGERS, AutoLM, from_pretrained, same, write
+from transformers_cases import FLOATS, INTEGERS, AutoLM, from_pretrained, same, write, write_renamed
 
 
 @pytest.fixture(autouse=True)
@@ -94,30 +93,7 @@ def test_mixtures(tmp_path, architecture, quantized):
 
 
 def test_names_that_transformers_changes(tmp_path):
-    config = transformers.Gemma3Config(
-        text_config={**w.SIZES, "tie_word_embeddings": True},
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 14,
-        },
-        mm_tokens_per_image=4,
-    )
-    torch.manual_seed(0)
-    model = transformers.Gemma3ForConditionalGeneration(config).float().eval()
-    model.save_pretrained(tmp_path)
-    saved, tensors = load_file(tmp_path / "model.safetensors"), {}
-    for name, tensor in saved.items():
-        quantized = name.startswith("language_model.") and name.endswith("_proj.weight")
-        packed = w.packed_tensors(w.quantize(tensor), True) if quantized else {"weight": tensor}
-        prefix = name.removesuffix(".weight")
-        tensors |= {f"{prefix}.{k}" if quantized else name: v for k, v in packed.items()}
-    quantization = w.ct_config()
-    quantization["config_groups"]["g"]["targets"] = [r"re:language_model\.model\..*_proj$"]
-    folder = w.write_folder(tmp_path / "out", model, tensors, quantization)
+    folder = write_renamed(tmp_path)
     loaded = from_pretrained(folder, cls=transformers.AutoModelForImageTextToText)
     same(loaded, load_model(folder))
     assert len(explain(loaded).rows) == 14

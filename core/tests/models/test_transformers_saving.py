@@ -15,6 +15,7 @@ import transformers
 from qcore import errors, explain, load_model
 from qcore.transformers import QcoreConfig
 from safetensors.torch import load_file, save_file
+from transformers_cases import write_renamed
 
 AutoLM = transformers.AutoModelForCausalLM
 CHANNEL8 = {"num_bits": 8, "strategy": "channel", "group_size": None}
@@ -194,6 +195,14 @@ def test_names_and_settings_of_the_source_are_kept(tmp_path):
     assert torch.equal(
         w.logits(load_model(tmp_path / "saved")), w.logits(load_model(folder, dtype="float32"))
     )
+
+
+def test_names_that_transformers_changes(tmp_path):
+    folder = write_renamed(tmp_path / "source")
+    loaded = from_pretrained(folder, transformers.AutoModelForImageTextToText)
+    loaded.save_pretrained(tmp_path / "saved")
+    same_files(tmp_path / "saved", folder)
+    assert torch.equal(w.logits(load_model(tmp_path / "saved")), w.logits(loaded))
 
 
 def test_saving_into_its_own_folder(source):

@@ -9,6 +9,7 @@ import torch
 import transformers
 from qcore import explain
 from qcore.transformers import QcoreConfig
+from safetensors.torch import load_file
 
 AutoLM = transformers.AutoModelForCausalLM
 
@@ -83,3 +84,31 @@ def write(folder, name, model=None, **config):
         to_layer, quantization = FLOATS[name]
         tensors = f.quantize_model(model, to_layer)
     return w.write_folder(folder, model, tensors, quantization, **config)
+
+
+def write_renamed(folder):
+    """A model whose tensors transformers renames; the quantization's targets are the old names."""
+    config = transformers.Gemma3Config(
+        text_config={**w.SIZES, "tie_word_embeddings": True},
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        mm_tokens_per_image=4,
+    )
+    torch.manual_seed(0)
+    model = transformers.Gemma3ForConditionalGeneration(config).float().eval()
+    model.save_pretrained(folder / "plain")
+    saved, tensors = load_file(folder / "plain" / "model.safetensors"), {}
+    for name, tensor in saved.items():
+        quantized = name.startswith("language_model.") and name.endswith("_proj.weight")
+        packed = w.packed_tensors(w.quantize(tensor), True) if quantized else {"weight": tensor}
+        prefix = name.removesuffix(".weight")
+        tensors |= {f"{prefix}.{k}" if quantized else name: v for k, v in packed.items()}
+    quantization = w.ct_config()
+    quantization["config_groups"]["g"]["targets"] = [r"re:language_model\.model\..*_proj$"]
+    return w.write_folder(folder, model, tensors, quantization)
