@@ -12,7 +12,7 @@ __all__ = ["Placeholder"]
 
 
 class Placeholder(torch.nn.Module):
-    """A module without tensors in its state dict, so that nothing is loaded into it.
+    """A module without tensors, so that nothing is loaded into it.
 
     Args:
         prefix: the layer's name.
@@ -26,14 +26,11 @@ class Placeholder(torch.nn.Module):
         self.size: torch.nn.Parameter | None = None
 
     def show_size(self, shown: bool) -> None:
-        """Have a parameter of the size, for transformers to distribute layers over devices."""
+        """Have a parameter of the size, while transformers distributes layers over devices."""
         self.size = None
         if shown:
             size = torch.empty(self.nbytes, dtype=torch.uint8, device="meta")
             self.size = torch.nn.Parameter(size, requires_grad=False)
-
-    def _save_to_state_dict(self, *_args: Any, **_kwargs: Any) -> None:
-        """The size is no tensor of the model."""
 
     def forward(self, *_args: Any, **_kwargs: Any) -> Any:
         """Refuse.
