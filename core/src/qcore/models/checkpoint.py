@@ -15,7 +15,7 @@ from qcore.quantization.base import QuantizationConfig
 from qcore.quantization.json_text import parse_json, shown
 from qcore.quantization.methods import read_quantization_config
 
-__all__ = ["Checkpoint", "inside", "open_checkpoint", "read_json_object"]
+__all__ = ["Checkpoint", "inside", "open_checkpoint", "read_json_object", "stated_quantization"]
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -83,8 +83,10 @@ def open_checkpoint(path: str | os.PathLike[str], gguf_file: str | None = None) 
         else:
             more = "a file; give the folder that it lies in"
         raise CheckpointError(f"{folder}: {more}")
-    config = read_json_object(folder / "config.json")
-    quantization = _quantization(folder, config)
+    config_file = folder / "config.json"
+    config = read_json_object(config_file)
+    stated = stated_quantization(folder, config)
+    quantization = None if stated is None else read_quantization_config(stated)
     return Checkpoint(folder, config, _tensors(folder), quantization)
 
 
@@ -132,7 +134,12 @@ def read_json_object(file: Path) -> dict[str, Any]:
     return value
 
 
-def _quantization(folder: Path, config: Mapping[str, Any]) -> QuantizationConfig | None:
+def stated_quantization(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the folder says about its quantization, as it is written; None if it says nothing.
+
+    Raises:
+        CheckpointError: it is no JSON object.
+    """
     for key in ("quantization_config", "compression_config"):
         found = config.get(key)
         if found is not None:
@@ -141,10 +148,10 @@ def _quantization(folder: Path, config: Mapping[str, Any]) -> QuantizationConfig
                     f"{folder / 'config.json'}: {key} is a {type(found).__name__}; "
                     "it must be a JSON object"
                 )
-            return read_quantization_config(found)
+            return found
     for name in _METHOD_FILES:
         if (folder / name).is_file():
-            return read_quantization_config(read_json_object(folder / name))
+            return read_json_object(folder / name)
     return None
 
 

@@ -19,7 +19,12 @@ from qcore.quantization.name_patterns import pattern_allowance
 from qcore.registry.discovery import get_registry
 from qcore.selection.nearest import nearest
 
-__all__ = ["get_quantization_config", "quantization_methods", "read_quantization_config"]
+__all__ = [
+    "get_quantization_config",
+    "method_names",
+    "quantization_methods",
+    "read_quantization_config",
+]
 
 _MAX_NAME = 100
 
@@ -58,6 +63,11 @@ _REFUSED = {
 def quantization_methods() -> dict[str, str]:
     """Every method: name -> ``module:Class``. The core's own names cannot be taken."""
     return {**get_registry().quantization_methods(), **_OWN}
+
+
+def method_names() -> tuple[str, ...]:
+    """Every name that a checkpoint may give a method."""
+    return (*quantization_methods(), *_ALIASES)
 
 
 def get_quantization_config(name: str) -> type[QuantizationConfig]:
