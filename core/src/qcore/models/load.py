@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,9 @@ from qcore.quantization.embedding import QuantizedEmbedding, embedding_scale
 from qcore.quantization.experts import ExpertStack, QuantizedExperts
 from qcore.quantization.kernel_layer import KernelLayer
 from qcore.quantization.linear import QuantizedLinear
+from qcore.quantize.activation_scales import ActivationScales
+from qcore.quantize.online import OnlineOptions, quantized_at_load
+from qcore.quantize.scheme import QuantizeScheme
 from qcore.selection.algorithm import select
 from qcore.settings import Settings
 
@@ -55,6 +58,12 @@ def load_model(
     target: Target | str | None = None,
     progress: Progress | None = None,
     gguf_file: str | None = None,
+    quantize: str | QuantizeScheme | None = None,
+    lm_head_scheme: str | QuantizeScheme | None = None,
+    targets: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    search: bool = True,
+    scales: ActivationScales | None = None,
 ) -> Any:
     """Load a checkpoint. Each quantized layer gets the kernel that `qcore.select` chooses.
 
@@ -75,6 +84,18 @@ def load_model(
         progress: called after each step with the steps done, all steps, and the tensor's or layer's
             name.
         gguf_file: the name of the GGUF file, where ``path`` is a folder with several.
+        quantize: round the linear layers of a float checkpoint to this scheme, one after the other
+            as they are read: ``int4-g128``, ``int8``, ``fp8``, ``mxfp4`` and others of
+            `qcore.quantize.scheme`. The result is that of loading what
+            `qcore.quantize.quantize_checkpoint` would write.
+        lm_head_scheme: with ``quantize``, for the layer that makes the logits; None to keep it.
+        targets: with ``quantize``, the layers to round; none for all. Names of modules, or ``re:``
+            and a regular expression that fits the beginning of the name.
+        ignore: with ``quantize``, layers to keep, in the same way.
+        search: with ``quantize``, choose the scales of weights by the squared error, where that
+            helps; else by the largest magnitude, which is faster.
+        scales: with ``quantize``, of activations, for a scheme that has calibrated ones;
+            `qcore.quantize.calibrate` makes them.
 
     Returns:
         A `transformers.PreTrainedModel` in eval mode, without gradients. Its quantized layers are
@@ -82,7 +103,9 @@ def load_model(
         which kernel runs each and why.
 
     Raises:
-        CheckpointError: the checkpoint is incomplete, damaged, unsafe or contradictory.
+        CheckpointError: the checkpoint is incomplete, damaged, unsafe or contradictory, or it is
+            quantized already and is to be quantized.
+        ConfigError: ``quantize`` or what goes with it cannot be read.
         UnknownQuantizationError: its quantization method is not known.
         UnsupportedQuantizationError: the method, or its parameters, are not supported.
         NoKernelError: no kernel can run a layer.
@@ -91,7 +114,8 @@ def load_model(
     """
     import_transformers()
     target, place = _place(device, target)
-    checkpoint = open_checkpoint(path, gguf_file)
+    options = OnlineOptions(lm_head_scheme, targets, ignore, search, scales)
+    checkpoint = quantized_at_load(open_checkpoint(path, gguf_file), quantize, options)
     compute = _dtype(checkpoint, dtype, place)
     model = build_skeleton(checkpoint.config, compute)
     plan = make_plan(model, checkpoint)
