@@ -5,6 +5,7 @@ and makes the same of it. The schemes are in `qcore.quantize.scheme`.
 """
 
 from qcore.quantize.activation_scales import ActivationRange, ActivationScales
+from qcore.quantize.calibration import calibrate
 from qcore.quantize.checkpoint import quantize_checkpoint
 from qcore.quantize.report import KeptLayer, QuantizedLayer, QuantizeReport
 from qcore.quantize.scheme import SCHEME_EXAMPLES, SCHEME_NAMES, QuantizeScheme
@@ -18,5 +19,6 @@ __all__ = [
     "QuantizeReport",
     "QuantizeScheme",
     "QuantizedLayer",
+    "calibrate",
     "quantize_checkpoint",
 ]
