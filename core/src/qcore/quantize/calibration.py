@@ -97,7 +97,7 @@ def _sequences(
 ) -> list[torch.Tensor]:
     """Token numbers, int64 [1, tokens] each."""
     if isinstance(data, torch.Tensor):
-        rows: Iterable[Any] = data if data.dim() == 2 else data.reshape(1, -1)
+        rows: Iterable[Any] = data if data.dim() > 1 else [data]
     elif isinstance(data, str):
         rows = [data]
     else:
