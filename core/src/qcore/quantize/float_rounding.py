@@ -47,7 +47,7 @@ def round_fp8(x: torch.Tensor, amax: torch.Tensor, dtype: torch.dtype) -> Rounde
     limit = fp8_max(_E4M3)
     scale = stored_scale(amax / limit, dtype)
     codes = (x / scale).clamp_(-limit, limit).to(_E4M3)
-    return codes, scale, _error(x, codes.to(torch.float32) * scale)
+    return codes, scale, _error(x, codes.to(torch.float32).mul_(scale))
 
 
 def round_mx(x: torch.Tensor, kind: str, search: bool) -> Rounded:
@@ -66,7 +66,7 @@ def round_mx(x: torch.Tensor, kind: str, search: bool) -> Rounded:
     if kind == "mxfp8":
         limit = fp8_max(_E4M3)
         codes = (x / decoded(first)).clamp_(-limit, limit).to(_E4M3)
-        return codes, first, _error(x, codes.to(torch.float32) * decoded(first))
+        return codes, first, _error(x, codes.to(torch.float32).mul_(decoded(first)))
     offsets = _MX_OFFSETS if search else _MX_OFFSETS[:1]
     tried = [(first.to(torch.int16) + offset).clamp(0, 254).to(torch.uint8) for offset in offsets]
     code, error = _best_e2m1(x, tried, decoded)
@@ -120,5 +120,6 @@ def _best_e2m1(
 
 
 def _error(x: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
-    error: torch.Tensor = (back - x).square_().sum(-1, keepdim=True)
-    return error
+    """Of each group; ``back`` is given up."""
+    norm: torch.Tensor = torch.linalg.vector_norm(back.sub_(x), dim=-1, keepdim=True)
+    return norm.square_()

@@ -80,7 +80,7 @@ def round_weight(
     def round_rows(part: slice) -> tuple[float, float]:
         """Round some rows; gives the squares of what is lost and of what was there."""
         x = weight[part].to(torch.float32)
-        total = float(x.square().sum(dtype=torch.float64))
+        total = float(torch.linalg.vector_norm(x, dtype=torch.float64)) ** 2
         if not math.isfinite(total):
             raise ValueError("it holds NaN or infinity")
         pieces, error = round_part(x)
@@ -207,7 +207,17 @@ def _fp8_channel(x: torch.Tensor, *, dtype: torch.dtype) -> Pieces:
 
 
 def _fp8_block(x: torch.Tensor, *, dtype: torch.dtype) -> Pieces:
-    """Blocks are laid out as groups; those at the edges are filled up with zeros."""
+    """Some columns of blocks at a time: a row of them may be long."""
+    width = max(1, _CHUNK // len(x) // FP8_BLOCK) * FP8_BLOCK
+    parts = [_fp8_blocks(columns, dtype) for columns in x.split(width, dim=1)]
+    codes, scales, errors = (torch.cat(found, dim=1) for found in zip(*parts, strict=True))
+    return {"weight": codes, "weight_scale": scales}, errors
+
+
+def _fp8_blocks(
+    x: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes, scales and errors. Blocks become groups; those at the edges are filled with zeros."""
     rows, K = x.shape
     down, across = -(-rows // FP8_BLOCK), -(-K // FP8_BLOCK)
     fill = (0, across * FP8_BLOCK - K, 0, down * FP8_BLOCK - rows)
@@ -216,4 +226,4 @@ def _fp8_block(x: torch.Tensor, *, dtype: torch.dtype) -> Pieces:
     codes, scale, error = round_fp8(groups, groups.abs().amax(-1, keepdim=True), dtype)
     codes = codes.reshape(down, across, FP8_BLOCK, FP8_BLOCK).transpose(1, 2)
     codes = codes.reshape(down * FP8_BLOCK, across * FP8_BLOCK)[:rows, :K]
-    return {"weight": codes, "weight_scale": scale.reshape(down, across).to(dtype)}, error
+    return codes, scale.reshape(down, across).to(dtype), error.reshape(down, across)
