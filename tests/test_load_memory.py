@@ -24,8 +24,8 @@ SIZES = {
 LAYER = 1024 * 4096
 """Elements of the largest layer; a model of 12 such, and some smaller."""
 
-WORK = 12 * 4 * 2**18
-"""Rounding takes 2**18 elements at a time (`qcore.quantize.rounding`), in float32, and holds no
+WORK = 12 * 4 * 2**17
+"""Rounding takes 2**17 elements at a time (`qcore.quantize.rounding`), in float32, and holds no
 more than 12 tensors of that size."""
 
 NOISE = 4 * 2**20

@@ -23,6 +23,7 @@ from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.models.checkpoint import Checkpoint, open_checkpoint, read_json_object
 from qcore.models.experts import ExpertsPlan, JoinedPlan
+from qcore.models.freed_memory import FreedMemory
 from qcore.models.gguf_checkpoint import GGUFTensor
 from qcore.models.kv_scales import attach_kv_scales
 from qcore.models.plan import LinearPlan, LoadPlan, make_plan
@@ -204,6 +205,7 @@ class _Loader:
         self.target = target
         self.settings = settings
         self.progress = progress
+        self.freed = FreedMemory()
         self.done = 0
         self.total = len(plan.linears) + len(plan.experts) + len(plan.joined) + len(plan.parameters)
 
@@ -223,13 +225,16 @@ class _Loader:
                 self._set_tensor(names, info)
             self._report(names[0])
         self._move_buffers()
+        self.freed.give_back(at_least=0)
 
     def _report(self, name: str) -> None:
+        self.freed.give_back()
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, self.total, name)
 
     def _read(self, info: TensorInfo) -> torch.Tensor:
+        self.freed.add(info.nbytes)
         return read_tensor(info).to(self.device)
 
     def _canonical(self, linear: LinearPlan) -> CanonicalLinear:

@@ -9,7 +9,7 @@ eight bits of it), so that what is read back is what was weighed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from qcore.quantize.scheme import FP8_BLOCK, QuantizeScheme
 
 __all__ = ["RATIOS", "RoundedWeight", "round_weight"]
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 17
 """Elements that are worked on at a time: few enough to stay in the cache in float32."""
 
 _DEVICE_CHUNK = 1 << 23
@@ -77,21 +77,24 @@ def round_weight(
         tensors["weight_shape"] = torch.tensor([N, K], dtype=torch.int64)
     round_part = _rounder(weight, scheme, search, tensors)
 
-    def round_rows(part: slice) -> tuple[float, float]:
-        """Round some rows; gives the squares of what is lost and of what was there."""
-        x = weight[part].to(torch.float32)
-        total = float(torch.linalg.vector_norm(x, dtype=torch.float64)) ** 2
+    blocks = scheme.weights == "fp8-block"
+
+    def round_part_of(part: tuple[slice, slice]) -> tuple[float, float]:
+        """Round a rectangle; gives the squares of what is lost and of what was there."""
+        rows, columns = part
+        x = weight[rows, columns].to(torch.float32)
+        total = float(torch.linalg.vector_norm(x)) ** 2
         if not math.isfinite(total):
             raise ValueError("it holds NaN or infinity")
         pieces, error = round_part(x)
         for name, piece in pieces.items():
-            whole = tensors[name]
-            start = part.start if len(whole) == N else part.start // FP8_BLOCK
-            whole[start : start + len(piece)] = piece
+            by = FP8_BLOCK if blocks and name == "weight_scale" else 1
+            top, left = rows.start // by, columns.start // by
+            tensors[name][top : top + piece.shape[0], left : left + piece.shape[1]] = piece
         return float(error.sum(dtype=torch.float64)), total
 
-    with _workers() as workers:
-        sums = list(workers.map(round_rows, _parts(weight, scheme)))
+    with _workers() as for_all:
+        sums = list(for_all(round_part_of, _parts(weight, scheme)))
     lost, total = (math.fsum(sum[i] for sum in sums) for i in (0, 1))
     if "weight_zero_point" in tensors:
         zeros = tensors["weight_zero_point"]
@@ -99,33 +102,42 @@ def round_weight(
     return RoundedWeight(tensors, (lost / total) ** 0.5 if total else 0.0)
 
 
-def _parts(weight: torch.Tensor, scheme: QuantizeScheme) -> list[slice]:
-    """Rows to take together; whole blocks of them."""
+def _parts(weight: torch.Tensor, scheme: QuantizeScheme) -> list[tuple[slice, slice]]:
+    """Rows and columns to take together: whole rows; of blocks, some of a row of them."""
     N, K = weight.shape
-    block = FP8_BLOCK if scheme.weights == "fp8-block" else 1
     chunk = _CHUNK if weight.device.type == "cpu" else _DEVICE_CHUNK
-    rows = max(1, chunk // max(K, 1) // block) * block
-    return [slice(start, min(start + rows, N)) for start in range(0, N, rows)]
+    rows, columns = max(1, chunk // max(K, 1)), K
+    if scheme.weights == "fp8-block":
+        rows = max(1, rows // FP8_BLOCK) * FP8_BLOCK
+        columns = max(1, chunk // rows // FP8_BLOCK) * FP8_BLOCK
+    return [
+        (slice(top, min(top + rows, N)), slice(left, min(left + columns, K)))
+        for top in range(0, N, rows)
+        for left in range(0, K, max(columns, 1))
+    ]
 
 
 @contextmanager
-def _workers() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as torch uses, each of which runs its operations alone.
+def _workers() -> Iterator[Callable[..., Iterable[tuple[float, float]]]]:
+    """A ``map`` with as many threads as torch uses, each of which runs its operations alone.
 
     The operations are short: dividing each among threads costs more than it gains, and very much
-    more on a busy machine.
+    more on a busy machine. malloc keeps memory for every thread, so that one does without.
     """
     threads = torch.get_num_threads()
+    if threads == 1:
+        yield map
+        return
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads) as workers:
-            yield workers
+            yield workers.map
     finally:
         torch.set_num_threads(threads)
 
 
 Rounder = Callable[[torch.Tensor], tuple[dict[str, torch.Tensor], torch.Tensor]]
-"""Rounds rows (float32): their part of each tensor, and squared errors."""
+"""Rounds a rectangle (float32): its part of each tensor, and squared errors."""
 
 
 def _rounder(
@@ -207,17 +219,7 @@ def _fp8_channel(x: torch.Tensor, *, dtype: torch.dtype) -> Pieces:
 
 
 def _fp8_block(x: torch.Tensor, *, dtype: torch.dtype) -> Pieces:
-    """Some columns of blocks at a time: a row of them may be long."""
-    width = max(1, _CHUNK // len(x) // FP8_BLOCK) * FP8_BLOCK
-    parts = [_fp8_blocks(columns, dtype) for columns in x.split(width, dim=1)]
-    codes, scales, errors = (torch.cat(found, dim=1) for found in zip(*parts, strict=True))
-    return {"weight": codes, "weight_scale": scales}, errors
-
-
-def _fp8_blocks(
-    x: torch.Tensor, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes, scales and errors. Blocks become groups; those at the edges are filled with zeros."""
+    """Blocks are laid out as groups; those at the edges are filled up with zeros."""
     rows, K = x.shape
     down, across = -(-rows // FP8_BLOCK), -(-K // FP8_BLOCK)
     fill = (0, across * FP8_BLOCK - K, 0, down * FP8_BLOCK - rows)
@@ -226,4 +228,4 @@ def _fp8_blocks(
     codes, scale, error = round_fp8(groups, groups.abs().amax(-1, keepdim=True), dtype)
     codes = codes.reshape(down, across, FP8_BLOCK, FP8_BLOCK).transpose(1, 2)
     codes = codes.reshape(down * FP8_BLOCK, across * FP8_BLOCK)[:rows, :K]
-    return codes, scale.reshape(down, across).to(dtype), error.reshape(down, across)
+    return {"weight": codes, "weight_scale": scale.reshape(down, across).to(dtype)}, error
