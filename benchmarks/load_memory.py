@@ -7,8 +7,9 @@ it allocated; pages of files do not count) while `load_model` runs.
 
     beyond = peak - before - bytes of the model's parameters and buffers
 
-Each is measured twice: with glibc's malloc as it is, which keeps some of what is freed; and told to give back all that is larger than 128 KiB
-(MALLOC_MMAP_THRESHOLD_), which shows what the loader itself holds.
+Each is measured twice: with glibc's malloc as it is, which keeps some of what is freed; and told to
+give back all that is larger than 128 KiB (MALLOC_MMAP_THRESHOLD_), which shows what the loader
+itself holds.
 
 python benchmarks/load_memory.py [--folder FOLDER] [--out benchmarks/results/load_memory.json]
 """
