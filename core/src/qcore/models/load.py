@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.models.checkpoint import Checkpoint, open_checkpoint, read_json_object
 from qcore.models.experts import ExpertsPlan, JoinedPlan
+from qcore.models.freed_memory import FreedMemory
 from qcore.models.gguf_checkpoint import GGUFTensor
 from qcore.models.kv_scales import attach_kv_scales
 from qcore.models.plan import LinearPlan, LoadPlan, make_plan
@@ -33,6 +34,9 @@ from qcore.quantization.embedding import QuantizedEmbedding, embedding_scale
 from qcore.quantization.experts import ExpertStack, QuantizedExperts
 from qcore.quantization.kernel_layer import KernelLayer
 from qcore.quantization.linear import QuantizedLinear
+from qcore.quantize.activation_scales import ActivationScales
+from qcore.quantize.online import OnlineOptions, quantized_at_load
+from qcore.quantize.scheme import QuantizeScheme
 from qcore.selection.algorithm import select
 from qcore.settings import Settings
 
@@ -63,6 +67,12 @@ def load_model(
     target: Target | str | None = None,
     progress: Progress | None = None,
     gguf_file: str | None = None,
+    quantize: str | QuantizeScheme | None = None,
+    lm_head_scheme: str | QuantizeScheme | None = None,
+    targets: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    search: bool = True,
+    scales: ActivationScales | None = None,
 ) -> Any:
     """Load a checkpoint. Each quantized layer gets the kernel that `qcore.select` chooses.
 
@@ -83,6 +93,18 @@ def load_model(
         progress: called after each step with the steps done, all steps, and the tensor's or layer's
             name.
         gguf_file: the name of the GGUF file, where ``path`` is a folder with several.
+        quantize: round the linear layers of a float checkpoint to this scheme, one after the other
+            as they are read: ``int4-g128``, ``int8``, ``fp8``, ``mxfp4`` and others of
+            `qcore.quantize.scheme`. The result is that of loading what
+            `qcore.quantize.quantize_checkpoint` would write.
+        lm_head_scheme: with ``quantize``, for the layer that makes the logits; None to keep it.
+        targets: with ``quantize``, the layers to round; none for all. Names of modules, or ``re:``
+            and a regular expression that fits the beginning of the name.
+        ignore: with ``quantize``, layers to keep, in the same way.
+        search: with ``quantize``, choose the scales of weights by the squared error, where that
+            helps; else by the largest magnitude, which is faster.
+        scales: with ``quantize``, of activations, for a scheme that has calibrated ones;
+            `qcore.quantize.calibrate` makes them.
 
     Returns:
         A `transformers.PreTrainedModel` in eval mode, without gradients. Its quantized layers are
@@ -90,7 +112,9 @@ def load_model(
         which kernel runs each and why.
 
     Raises:
-        CheckpointError: the checkpoint is incomplete, damaged, unsafe or contradictory.
+        CheckpointError: the checkpoint is incomplete, damaged, unsafe or contradictory, or it is
+            quantized already and is to be quantized.
+        ConfigError: ``quantize`` or what goes with it cannot be read.
         UnknownQuantizationError: its quantization method is not known.
         UnsupportedQuantizationError: the method, or its parameters, are not supported.
         NoKernelError: no kernel can run a layer.
@@ -99,9 +123,11 @@ def load_model(
     """
     import_transformers()
     target, place = place_of(device, target)
-    checkpoint = open_checkpoint(path, gguf_file)
+    options = OnlineOptions(lm_head_scheme, targets, ignore, search, scales)
+    source = open_checkpoint(path, gguf_file)
+    checkpoint = quantized_at_load(source, quantize, options)
     compute = _dtype(checkpoint, dtype, place)
-    model = build_skeleton(checkpoint.config, compute, checkpoint.tensors)
+    model = build_skeleton(source.config, compute, source.tensors)
     plan = make_plan(model, checkpoint)
     check_kernels(plan, compute, target, settings)
     if plan.kv_scales is not None:
@@ -212,6 +238,7 @@ class Loader:
         self.target = target
         self.settings = settings
         self.progress = progress
+        self.freed = FreedMemory()
         self.done = 0
         self.total = len(plan.linears) + len(plan.experts) + len(plan.joined) + len(plan.parameters)
 
@@ -231,13 +258,16 @@ class Loader:
                 self._set_tensor(names, info)
             self._report(names[0])
         self._move_buffers()
+        self.freed.give_back(at_least=0)
 
     def _report(self, name: str) -> None:
+        self.freed.give_back()
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, self.total, name)
 
     def _read(self, info: TensorInfo) -> torch.Tensor:
+        self.freed.add(info.nbytes)
         return read_tensor(info).to(self.device)
 
     def _canonical(self, linear: LinearPlan) -> CanonicalLinear:

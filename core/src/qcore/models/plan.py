@@ -241,7 +241,10 @@ def _plan_linear(
     if weight is not None and weight.dtype in _FLOATS and not method.names_layers:
         return None
     if f"{prefix}.weight" in tied and not any(n.startswith(f"{prefix}.") for n in available):
-        return None
+        other = method.tied_weights().get(file_prefixes.get(prefix, prefix))
+        if other is None:
+            return None
+        available = {**available, f"{prefix}.weight": checkpoint.tensors[other]}
     K, N = module.in_features, module.out_features
     scheme = scheme.refined(shapes.get(prefix, {}))
     try:

@@ -32,6 +32,11 @@ class LinearLayer:
     key: str
     weight: TensorInfo
 
+    @property
+    def is_tied(self) -> bool:
+        """Whether its weight is that of another layer."""
+        return self.weight.name != f"{self.key}.weight"
+
 
 @dataclass(frozen=True)
 class ModelLayers:
