@@ -104,6 +104,20 @@ def test_explain_and_inspect(tmp_path):
     assert layer.nbytes == 4 * 3 * 64 * 96 * 17 // 32 + 4 * 4 * (2 * 96 + 64)
 
 
+def test_through_transformers(tmp_path):
+    """`from_pretrained` through qcore gives the same, and saves the checkpoint's own tensors."""
+    from safetensors.torch import load_file
+    from transformers_cases import from_pretrained, same
+
+    folder, _ = g.write_gpt_oss(tmp_path / "source")
+    loaded = from_pretrained(folder)
+    same(loaded, load_model(folder))
+    loaded.save_pretrained(tmp_path / "saved")
+    before, after = (load_file(x / "model.safetensors") for x in (folder, tmp_path / "saved"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
 # -- bad input -----------------------------------------------------------------------------------
 
 

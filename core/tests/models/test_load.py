@@ -527,7 +527,7 @@ def test_other_threads_build_their_modules_as_always():
     from qcore.models.skeleton import _parameters_on_meta
 
     built = []
-    with _parameters_on_meta():
+    with _parameters_on_meta(10):
         thread = threading.Thread(target=lambda: built.append(torch.nn.Linear(2, 2)))
         thread.start()
         thread.join()

@@ -30,8 +30,9 @@ from qcore.errors import UnsupportedQuantizationError
 from qcore.layers.moe import ExpertsLayerConfig, MoeMxfp4LayerConfig
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.quantization.base import CanonicalLinear, LinearScheme, QuantizationConfig
-from qcore.quantization.fields import Fields, compile_pattern
+from qcore.quantization.fields import Fields
 from qcore.quantization.fused_experts import FusedExpertsScheme
+from qcore.quantization.name_patterns import compile_pattern
 
 __all__ = ["GptOssExpertsScheme", "Mxfp4Config"]
 
