@@ -1,4 +1,4 @@
-"""The model that every tool quantizes: a tiny Llama of random weights, and what is measured on it."""
+"""The model that every tool quantizes, a tiny Llama of random weights, and what is measured."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def linears(of: Any) -> dict[str, torch.nn.Module]:
 def with_weights(
     weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor] | None = None
 ) -> Any:
-    """A float32 model with these weights by layer, these parameters, and the base's for the rest."""
+    """A float32 model: these weights by layer, these parameters, and the base's for the rest."""
     made = model(torch.float32)
     made.load_state_dict({name: value.float() for name, value in (others or {}).items()}, False)
     layers = dict(made.named_modules())

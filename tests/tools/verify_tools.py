@@ -3,11 +3,11 @@
     python tests/tools/verify_tools.py --tool llmcompressor --tool torchao
     python tests/tools/verify_tools.py --tool gptqmodel --only desc_act
 
-Each tool must be installed with the version that is to be checked (they want different versions of
-transformers, so not all of them at once). A tiny model is quantized on the CPU with each scheme that
-the tool exports; the folder is loaded with qcore in float32 and compared with the tool's own values.
-The rows go into docs/data/tool-checkpoints.json, in place of those of the same tool, format and
-scheme:
+Each tool must be installed with the version that is to be checked (they want different versions
+of transformers, so not all of them at once). A tiny model is quantized on the CPU with each scheme
+that the tool exports; the folder is loaded with qcore in float32 and compared with the tool's own
+values. The rows go into docs/data/tool-checkpoints.json, in place of those of the same tool, format
+and scheme:
 
 ==============  ================================================================================
 tool, version   the package
@@ -22,7 +22,7 @@ inspect         the scheme as ``qcore inspect`` names it
 relative_error  of the logits; ``bound``: what it must stay below. Weight-only: 1e-4. With rounded
                 activations: the error that the rounding itself makes
 layer_error     with rounded activations, of the worst layer on the tool's own input;
-                ``layer_bound`` is 1e-5 where both round alike
+                ``layer_bound`` is a hundredth of the rounding's own error where both round alike
 compared_with   who computed what qcore is compared with
 ==============  ================================================================================
 
@@ -43,6 +43,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 TOOLS = {
     "llmcompressor": "with_llmcompressor",
+    "modelopt": "with_modelopt",
+    "torchao": "with_torchao",
+    "hqq": "with_hqq",
+    "quanto": "with_quanto",
+    "bitsandbytes": "with_bitsandbytes",
+    "transformers": "with_transformers",
+    "gptqmodel": "with_gptqmodel",
+    "auto-round": "with_auto_round",
 }
 
 

@@ -24,9 +24,9 @@ from compressed_tensors.quantization import (
     preset_name_to_scheme,
 )
 from llmcompressor import oneshot
-from llmcompressor.modifiers.awq import AWQModifier
+from llmcompressor.modifiers.transform import AWQModifier
 from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
-from rows import Case, Made, NotWritten
+from rows import Case, Made, NotWrittenError
 from safetensors.torch import load_file
 
 logging.disable(logging.WARNING)
@@ -103,7 +103,7 @@ def case(
         try:
             steps = [step() if callable(step) else copy.deepcopy(step) for step in recipe]
         except ValueError as error:
-            raise NotWritten(str(error)) from error
+            raise NotWrittenError(str(error)) from error
         write(folder, *steps)
         return None if more.get("refused") else read(folder)
 

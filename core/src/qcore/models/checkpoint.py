@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qcore.errors import CheckpointError
+from qcore.models.hqq_checkpoint import read_hqq_layers
 from qcore.models.safetensors_file import TensorInfo, read_header
 from qcore.quantization.base import QuantizationConfig
 from qcore.quantization.methods import read_quantization_config
@@ -78,7 +79,10 @@ def open_checkpoint(path: str | os.PathLike[str], gguf_file: str | None = None) 
     config_file = folder / "config.json"
     config = read_json_object(config_file)
     quantization = _quantization(folder, config)
-    return Checkpoint(folder, config, _tensors(folder), quantization)
+    tensors = _tensors(folder)
+    if quantization is None:
+        quantization = read_hqq_layers(tensors)
+    return Checkpoint(folder, config, tensors, quantization)
 
 
 def _gguf_file(path: Path, name: str | None) -> Path | None:
