@@ -63,23 +63,20 @@ def main() -> int:
 
     import rows
 
-    found, failed = [], 0
-    tools = set()
+    failed = 0
     for tool in args.tool or TOOLS:
         for case in importlib.import_module(TOOLS[tool]).CASES:
             if args.only.lower() not in f"{case.format} {case.scheme}".lower():
                 continue
             row, wrong = rows.verify(case)
-            tools.add(case.tool)
-            found.append(row)
+            if not args.dry_run:
+                rows.merge([row], {case.tool})
             failed += bool(wrong)
             said = "; ".join(wrong) or row.refusal or row.not_written or row.inspect
             mark = "BAD " if wrong else "ok  "
             numbers = [row.relative_error, row.bound, row.layer_error, row.layer_bound]
             shown = " ".join("-" if n is None else f"{n:.1e}" for n in numbers)
             print(f"{mark} {case.tool} {case.scheme} [{shown}] {said}", flush=True)
-    if not args.dry_run:
-        rows.merge(found, tools)
     return 1 if failed else 0
 
 

@@ -14,9 +14,6 @@ from typing import Any
 import datasets
 import tiny
 import torch
-import transformers
-from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
-from compressed_tensors.offload.module import remove_module_offload
 from compressed_tensors.quantization import (
     QuantizationArgs,
     QuantizationScheme,
@@ -24,16 +21,14 @@ from compressed_tensors.quantization import (
     preset_name_to_scheme,
 )
 from llmcompressor import oneshot
-from llmcompressor.modifiers.transform import AWQModifier
 from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
+from llmcompressor.modifiers.transform import AWQModifier
+from read_compressed_tensors import read
 from rows import Case, Made, NotWrittenError
-from safetensors.torch import load_file
 
 logging.disable(logging.WARNING)
 LINEARS = ["Linear"]
 BASE = {"ignore": ["lm_head"]}
-BY = "compressed-tensors' decompression in float32"
-ROUNDED = f"{BY}, and its rounding of inputs"
 
 
 def scheme(name: str, **changes: Any) -> QuantizationScheme:
@@ -61,39 +56,6 @@ def write(folder: Path, *recipe: Any, dtype: torch.dtype = torch.bfloat16) -> No
         max_seq_length=tokens.shape[1],
     )
     model.save_pretrained(folder, save_compressed=True)
-
-
-def read(folder: Path) -> Made:
-    """What compressed-tensors says that the files mean."""
-    config = transformers.utils.quantization_config.CompressedTensorsConfig(run_compressed=False)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, quantization_config=config
-    ).eval()
-    stored = load_file(folder / "model.safetensors")
-    weights, rounds, int8 = {}, False, False
-    others = {n: p for n, p in model.named_parameters() if "proj" not in n}
-    for name, module in model.named_modules():
-        stated = getattr(module, "quantization_scheme", None)
-        if stated is None or not isinstance(module, torch.nn.Linear):
-            continue
-        weights[name] = module.weight.detach().float()
-        if f"{name}.weight_global_scale" in stored:
-            weights[name] = nvfp4(stored, name)
-        # The module's holder of offloaded parameters keeps the dtype, which must be float32.
-        remove_module_offload(module)
-        module.weight = torch.nn.Parameter(weights[name], False)
-        rounds |= stated.input_activations is not None
-        int8 |= bool(stated.input_activations and stated.input_activations.type == "int")
-    forward = model if rounds else None
-    return Made(weights, ROUNDED if rounds else BY, forward, not int8, others)
-
-
-def nvfp4(stored: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    """In float32; compressed-tensors' own code rounds the product to the model's dtype."""
-    packed, scale = stored[f"{name}.weight_packed"], stored[f"{name}.weight_scale"].float()
-    codes = unpack_fp4_from_uint8(packed, packed.shape[0], 2 * packed.shape[1], torch.float32)
-    scale = scale / stored[f"{name}.weight_global_scale"]
-    return codes * scale.repeat_interleave(16, dim=1)
 
 
 def case(

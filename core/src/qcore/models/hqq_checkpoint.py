@@ -1,4 +1,4 @@
-"""HQQ's own ``save_to_safetensors``: no config, but each layer's parameters are tensors beside it."""
+"""HQQ's own ``save_to_safetensors``: no config; tensors of each layer state its parameters."""
 
 from __future__ import annotations
 

@@ -214,7 +214,8 @@ def _quantized_layers(checkpoint: Checkpoint, dtype: torch.dtype) -> list[FoundL
         if scheme is None:
             continue
         shapes = {suffix: info.shape for suffix, info in tensors.items()}
-        scheme = scheme.refined(shapes)
+        dtypes = {suffix: info.dtype for suffix, info in tensors.items()}
+        scheme = scheme.refined(shapes).stored_as(dtypes)
         shape = scheme.infer_shape(shapes) or _stated_shape(prefix, scheme, tensors)
         if shape is None:
             continue

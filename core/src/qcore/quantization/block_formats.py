@@ -13,8 +13,8 @@ input's scale        input_global_scale       input_scale            float32 [],
 compressed-tensors divides by its global scales (``448 * 6 / amax``), ModelOpt multiplies by their
 inverse. Both compute the scales of the input's blocks at run time.
 
-MXFP4: codes as above (ModelOpt: weight), weight_scale uint8 [N, K/32]. MXFP8: weight e4m3 [N, K], weight_scale uint8
-[N, K/32]. These scales are e8m0, ``2**(code - 127)``.
+MXFP4: codes as above (ModelOpt: weight), weight_scale uint8 [N, K/32]. MXFP8: weight e4m3 [N, K],
+weight_scale uint8 [N, K/32]. These scales are e8m0, ``2**(code - 127)``.
 """
 
 from __future__ import annotations

@@ -211,7 +211,9 @@ class HQQConfig(QuantizationConfig):
         made: dict[str, LinearScheme] = {}
         for name, values in layers.items():
             where = f"{name} (HQQ)"
-            quantized = {f"{part}_quant_params": values.get(f"quant_{part}") for part in _PARTS}
+            quantized: dict[str, Any] = {
+                f"{part}_quant_params": values.get(f"quant_{part}") for part in _PARTS
+            }
             flag = {"view_as_float": bool(values.get("view_as_float", 0))}
             quantized["weight_quant_params"] = {**values, **flag, "channel_wise": True}
             made[name] = _scheme(Fields(quantized, where))
