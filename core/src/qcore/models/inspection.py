@@ -233,7 +233,8 @@ def _quantized_layers(checkpoint: Checkpoint, dtype: torch.dtype) -> list[FoundL
         scheme = method.get_quant_method(stand_in, prefix)
         if scheme is None:
             continue
-        scheme = scheme.refined(shapes)
+        dtypes = {suffix: info.dtype for suffix, info in tensors.items()}
+        scheme = scheme.refined(shapes).stored_as(dtypes)
         shape = scheme.infer_shape(shapes) or _stated_shape(prefix, scheme, tensors)
         if shape is None:
             continue

@@ -269,7 +269,9 @@ def _plan_linear(
     if scheme is None:
         return None
     weight = available.get(f"{prefix}.weight")
-    if weight is not None and weight.dtype in _FLOATS and not method.names_layers:
+    # auto-round leaves lm_head out of the layers to ignore, though it does not quantize it.
+    alone = shapes.get(prefix, {}).keys() <= {"weight", _BIAS}
+    if weight is not None and weight.dtype in _FLOATS and (alone or not method.names_layers):
         return None
     if f"{prefix}.weight" in tied and not any(n.startswith(f"{prefix}.") for n in available):
         other = method.tied_weights().get(file_prefixes.get(prefix, prefix))
@@ -277,7 +279,9 @@ def _plan_linear(
             return None
         available = {**available, f"{prefix}.weight": checkpoint.tensors[other]}
     K, N = module.in_features, module.out_features
-    scheme = scheme.refined(shapes.get(prefix, {}))
+    scheme = scheme.refined(shapes.get(prefix, {})).stored_as(
+        {s: available[f"{prefix}.{s}"].dtype for s in shapes.get(prefix, {})}
+    )
     try:
         specs = scheme.checkpoint_tensors(K, N)
     except UnsupportedQuantizationError as error:

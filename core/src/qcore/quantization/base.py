@@ -94,6 +94,13 @@ class LinearScheme(ABC):
         """
         return self
 
+    def stored_as(self, dtypes: Mapping[str, torch.dtype]) -> LinearScheme:
+        """The scheme of one layer, where only its tensors' dtypes say which kind of number it has.
+
+        Called after `refined`.
+        """
+        return self
+
     @abstractmethod
     def layer_config(self, K: int, N: int, act_dtype: torch.dtype) -> MMLinearLayerConfig:
         """The layer as the method's config promises it, without a look at the tensors.
@@ -128,7 +135,7 @@ class QuantizationConfig(ABC):
 
     names_layers: ClassVar[bool] = False
     """Whether the config says of each layer whether it is quantized. If not, a layer that has a
-    plain ``weight`` in the checkpoint is not quantized."""
+    plain ``weight`` in the checkpoint is not quantized; if so, only where it has nothing else."""
 
     @classmethod
     @abstractmethod
