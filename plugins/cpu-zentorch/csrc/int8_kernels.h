@@ -147,8 +147,10 @@ void int8(const Int8Weights& w, int rows, const void* tile, const float* scale, 
 
 constexpr IsaKernels make_kernels(const char* name) {
   return {name,
-          {{Wna16<DotF32, 2>::table(), Wna16<DotF32, 4>::table(), Wna16<DotF32, 8>::table()},
-           {Wna16<DotBf16, 2>::table(), Wna16<DotBf16, 4>::table(), Wna16<DotBf16, 8>::table()}},
+          {{wna16_table<DotF32, 2>(), wna16_table<DotF32, 4>(), wna16_table<DotF32, 8>()},
+           {wna16_table<DotBf16, 2>(), wna16_table<DotBf16, 4>(), wna16_table<DotBf16, 8>()},
+           {wna16_table<DotInt8<2>, 2>(), wna16_table<DotInt8<4>, 4>(),
+            wna16_table<DotInt8<8>, 8>()}},
           quantize_row,
           kInt8Rows,
           Int8Dot::quad_bytes,

@@ -3,6 +3,7 @@
 #include "isa.h"
 
 #define QCORE_INLINE inline __attribute__((always_inline))
+#define QCORE_BODY __attribute__((always_inline))  // of a lambda
 
 namespace qcore_cpu {
 #include "vec_avx2.h"
