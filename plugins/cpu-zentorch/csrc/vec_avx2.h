@@ -125,7 +125,7 @@ struct DotF32 {
   static constexpr bool quantizes = false;
   static constexpr int flush_steps = 0;
   static constexpr int rows = 6;
-  static constexpr int padded(int rows) { return rows <= 4 ? rows : 6; }  // rows of a tile for that many
+  static constexpr int padded(int rows) { return rows <= 4 ? rows : 6; }
   static constexpr int wide_blocks = 1;
   static constexpr int narrow_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 
@@ -167,7 +167,7 @@ struct DotF32 {
 using DotBf16 = DotF32;
 
 // Activations rounded to int8. Codes of 2 and 4 bits (unsigned) x activations: pairs of products are added up
-// in 16 bits, which hold 8 of them at least, and then widened. Of 8 bits |weight| x activation with the
+// in 16 bits, which hold 8 of them, and then widened. Of 8 bits |weight| x activation with the
 // weight's sign: two products of at most 128 * 127 do not saturate, and are widened at once.
 template <int bits>
 struct DotInt8 {
@@ -178,9 +178,10 @@ struct DotInt8 {
   };
   using Side = QuantSide;
   static constexpr bool quantizes = true;
-  static constexpr int flush_steps = bits == 8 ? 0 : 32767 / (2 * 127 * ((1 << bits) - 1));
+  static constexpr int flush_steps = bits == 8 ? 0 : 8;
+  static_assert(bits == 8 || flush_steps * 2 * 127 * ((1 << bits) - 1) <= 32767, "they would saturate");
   static constexpr int rows = 4;
-  static constexpr int padded(int rows) { return rows == 3 ? 4 : rows; }  // rows of a tile for that many
+  static constexpr int padded(int rows) { return rows == 3 ? 4 : rows; }
   static constexpr int wide_blocks = 1;
   static constexpr int narrow_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 

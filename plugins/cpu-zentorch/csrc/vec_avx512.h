@@ -90,7 +90,7 @@ struct DotF32 {
   static constexpr bool quantizes = false;
   static constexpr int flush_steps = 0;
   static constexpr int rows = 8;
-  static constexpr int padded(int rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : rows <= 6 ? 6 : 8; }  // rows of a tile for that many
+  static constexpr int padded(int rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : rows <= 6 ? 6 : 8; }
   static constexpr int wide_blocks = 2;
   static constexpr int narrow_blocks(int rows) { return rows <= 2 ? 4 : 2; }
 
@@ -140,7 +140,7 @@ struct DotBf16 {
   static constexpr bool quantizes = false;
   static constexpr int flush_steps = 0;
   static constexpr int rows = 8;
-  static constexpr int padded(int rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : rows <= 6 ? 6 : 8; }  // rows of a tile for that many
+  static constexpr int padded(int rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : rows <= 6 ? 6 : 8; }
   static constexpr int wide_blocks = 2;
   static constexpr int narrow_blocks(int rows) { return rows <= 2 ? 4 : 2; }
 
@@ -211,8 +211,8 @@ struct DotInt8 {
   using Side = QuantSide;
   static constexpr bool quantizes = true;
   static constexpr int flush_steps = 0;
-  static constexpr int rows = 12;
-  static constexpr int padded(int rows) { return rows <= 2 ? rows : (rows + 3) / 4 * 4; }  // rows of a tile for that many
+  static constexpr int rows = 8;
+  static constexpr int padded(int rows) { return rows <= 2 ? rows : (rows + 1) / 2 * 2; }
   static constexpr int wide_blocks = 2;
   static constexpr int narrow_blocks(int rows) { return rows <= 4 ? 4 : 2; }
 

@@ -175,7 +175,7 @@ struct DotF32 {
   static constexpr bool quantizes = false;
   static constexpr int flush_steps = 0;
   static constexpr int rows = 4;
-  static constexpr int padded(int rows) { return rows == 1 ? 1 : 4; }  // rows of a tile for that many
+  static constexpr int padded(int rows) { return rows == 1 ? 1 : 4; }
   static constexpr int wide_blocks = 1;
   static constexpr int narrow_blocks(int) { return 1; }
 
@@ -234,7 +234,7 @@ struct DotInt8 {
   static constexpr bool quantizes = true;
   static constexpr int flush_steps = 0;  // after so many steps `flush` must be called; 0: it need not
   static constexpr int rows = 4;
-  static constexpr int padded(int rows) { return rows == 1 ? 1 : 4; }  // rows of a tile for that many
+  static constexpr int padded(int rows) { return rows == 1 ? 1 : 4; }
   static constexpr int wide_blocks = 1;
   static constexpr int narrow_blocks(int) { return 1; }
 

@@ -104,11 +104,6 @@ Wna16Weights check_weights(const Tensor& packed, const Tensor& scale, const std:
   return w;
 }
 
-// Of activations of up to kPanelRows rows, as the kernels read them.
-int64_t packed_bytes(const Wna16Weights& w, const Wna16Kernels& kernel, int64_t slots, int64_t rows) {
-  return align_line(rows * slots / kernel.step_slots * 4) + align_line(rows * w.chunks * kernel.side_bytes);
-}
-
 // How activations are multiplied: as they are; as int8 with a scale for each chunk; or for each row.
 enum class Activations { floats, int8_chunks, int8_rows };
 
@@ -120,30 +115,30 @@ void linear(const Wna16Weights& w, int64_t bits, Activations mode, const Rows& x
   const int index = bits == 2 ? 0 : bits == 4 ? 1 : 2;
   const Wna16Kernels& kernel = active_isa().wna16[static_cast<int>(compute)][index];
   const int64_t slots = w.words * (32 / bits), blocks = ceil_div(out.n, kBlock);
-  const int64_t panel = std::min(x.rows, kPanelRows);
-  const int64_t tile_bytes = align_line((panel + kernel.rows) * slots / kernel.step_slots * 4);
-  char* tiles = panel_space.reserve(packed_bytes(w, kernel, slots, panel + kernel.rows));
-  char* sides = tiles + tile_bytes;
-  const int64_t row_sides = w.chunks * kernel.side_bytes;
+  const bool few = x.rows <= kernel.rows;
+  const int64_t most = std::min(x.rows, kPanelRows);  // of a panel, less what fills up the last tile
+  const int64_t panel_rows = few ? kernel.padded(static_cast<int>(most))
+                                 : ceil_div(most, kernel.rows) * kernel.rows;
+  const int64_t panel_bytes = align_line(panel_rows * slots / kernel.step_slots * 4);
+  char* panel = panel_space.reserve(panel_bytes + panel_rows * w.chunks * kernel.side_bytes);
+  char* sides = panel + panel_bytes;
 
   auto pack = [&](int64_t first, int64_t rows, int64_t begin_tile, int64_t end_tile) {
     thread_local Workspace line_space;
     float* line = reinterpret_cast<float*>(line_space.reserve(slots * 4));
-    for (int64_t t = begin_tile; t < end_tile; ++t) {
-      const int64_t row = t * kernel.rows;
+    for (int64_t row = begin_tile * kernel.rows; row < end_tile * kernel.rows; row += kernel.rows) {
       const int count = static_cast<int>(std::min<int64_t>(kernel.rows, rows - row));
       kernel.pack_rows(w, x.row(first + row), x.dtype, count, x.stride,
-                       mode == Activations::int8_rows, line, tiles + row * slots / kernel.step_slots * 4,
-                       sides + row * row_sides);
+                       mode == Activations::int8_rows, line, panel, sides, panel_rows, row);
     }
   };
 
-  if (x.rows <= kernel.rows) {
+  if (few) {
     const int rows = static_cast<int>(x.rows);
     pack(0, rows, 0, 1);
     const int64_t block_grain = grain(kBytesPerThread, w.words * 64);
     torch::stable::parallel_for(0, blocks, block_grain, [&](int64_t begin, int64_t end) {
-      kernel.narrow(w, rows, tiles, sides, begin, end, out, 0);
+      kernel.narrow(w, rows, panel, sides, begin, end, out, 0);
     });
     return;
   }
@@ -169,9 +164,8 @@ void linear(const Wna16Weights& w, int64_t bits, Activations mode, const Rows& x
         const int64_t row = i / column_tiles * part_tiles * kernel.rows;
         const int64_t count = std::min(part_tiles * kernel.rows, rows - row);
         if (count <= 0) continue;
-        kernel.wide(w, static_cast<int>(count), tiles + row * slots / kernel.step_slots * 4,
-                    sides + row * row_sides, block, std::min(block + kPanelBlocks, blocks), scratch, out,
-                    first + row);
+        kernel.wide(w, static_cast<int>(count), panel, sides, panel_rows, row, block,
+                    std::min(block + kPanelBlocks, blocks), scratch, out, first + row);
       }
     });
   }

@@ -17,6 +17,7 @@ constexpr Wna16Kernels wna16_table() {
   return {Dot::rows,
           Dot::slots,
           sizeof(typename Dot::Side),
+          [](int rows) { return Dot::padded(rows); },
           Wna16Rows<Dot, bits>::pack,
           Wna16Narrow<Dot, bits>::template run<>,
           Wna16Wide<Dot, bits>::run};

@@ -23,8 +23,8 @@ struct Wna16Narrow {
 
   // `rows` rows of a tile, of which `used` are wanted.
   template <int rows, int blocks>
-  static void tile(const Wna16Weights& w, int used, const void* x_tile, const Side* sides, int64_t block,
-                   const Output& out, int64_t row) {
+  QCORE_NOINLINE static void tile(const Wna16Weights& w, int used, const void* x_tile,
+                                  const Side* sides, int64_t block, const Output& out, int64_t row) {
     const uint8_t* p = w.packed + block * w.words * 64;
     VecF total[blocks][rows];
     repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { total[b][r] = set1(0.0f); });

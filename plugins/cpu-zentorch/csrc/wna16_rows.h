@@ -63,77 +63,87 @@ struct Wna16Rows {
   }
 
   static void pack(const Wna16Weights& w, const void* x, Dtype dtype, int rows, int64_t stride,
-                   bool per_row, float* line, void* tile, void* sides) {
+                   bool per_row, float* line, void* panel, void* sides, int64_t panel_rows,
+                   int64_t first) {
     const int count = Dot::padded(rows);
-    if (count != rows) {
-      __builtin_memset(tile, 0, w.words * kSteps * count * 4);
-      __builtin_memset(sides, 0, w.chunks * count * sizeof(Side));
-    }
-    for (int r = 0; r < rows; ++r) {
-      fill_line(w, x, dtype, r * stride, line);
-      char* dst = static_cast<char*>(tile) + r * 4;
-      Side* side = static_cast<Side*>(sides) + r;
-      if constexpr (Dot::quantizes) {
-        pack_int8(w, count, per_row, line, dst, side);
+    for (int r = 0; r < count; ++r) {
+      if (r < rows) {
+        fill_line(w, x, dtype, r * stride, line);
       } else {
-        pack_floats(w, count, line, dst, side);
+        __builtin_memset(line, 0, w.words * kSlots * sizeof(float));
+      }
+      const float row_scale = Dot::quantizes && per_row ? int8_scale(line, w.words * kSlots) : 0.0f;
+      for (int64_t c = 0; c < w.chunks; ++c) {
+        const int64_t begin = w.chunk_begin[c], words = w.chunk_begin[c + 1] - begin;
+        char* dst = static_cast<char*>(panel) + ((begin * panel_rows + first * words) * kSteps + r) * 4;
+        Side* side = static_cast<Side*>(sides) + c * panel_rows + first + r;
+        float* values = line + begin * kSlots;
+        if constexpr (Dot::quantizes) {
+          const float scale = per_row ? row_scale : int8_scale(values, words * kSlots);
+          *side = pack_int8(w, count, words, values, scale, dst);
+        } else {
+          *side = pack_floats(count, words, values, dst);
+        }
       }
     }
   }
 
-  static void pack_floats(const Wna16Weights& w, int rows, float* line, char* dst, Side* sides) {
+  // A chunk of one of `rows` rows; so is the other.
+  static Side pack_floats(int rows, int64_t words, float* values, char* dst) {
+    const Side side{sum(values, words * kSlots)};
     float scales[kSlots];
     for (int s = 0; s < kSlots; ++s) scales[s] = Dot::template slot_scale<bits>(s);
-    for (int64_t c = 0; c < w.chunks; ++c) {
-      const int64_t begin = w.chunk_begin[c] * kSlots, end = w.chunk_begin[c + 1] * kSlots;
-      sides[c * rows].sum = sum(line + begin, end - begin);
+    for (int64_t s = 0; s < words * kSlots; s += kSlots) {
+      for (int i = 0; i < kSlots; ++i) values[s + i] *= scales[i];
+      for (int i = 0; i < kSlots; i += Dot::slots, dst += rows * 4) Dot::store_x(dst, values + s + i);
     }
-    for (int64_t s = 0; s < w.words * kSlots; s += kSlots) {
-      for (int i = 0; i < kSlots; ++i) line[s + i] *= scales[i];
-      for (int i = 0; i < kSlots; i += Dot::slots, dst += rows * 4) Dot::store_x(dst, line + s + i);
-    }
+    return side;
   }
 
   // Codes in the order in which `decode` gives weights: four slots a step. Slots 2j and 2j + 1 of a word of
   // 2 or 4 bits stand in its two halves, and step t takes them from both bytes of each half.
-  static void store_codes(const int8_t* codes, int rows, int words, char* dst) {
-    for (int word = 0; word < words; ++word, codes += kSlots) {
+  static void store_codes(const int8_t* codes, int rows, int64_t words, char* dst) {
+    for (int64_t word = 0; word < words; ++word, codes += kSlots) {
       for (int t = 0; t < kSteps; ++t, dst += rows * 4) {
-        constexpr int half = kSlots / 2;
-        const int8_t quad[4] = {codes[bits == 8 ? 0 : 2 * t], codes[bits == 8 ? 1 : 2 * t + half],
-                                codes[bits == 8 ? 2 : 2 * t + 1], codes[bits == 8 ? 3 : 2 * t + half + 1]};
-        __builtin_memcpy(dst, quad, 4);
+        uint32_t quad;
+        if constexpr (bits == 8) {
+          __builtin_memcpy(&quad, codes, 4);
+        } else {
+          quad = spread(codes + 2 * t) | spread(codes + kSlots / 2 + 2 * t) << 8;
+        }
+        __builtin_memcpy(dst, &quad, 4);
       }
     }
   }
+  // Two bytes into the even ones of four.
+  static uint32_t spread(const int8_t* codes) {
+    uint16_t pair;
+    __builtin_memcpy(&pair, codes, 2);
+    return (pair & 0xffu) | (pair & 0xff00u) << 8;
+  }
 
-  static void pack_int8(const Wna16Weights& w, int rows, bool per_row, const float* line, char* dst,
-                        Side* sides) {
-    const int zero = w.zero ? 0 : common_zero_of<Dot, bits>(w.offset.data);
-    const float row_scale = per_row ? int8_scale(line, w.words * kSlots) : 0.0f;
-    for (int64_t c = 0; c < w.chunks; ++c) {
-      const int64_t begin = w.chunk_begin[c] * kSlots, count = w.chunk_begin[c + 1] * kSlots - begin;
-      const float scale = per_row ? row_scale : int8_scale(line + begin, count);
-      const bool usable = scale > 0.0f && scale <= __FLT_MAX__;
-      const VecF divisor = set1(usable ? scale : 1.0f);
-      const VecF low = set1(-127.0f), high = set1(127.0f);
-      alignas(64) int8_t codes[kChunkSlots];
-      VecF total = set1(0.0f);
-      for (int64_t i = 0; i < count; i += 16) {
-        const VecF v = load_some(line + begin, Dtype::f32, i, count - i);
-        const VecF code = min(max(zero_nan(round(div(v, divisor))), low), high);
-        total = add(total, code);
-        store_i8(codes + i, code);
-      }
-      alignas(64) float lanes[16];
-      store_f(lanes, total);
-      float code_sum = 0.0f;  // of integers: exact
-      for (int lane = 0; lane < 16; ++lane) code_sum += lanes[lane];
-      const float kept = usable || scale != scale ? scale : 1.0f;
-      sides[c * rows] = {kept * code_sum, kept, -zero * static_cast<int32_t>(code_sum)};
-      store_codes(codes, rows, static_cast<int>(count / kSlots), dst);
-      dst += count / 4 * rows * 4;
+  static Side pack_int8(const Wna16Weights& w, int rows, int64_t words, const float* values, float scale,
+                        char* dst) {
+    const int64_t count = words * kSlots;
+    const bool usable = scale > 0.0f && scale <= __FLT_MAX__;
+    const VecF divisor = set1(usable ? scale : 1.0f);
+    const VecF low = set1(-127.0f), high = set1(127.0f);
+    alignas(64) int8_t codes[kChunkSlots];
+    VecF total = set1(0.0f);
+    for (int64_t i = 0; i < count; i += 16) {
+      const VecF v = load_some(values, Dtype::f32, i, count - i);
+      const VecF code = min(max(zero_nan(round(div(v, divisor))), low), high);
+      total = add(total, code);
+      store_i8(codes + i, code);
     }
+    store_codes(codes, rows, words, dst);
+    alignas(64) float lanes[16];
+    store_f(lanes, total);
+    float code_sum = 0.0f;  // of integers: exact
+    for (int lane = 0; lane < 16; ++lane) code_sum += lanes[lane];
+    const int zero = w.zero ? 0 : common_zero_of<Dot, bits>(w.offset.data);
+    const float kept = usable || scale != scale ? scale : 1.0f;
+    return {kept * code_sum, kept, -zero * static_cast<int32_t>(code_sum)};
   }
 };
 
