@@ -181,6 +181,13 @@ class QuantizationConfig(ABC):
             prefix: its name in the checkpoint.
         """
 
+    def tied_weights(self) -> Mapping[str, str]:
+        """Layers that are quantized from a tensor of another one, and the tensor's name.
+
+        A layer without tensors of its own that is not among them stays tied as it is.
+        """
+        return {}
+
     def notes(self) -> Sequence[str]:
         """What the config asks for and is not done, though the checkpoint loads."""
         return ()
