@@ -1,178 +1,355 @@
-"""qcore's CPU kernels against torch's float linear, and both against what the memory allows.
+"""qcore's CPU kernels, torch's float linear and other libraries' 4-bit layers, against the machine.
 
-    python benchmarks/cpu_linear.py [--quick] [--threads N] [--dtype D] [--out FILE.json]
+    python benchmarks/cpu_linear.py [--quick] [--threads N ...] [--dtype D ...] [--isa I ...]
+                                    [--peers PYTHON] [--out FILE.json] [--plot FILE.png]
 
-Every contender gets the same activations in the same run: rounds are interleaved, the median is
-kept. There are as many copies of each weight as it takes to exceed the caches, used in turn, so
-that M=1 reads memory. The bandwidth is that of summing a large float32 tensor in the same process.
+``--peers`` names the Python of an environment with onnxruntime, onnx, openvino and numpy. All
+contenders of a layer are measured in turn, round after round, and the median is kept. There are as
+many copies of each weight as it takes to exceed the caches, used in turn, so that M=1 reads memory.
+What memory and arithmetic units can do is measured between the layers of the same run
+(`roofline.cpp`). The error is that of the result against float64, relative to its norm.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import qcore
 import torch
+from cpu_layers import activations
+from cpu_layers import make as make_numbers
 from environment import environment
 from qcore.kernels import process_weights
 from qcore.numerics.dequantize import dequantize_weight
 from qcore.testing import make_layer, random_tensors
+from qcore_cpu import library
+from roofline import Roofline
 
-SHAPES = [(4096, 4096), (14336, 4096), (4096, 14336), (640, 640), (2048, 640)]
-QUICK_SHAPES = [(4096, 4096), (640, 2048)]
-ROWS = [1, 4, 16, 64, 256]
-CACHE_BYTES = 96 << 20
-Step = Callable[[torch.Tensor], torch.Tensor]
-
-
-def configs(N: int, K: int, dtype: torch.dtype) -> dict[str, Any]:
-    """The layers that are measured, by name."""
-    return {
-        "int4-g128": qcore.MPLinearLayerConfig(
-            (K, N), (K, N), qcore.scalar_types.uint4b8, dtype, 128, False
-        ),
-        "int8": qcore.Int8ScaledMMLinearLayerConfig(
-            False, True, True, weight_shape=(N, K), input_dtype=dtype
-        ),
-    }
+SHAPES = [(4096, 4096), (14336, 4096), (4096, 14336), (640, 640), (2048, 640), (640, 2048)]
+QUICK_SHAPES = [(4096, 4096), (640, 640)]
+ROWS = [1, 4, 16, 64, 256, 512]
+CACHE_BYTES = 160 << 20
+GROUP = 128
+PEERS = ("ORT accuracy_level=0", "ORT accuracy_level=4", "OpenVINO float32")
+Step = Callable[[int], float]
+"""Runs a layer on M rows; the seconds it took."""
 
 
-def quantized(config: Any, copies: int) -> tuple[list[Step], int, str, torch.Tensor]:
-    """Steps over ``copies`` layers, bytes of one, the kernel's name, the float weight."""
-    kernel_class = qcore.select(config).kernel_class
-    steps, size, weight = [], 0, torch.empty(0)
-    for seed in range(copies):
-        tensors = random_tensors(config, seed=seed)
-        if seed == 0:
-            weight = dequantize_weight(config, tensors)
-        layer = make_layer(config, tensors)
-        kernel = kernel_class.from_config(config)
-        process_weights(kernel, layer)
-        size = sum(t.nbytes for t in (*layer.parameters(), *layer.buffers()))
-        steps.append(lambda x, k=kernel, m=layer: k.apply_weights(m, x))
-    return steps, size, kernel_class.__name__, weight
+class Contender:
+    """One way to compute one layer.
+
+    Args:
+        name: for the table.
+        size: bytes of its weight.
+        run: runs copy ``turn`` of the layer on ``x``.
+        prepare: the input for M rows.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        size: int,
+        run: Callable[[torch.Tensor, int], torch.Tensor],
+        prepare: Callable[[int], torch.Tensor],
+    ) -> None:
+        self.name, self.size, self._run, self._prepare = name, size, run, prepare
+        self._inputs: dict[int, torch.Tensor] = {}
+        self._turn = 0
+
+    def _input(self, M: int) -> torch.Tensor:
+        if M not in self._inputs:
+            self._inputs[M] = self._prepare(M)
+        return self._inputs[M]
+
+    def seconds(self, M: int) -> float:
+        x, turn = self._input(M), self._turn
+        self._turn += 1
+        begin = time.perf_counter()
+        self._run(x, turn)
+        return time.perf_counter() - begin
+
+    def result(self, M: int) -> np.ndarray:
+        return self._run(self._input(M), 0).double().numpy()
 
 
-def dense(weight: torch.Tensor, copies: int) -> list[Step]:
-    """Steps over ``copies`` of a float weight."""
-    weights = [weight.clone() for _ in range(copies)]
-    return [lambda x, w=w: torch.nn.functional.linear(x, w) for w in weights]
+class Peer:
+    """A contender in another process."""
+
+    def __init__(self, python: str, name: str, N: int, K: int, copies: int, threads: int) -> None:
+        self.name, self._K = name, K
+        script = Path(__file__).with_name("cpu_peers.py")
+        self._process = subprocess.Popen(
+            [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        made = self._ask(
+            do="make", peer=name, N=N, K=K, group_size=GROUP, copies=copies, threads=threads
+        )
+        self.size, self.version = made["bytes"], made["version"]
+
+    def _ask(self, **what: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(what), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
+        if "error" in answer:
+            raise RuntimeError(f"{self.name}: {answer['error']}")
+        return answer
+
+    def seconds(self, M: int) -> float:
+        return float(self._ask(do="run", M=M, K=self._K)["seconds"])
+
+    def result(self, M: int) -> np.ndarray:
+        with tempfile.TemporaryDirectory() as folder:
+            file = str(Path(folder, "result.npy"))
+            self._ask(do="result", M=M, K=self._K, file=file)
+            return np.load(file).astype(np.float64)
+
+    def close(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait()
+
+
+@contextmanager
+def peers_of(python: str | None, N: int, K: int, copies: int, threads: int) -> Iterator[list[Peer]]:
+    """The peers that run here; one that does not is said so and left out."""
+    with ExitStack() as stack:
+        found = []
+        for name in PEERS if python else ():
+            assert python is not None
+            try:
+                peer = Peer(python, name, N, K, copies, threads)
+            except (RuntimeError, OSError, ValueError) as error:
+                print(f"{name} is left out: {error}")
+                continue
+            stack.callback(peer.close)
+            found.append(peer)
+        yield found
 
 
 def copies_for(size: int) -> int:
     """How many weights of ``size`` bytes exceed the caches."""
-    return max(2, min(64, -(-CACHE_BYTES // size)))
+    return max(2, min(256, -(-CACHE_BYTES // size)))
 
 
-def measure(
-    contenders: dict[str, tuple[list[Step], torch.Tensor]], budget: float
-) -> dict[str, float]:
-    """Median seconds of a step, by contender, over interleaved rounds."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    with torch.inference_mode():
-        for steps, x in contenders.values():
-            for step in steps[:2]:
-                step(x)
-        start, turn = time.perf_counter(), 0
-        while time.perf_counter() - start < budget or turn < 5:
-            for name, (steps, x) in contenders.items():
-                step = steps[turn % len(steps)]
-                begin = time.perf_counter()
-                step(x)
-                times[name].append(time.perf_counter() - begin)
-            turn += 1
+def int4_tensors(config: Any, seed: int) -> dict[str, torch.Tensor]:
+    """The canonical tensors of the layer that peers make from this seed."""
+    N, K = config.out_features, config.in_features
+    numbers = make_numbers(N, K, GROUP, seed)
+    return {
+        "weight_packed": torch.from_numpy(numbers.packed).view(torch.int32),
+        "weight_scale": torch.from_numpy(numbers.scale),
+    }
+
+
+def ours(
+    label: str, config: Any, tensors_of: Callable[[int], Any], isa: str, approximate: bool
+) -> Contender:
+    """The kernel that qcore selects, with this instruction set."""
+    settings = qcore.Settings(approximate=approximate)
+    kernel_class = qcore.select(config, settings=settings).kernel_class
+    layers: list[tuple[Any, torch.nn.Module]] = []
+    size, copies, seed = 0, 1, 0
+    while seed < copies:
+        layer = make_layer(config, tensors_of(seed))
+        kernel = kernel_class.from_config(config)
+        process_weights(kernel, layer)
+        layers.append((kernel, layer))
+        if seed == 0:
+            size = sum(t.nbytes for t in (*layer.parameters(), *layer.buffers()))
+            copies = copies_for(size)
+        seed += 1
+    dtype = getattr(config, "act_type", None) or config.input_dtype
+
+    def run(x: torch.Tensor, turn: int) -> torch.Tensor:
+        library.set_isa(isa)
+        kernel, layer = layers[turn % len(layers)]
+        return kernel.apply_weights(layer, x)
+
+    def prepare(M: int) -> torch.Tensor:
+        return torch.from_numpy(activations(M, config.in_features)).to(dtype)
+
+    name = f"{kernel_class.__name__} {label} {isa}"
+    return Contender(name, size, run, prepare)
+
+
+def dense(weight: torch.Tensor) -> Contender:
+    """torch's linear with a float weight."""
+    weights = [weight.clone() for _ in range(copies_for(weight.nbytes))]
+
+    def run(x: torch.Tensor, turn: int) -> torch.Tensor:
+        return torch.nn.functional.linear(x, weights[turn % len(weights)])
+
+    def prepare(M: int) -> torch.Tensor:
+        return torch.from_numpy(activations(M, weight.shape[1])).to(weight.dtype)
+
+    return Contender(f"torch {_name(weight.dtype)}", weight.nbytes, run, prepare)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def measure(contenders: list[Any], M: int, budget: float) -> dict[str, float]:
+    """Median seconds of a step, by contender, over interleaved rounds; ``budget`` seconds each."""
+    times: dict[str, list[float]] = {c.name: [] for c in contenders}
+    for contender in contenders:
+        contender.seconds(M)
+    start, rounds = time.perf_counter(), 0
+    while rounds < 5 or time.perf_counter() - start < budget * len(contenders):
+        for contender in contenders if rounds % 2 else contenders[::-1]:
+            times[contender.name].append(contender.seconds(M))
+        rounds += 1
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def bandwidth() -> float:
-    """Bytes a second of reading memory in order."""
-    big = torch.ones(64 << 20)
-    seconds = []
-    for _ in range(7):
-        begin = time.perf_counter()
-        big.sum()
-        seconds.append(time.perf_counter() - begin)
-    return big.nbytes / statistics.median(seconds)
-
-
 def rows_of(
-    N: int, K: int, dtype: torch.dtype, budget: float, rows: list[int]
-) -> list[dict[str, Any]]:
-    """One result for each layer, M and contender."""
-    results = []
-    for scheme, config in configs(N, K, dtype).items():
-        probe = quantized(config, 1)
-        size, name, weight = probe[1:]
-        ours = quantized(config, copies_for(size))[0]
-        others = {
-            f"torch {str(t).removeprefix('torch.')}": weight.to(t)
-            for t in (torch.float32, torch.bfloat16)
-        }
-        floats = {label: dense(w, copies_for(w.nbytes)) for label, w in others.items()}
-        for M in rows:
-            x = torch.randn(M, K).to(dtype)
-            contenders = {name: (ours, x)}
-            contenders |= {label: (s, x.to(others[label].dtype)) for label, s in floats.items()}
-            exact = x.double() @ weight.double().t()
-            for label, seconds in measure(contenders, budget).items():
-                steps, given = contenders[label]
-                error = (steps[0](given).double() - exact).norm() / exact.norm()
-                bytes_read = size if label == name else others[label].nbytes
-                results.append(
-                    {
-                        "scheme": scheme,
-                        "N": N,
-                        "K": K,
-                        "M": M,
-                        "contender": label,
-                        "us": seconds * 1e6,
-                        "weight_gb_per_s": bytes_read / seconds / 1e9,
-                        "gflop_per_s": 2 * M * N * K / seconds / 1e9,
-                        "relative_error": float(error),
-                    }
-                )
-    return results
+    scheme: str, contenders: list[Any], weight: np.ndarray, limits: Any, args: Any
+) -> Iterator[dict[str, Any]]:
+    """One result for each M and contender."""
+    N, K = weight.shape
+    for M in args.rows:
+        exact = activations(M, K).astype(np.float64) @ weight.T
+        for name, seconds in measure(contenders, M, args.budget).items():
+            contender = next(c for c in contenders if c.name == name)
+            error = np.linalg.norm(contender.result(M) - exact) / np.linalg.norm(exact)
+            yield {
+                "scheme": scheme,
+                "N": N,
+                "K": K,
+                "M": M,
+                "threads": limits["threads"],
+                "contender": name,
+                "us": seconds * 1e6,
+                "weight_bytes": contender.size,
+                "weight_gb_per_s": contender.size / seconds / 1e9,
+                "gop_per_s": 2 * M * N * K / seconds / 1e9,
+                "of_memory": contender.size / seconds / limits["memory"],
+                "relative_error": float(error),
+            }
+
+
+def layers_of(
+    N: int, K: int, threads: int, args: Any
+) -> Iterator[tuple[str, list[Any], np.ndarray]]:
+    """What is measured against each other: a name, the contenders, the weight in float64."""
+    numbers = make_numbers(N, K, GROUP, 0)
+    weight = numbers.weight
+    size = numbers.packed.nbytes + numbers.scale.nbytes
+    with peers_of(args.peers, N, K, copies_for(size), threads) as peers:
+        contenders: list[Any] = list(peers)
+        for dtype in args.dtypes:
+            config = qcore.MPLinearLayerConfig(
+                (K, N), (K, N), qcore.scalar_types.uint4b8, dtype, GROUP, False
+            )
+            for isa in args.isas:
+                for approximate in (False, True):
+                    tensors = lambda seed, c=config: int4_tensors(c, seed)  # noqa: E731
+                    contenders.append(ours(_name(dtype), config, tensors, isa, approximate))
+        contenders += [dense(torch.from_numpy(weight).to(t)) for t in args.dtypes]
+        yield f"int4-g{GROUP}", contenders, weight.astype(np.float64)
+    del contenders
+    config8 = qcore.Int8ScaledMMLinearLayerConfig(
+        False, True, True, weight_shape=(N, K), input_dtype=args.dtypes[0]
+    )
+    of_seed = lambda seed: random_tensors(config8, seed=seed)  # noqa: E731
+    weight8 = dequantize_weight(config8, of_seed(0), torch.float64)
+    yield (
+        "int8",
+        [ours(_name(args.dtypes[0]), config8, of_seed, isa, False) for isa in args.isas],
+        weight8.numpy(),
+    )
+
+
+def table_row(row: dict[str, Any]) -> str:
+    return (
+        f"{row['scheme']:<9} {row['N']:>5} {row['K']:>5} {row['M']:>3} {row['threads']:>1}  "
+        f"{row['contender']:<52} {row['us']:>9.1f} {row['weight_gb_per_s']:>6.1f} "
+        f"{row['of_memory']:>6.0%} {row['gop_per_s']:>7.1f} {row['relative_error']:>8.1e}"
+    )
+
+
+def plot(results: list[dict[str, Any]], file: Path) -> None:
+    """Time of a layer by M, relative to the fastest contender; one panel a shape."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = [r for r in results if r["scheme"].startswith("int4")]
+    panels = list(dict.fromkeys((r["N"], r["K"], r["threads"]) for r in shown))
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.5), squeeze=False)
+    for axis, (N, K, threads) in zip(axes[0], panels, strict=True):
+        here = [r for r in shown if (r["N"], r["K"], r["threads"]) == (N, K, threads)]
+        for name in dict.fromkeys(r["contender"] for r in here):
+            mine = [r for r in here if r["contender"] == name]
+            style = "-" if name.startswith("CPU") else "--"
+            rates = [r["gop_per_s"] for r in mine]
+            axis.plot([r["M"] for r in mine], rates, style, marker="o", label=name)
+        axis.set(xscale="log", yscale="log", xlabel="M", title=f"{N} x {K}, {threads} threads")
+    axes[0][0].set_ylabel("GOP/s")
+    axes[0][-1].legend(fontsize=6)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
 
 
 def main() -> None:
-    """Measure, print a table, write JSON."""
+    """Measure, print a table, write JSON and plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two shapes, shorter rounds")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], dest="dtypes")
+    parser.add_argument("--isa", nargs="+", default=None, dest="isas")
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--peers", help="the Python of an environment with the peers")
     parser.add_argument("--out", type=Path, help="write JSON here")
+    parser.add_argument("--plot", type=Path, help="write a plot here")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    dtype = getattr(torch, args.dtype)
-    limit = bandwidth()
-    print(f"memory: {limit / 1e9:.1f} GB/s with {args.threads} threads")
-    heading = f"{'scheme':<10} {'N':>6} {'K':>6} {'M':>4}  {'contender':<30}"
-    print(f"{heading} {'us':>9} {'GB/s':>7} {'GFLOP/s':>8} {'error':>8}")
-    results = []
-    for N, K in QUICK_SHAPES if args.quick else SHAPES:
-        for row in rows_of(N, K, dtype, 0.3 if args.quick else 1.0, ROWS):
-            results.append(row)
-            print(
-                f"{row['scheme']:<10} {N:>6} {K:>6} {row['M']:>4}  {row['contender']:<30}"
-                f" {row['us']:>9.1f} {row['weight_gb_per_s']:>7.1f} {row['gflop_per_s']:>8.1f}"
-                f" {row['relative_error']:>8.1e}",
-                flush=True,
-            )
+    args.dtypes = [getattr(torch, name) for name in args.dtypes]
+    args.isas = args.isas or [library.isa()]
+    args.budget = 0.1 if args.quick else 0.4
+    roofline, results, limits = Roofline(), [], []
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        for N, K in QUICK_SHAPES if args.quick else SHAPES:
+            limit = {
+                "threads": threads,
+                "N": N,
+                "K": K,
+                "load": os.getloadavg()[0],
+                "memory": roofline.bandwidth(threads),
+                "operations": roofline.operations(threads),
+            }
+            limits.append(limit)
+            rates = {name: f"{rate / 1e9:.0f}" for name, rate in limit["operations"].items()}
+            print(f"memory {limit['memory'] / 1e9:.1f} GB/s, GOP/s {rates}, load {limit['load']}")
+            with torch.inference_mode():
+                for scheme, contenders, weight in layers_of(N, K, threads, args):
+                    for row in rows_of(scheme, contenders, weight, limit, args):
+                        results.append(row)
+                        print(table_row(row), flush=True)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         report = {
             "environment": environment("qcore-cpu"),
-            "dtype": args.dtype,
-            "memory_gb_per_s": limit / 1e9,
+            "limits": limits,
             "results": results,
         }
         args.out.write_text(json.dumps(report, indent=1) + "\n")
+    if args.plot:
+        plot(results, args.plot)
 
 
 if __name__ == "__main__":

@@ -85,12 +85,11 @@ std::tuple<Tensor, Tensor> int8_pack(const Tensor& weight) {
                   ", beyond which a 32-bit sum may overflow");
   const int64_t blocks = ceil_div(n, kBlock), quads = ceil_div(k, 4);
   const int64_t row_stride = weight.stride(0), k_stride = weight.stride(1);
-  Tensor packed = torch::stable::new_empty(weight, {blocks, quads, kBlock, 4}, ScalarType::Char);
+  Tensor packed = new_weight(weight, {blocks, quads, kBlock, 4}, ScalarType::Char);
   Tensor col_sums = torch::stable::new_empty(weight, {n}, ScalarType::Int);
   const auto* from = static_cast<const int8_t*>(weight.data_ptr());
   auto* to = static_cast<int8_t*>(packed.data_ptr());
   auto* sums = static_cast<int32_t*>(col_sums.data_ptr());
-  advise_large_pages(to, blocks * quads * 64);
   torch::stable::parallel_for(0, blocks, grain(kBytesPerThread, quads * 64), [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
       int8_t* line = to + block * quads * 64;

@@ -89,37 +89,34 @@ inline void int8_pack_rows(const int8_t* q, int rows, int64_t quads, void* tile)
 // ---- the product -----------------------------------------------------------------------------
 
 template <int rows, int blocks>
-void int8_tile(const Int8Weights& w, const void* tile, const float* scale, const int32_t* azp,
+QCORE_NOINLINE void int8_tile(const Int8Weights& w, const void* tile, const float* scale, const int32_t* azp,
                int64_t block, const Output& out, int64_t row) {
   const int8_t* p = w.packed + block * w.quads * 64;
   const char* x = static_cast<const char*>(tile);
   VecI acc[blocks][rows];
-#pragma GCC unroll 8
-  for (int b = 0; b < blocks; ++b) {
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) acc[b][r] = set1_i(0);
-  }
+  repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { acc[b][r] = set1_i(0); });
   for (int64_t i = 0; i < w.quads; ++i, x += rows * Int8Dot::quad_bytes) {
     Int8Dot::Weight weight[blocks];
-#pragma GCC unroll 8
-    for (int b = 0; b < blocks; ++b) weight[b] = Int8Dot::load_weight(p + (b * w.quads + i) * 64);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
+    repeat<blocks>([&](auto b) QCORE_BODY {
+      weight[b] = Int8Dot::load_weight(p + (b * w.quads + i) * 64);
+    });
+    repeat<rows>([&](auto r) QCORE_BODY {
       const Int8Dot::Activation quad = Int8Dot::load_activation(x + r * Int8Dot::quad_bytes);
-#pragma GCC unroll 8
-      for (int b = 0; b < blocks; ++b) Int8Dot::accumulate(acc[b][r], weight[b], quad);
-    }
+      repeat<blocks>([&](auto b) QCORE_BODY { Int8Dot::accumulate(acc[b][r], weight[b], quad); });
+    });
   }
+  VecI sums[blocks][rows];  // an array in memory, which `acc` must not be
+  repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { sums[b][r] = acc[b][r]; });
   for (int b = 0; b < blocks; ++b) {
     const int64_t column = (block + b) * kBlock;
     const int64_t count = out.n - column < kBlock ? out.n - column : kBlock;
     const VecF channel = w.scale_per_channel ? load_some(w.scale, w.scale_dtype, column, count)
                                              : set1(load_one(w.scale, w.scale_dtype, 0));
-    alignas(64) int32_t sums[16] = {};
-    __builtin_memcpy(sums, w.col_sums + column, count * 4);
-    const VecI col_sums = load_i(sums);
+    alignas(64) int32_t lanes[16] = {};
+    __builtin_memcpy(lanes, w.col_sums + column, count * 4);
+    const VecI col_sums = load_i(lanes);
     for (int r = 0; r < rows; ++r) {
-      const VecI exact = sub_mul(acc[b][r], set1_i(Int8Dot::x_offset + azp[r]), col_sums);
+      const VecI exact = sub_mul(sums[b][r], set1_i(Int8Dot::x_offset + azp[r]), col_sums);
       store_block(out, row + r, block + b, mul(mul(to_f(exact), set1(scale[r])), channel));
     }
   }
@@ -147,8 +144,10 @@ void int8(const Int8Weights& w, int rows, const void* tile, const float* scale, 
 
 constexpr IsaKernels make_kernels(const char* name) {
   return {name,
-          {{Wna16<DotF32, 2>::table(), Wna16<DotF32, 4>::table(), Wna16<DotF32, 8>::table()},
-           {Wna16<DotBf16, 2>::table(), Wna16<DotBf16, 4>::table(), Wna16<DotBf16, 8>::table()}},
+          {{wna16_table<DotF32, 2>(), wna16_table<DotF32, 4>(), wna16_table<DotF32, 8>()},
+           {wna16_table<DotBf16, 2>(), wna16_table<DotBf16, 4>(), wna16_table<DotBf16, 8>()},
+           {wna16_table<DotInt8<2>, 2>(), wna16_table<DotInt8<4>, 4>(),
+            wna16_table<DotInt8<8>, 8>()}},
           quantize_row,
           kInt8Rows,
           Int8Dot::quad_bytes,

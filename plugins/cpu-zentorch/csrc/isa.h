@@ -11,6 +11,10 @@ namespace qcore_cpu {
 
 enum class Dtype : int { f32, f16, bf16 };
 
+// How wna16 multiplies: floats; the same where all activations are bfloat16; integers, with activations
+// rounded to int8.
+enum class Compute : int { f32, bf16, int8 };
+
 // Output features per block of every packed layout: one 64-byte line holds one 32-bit word of each row.
 constexpr int64_t kBlock = 16;
 // A chunk: inputs that share a scale and whose sum is kept in registers; at most this many.
@@ -18,7 +22,8 @@ constexpr int64_t kChunkSlots = 128;
 // Blocks that the wide wna16 kernel takes at a time, and what it needs to work in.
 constexpr int64_t kPanelBlocks = 4;
 constexpr int64_t kPanelRows = 256;
-constexpr int64_t kPanelScratch = (kChunkSlots + kPanelRows) * kPanelBlocks * 64;
+constexpr int64_t kTileRows = 8;  // of a tile, at most
+constexpr int64_t kPanelScratch = (kChunkSlots + kPanelRows + kTileRows) * kPanelBlocks * 64;
 
 // One number for each group and output: a float, or int8 times a half that 2^span_bits
 // groups share.
@@ -74,29 +79,48 @@ struct RowQuant {
   int32_t azp;  // static only; x ~ (q - azp) * scale
 };
 
-// Rows are packed in tiles of at most `rows`; a tile takes 4 * rows * slots / step_slots bytes and has
-// sums [chunks, rows]. A row's result depends neither on the tile nor on which of the two kernels ran.
+// What the fold of a chunk needs to know of a row of activations.
+struct FloatSide {
+  float sum;  // of the inputs of the chunk
+};
+struct QuantSide {
+  float sum;      // of the inputs as rounded
+  float scale;    // input ~ code * scale
+  int32_t start;  // - (sum of codes) * (zero point that all groups have)
+};
+
+// Rows are packed in tiles of at most `rows`, filled up with zeros to `padded(rows)`, a number of rows that
+// there is code for. In a panel the tiles of a chunk stand side by side: [chunk][tile][step][row], 4 bytes
+// each, and sides [chunk][row]; both have room for `panel_rows` rows. A row's result depends neither on the
+// tile nor on which of the two kernels ran.
 struct Wna16Kernels {
   int rows;
   int step_slots;
+  int side_bytes;
+  int (*padded)(int rows);
 
-  // One tile of `rows` activation rows, `stride` elements apart. `line` has room for all slots.
+  // One tile of `rows` activation rows, `stride` elements apart, to the place of row `first` of a panel.
+  // `line` has room for all slots. Where activations become int8, they have one scale a chunk, or one a row
+  // if `per_row`.
   void (*pack_rows)(const Wna16Weights& w, const void* x, Dtype dtype, int rows, int64_t stride,
-                    float* line, void* tile, float* sums);
-  // One tile against the blocks [block_begin, block_end); codes are decoded in registers.
-  void (*narrow)(const Wna16Weights& w, int rows, const void* tile, const float* sums,
+                    bool per_row, float* line, void* panel, void* sides, int64_t panel_rows,
+                    int64_t first);
+  // A panel of one tile, and of `padded(rows)` rows, against the blocks [block_begin, block_end); codes are
+  // decoded in registers.
+  void (*narrow)(const Wna16Weights& w, int rows, const void* tile, const void* sides,
                  int64_t block_begin, int64_t block_end, const Output& out, int64_t row);
-  // `rows` <= kPanelRows in consecutive tiles against at most kPanelBlocks blocks; codes are decoded
-  // once into `scratch` and used for all rows.
-  void (*wide)(const Wna16Weights& w, int rows, const void* tiles, const float* sums,
-               int64_t block_begin, int64_t block_end, void* scratch, const Output& out, int64_t row);
+  // `rows` <= kPanelRows rows of a panel from `first` on, where a tile begins, against at most kPanelBlocks
+  // blocks; codes are decoded once into `scratch` and used for all rows.
+  void (*wide)(const Wna16Weights& w, int rows, const void* panel, const void* sides,
+               int64_t panel_rows, int64_t first, int64_t block_begin, int64_t block_end, void* scratch,
+               const Output& out, int64_t row);
 };
 
 struct IsaKernels {
   const char* name;
 
-  // [for bfloat16 activations][log2(bits) - 1]
-  Wna16Kernels wna16[2][3];
+  // [Compute][log2(bits) - 1]
+  Wna16Kernels wna16[3][3];
 
   // One row to int8; returns its scale and azp. A row with NaN or infinity gets the scale NaN.
   void (*quantize_row)(const void* x, Dtype dtype, int64_t k, const RowQuant& mode, int8_t* q,

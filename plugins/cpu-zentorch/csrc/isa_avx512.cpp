@@ -3,6 +3,8 @@
 #include "isa.h"
 
 #define QCORE_INLINE inline __attribute__((always_inline))
+#define QCORE_BODY __attribute__((always_inline))  // of a lambda
+#define QCORE_NOINLINE __attribute__((noinline))  // registers are shared out within a function
 
 namespace qcore_cpu {
 #include "vec_avx512.h"

@@ -162,8 +162,7 @@ inline int64_t grain(int64_t enough, int64_t cost) {
   return std::max<int64_t>(1, enough / std::max<int64_t>(1, cost));
 }
 
-// Ask for large pages for memory that was not touched yet: a decode step reads all of a weight once,
-// and then misses of the address translation show.
-void advise_large_pages(void* data, int64_t bytes);
+// A tensor for packed weights, uninitialized: in pages of 2 MiB where that is possible (large_pages.cpp).
+Tensor new_weight(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType type);
 
 }  // namespace qcore_cpu

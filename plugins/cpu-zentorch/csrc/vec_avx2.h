@@ -120,6 +120,18 @@ inline void store_lanes(void* p, Dtype dtype, int64_t i, const VecF& a) {
 struct DotF32 {
   static constexpr int slots = 1;
   using Weight = VecF;
+  using Acc = VecF;
+  using Side = FloatSide;
+  static constexpr bool quantizes = false;
+  static constexpr int flush_steps = 0;
+  static constexpr int rows = 6;
+  static constexpr int padded(int rows) { return rows <= 4 ? rows : 6; }
+  static constexpr int wide_blocks = 1;
+  static constexpr int narrow_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+
+  static Acc start(const Side&) { return set1(0.0f); }
+  static void flush(Acc&) {}
+  static VecF finish(const Acc& acc, const Side&) { return acc; }
 
   template <int bits>
   static constexpr int center() {
@@ -153,6 +165,85 @@ struct DotF32 {
   }
 };
 using DotBf16 = DotF32;
+
+// Activations rounded to int8. Codes of 2 and 4 bits (unsigned) x activations: pairs of products are added up
+// in 16 bits, which hold 8 of them, and then widened. Of 8 bits |weight| x activation with the
+// weight's sign: two products of at most 128 * 127 do not saturate, and are widened at once.
+template <int bits>
+struct DotInt8 {
+  static constexpr int slots = 4;
+  using Weight = VecI;
+  struct Acc {
+    VecI words, total;
+  };
+  using Side = QuantSide;
+  static constexpr bool quantizes = true;
+  static constexpr int flush_steps = bits == 8 ? 0 : 8;
+  static_assert(bits == 8 || flush_steps * 2 * 127 * ((1 << bits) - 1) <= 32767, "they would saturate");
+  static constexpr int rows = 4;
+  static constexpr int padded(int rows) { return rows == 3 ? 4 : rows; }
+  static constexpr int wide_blocks = 1;
+  static constexpr int narrow_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+
+  template <int>
+  static constexpr int center() {
+    return bits == 8 ? 128 : 0;
+  }
+  template <int, int step>
+  static Weight decode(const uint8_t* p) {
+    const VecI words = load_i(p);
+    if constexpr (bits == 8) {
+      // Four runs of sixteen bytes: their dwords side by side, then the bytes.
+      const __m256i first = _mm256_setr_epi32(0, 4, 0, 4, 1, 5, 1, 5);
+      const __m256i last = _mm256_setr_epi32(2, 6, 2, 6, 3, 7, 3, 7);
+      return {quads_of(words, first), quads_of(words, last)};
+    }
+    const __m256i mask = _mm256_set1_epi8((1 << bits) - 1);
+    if constexpr (step == 0) {
+      return {_mm256_and_si256(words.lo, mask), _mm256_and_si256(words.hi, mask)};
+    }
+    return {_mm256_and_si256(_mm256_srli_epi32(words.lo, bits * step), mask),
+            _mm256_and_si256(_mm256_srli_epi32(words.hi, bits * step), mask)};
+  }
+  static __m256i quads_of(const VecI& runs, __m256i dwords) {
+    const __m256i quads = _mm256_blend_epi32(_mm256_permutevar8x32_epi32(runs.lo, dwords),
+                                             _mm256_permutevar8x32_epi32(runs.hi, dwords), 0xcc);
+    const __m128i bytes = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm256_shuffle_epi8(quads, _mm256_broadcastsi128_si256(bytes));
+  }
+  static Weight load(const void* p) { return load_i(p); }
+  static void store(void* p, const Weight& w) {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), w.lo);
+    _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, w.hi);
+  }
+  static Acc start(const Side& side) { return {set1_i(0), set1_i(side.start)}; }
+  static void accumulate(Acc& acc, const Weight& w, const void* x) {
+    int32_t quad;
+    __builtin_memcpy(&quad, x, 4);
+    const __m256i q = _mm256_set1_epi32(quad);
+    if constexpr (bits == 8) {
+      acc.total.lo = _mm256_add_epi32(acc.total.lo, widened(signed_products(w.lo, q)));
+      acc.total.hi = _mm256_add_epi32(acc.total.hi, widened(signed_products(w.hi, q)));
+    } else {
+      acc.words.lo = _mm256_add_epi16(acc.words.lo, _mm256_maddubs_epi16(w.lo, q));
+      acc.words.hi = _mm256_add_epi16(acc.words.hi, _mm256_maddubs_epi16(w.hi, q));
+    }
+  }
+  static __m256i signed_products(__m256i w, __m256i q) {
+    return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
+  }
+  static __m256i widened(__m256i words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
+  static void flush(Acc& acc) {
+    if constexpr (bits != 8) {
+      acc.total.lo = _mm256_add_epi32(acc.total.lo, widened(acc.words.lo));
+      acc.total.hi = _mm256_add_epi32(acc.total.hi, widened(acc.words.hi));
+      acc.words = set1_i(0);
+    }
+  }
+  static VecF finish(const Acc& acc, const Side& side) {
+    return mul(to_f(acc.total), set1(side.scale));
+  }
+};
 
 // vpmaddwd on 16-bit halves: exact for all codes, where vpmaddubsw would saturate silently.
 // Weights split in place into the even and the odd bytes, and so does every activation quad.
@@ -191,10 +282,7 @@ struct Int8Dot {
 };
 
 // 16 registers: one row keeps four memory streams busy, more rows take fewer blocks.
-constexpr int kWna16Rows = 6;
-constexpr int kWideBlocks = 1;
 constexpr int kInt8Rows = 4;
-constexpr int narrow_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 constexpr int int8_blocks(int rows) { return rows == 1 ? 4 : 1; }
 
 }  // namespace

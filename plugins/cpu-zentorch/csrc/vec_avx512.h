@@ -85,6 +85,18 @@ inline void store_lanes(void* p, Dtype dtype, int64_t i, const VecF& a) {
 struct DotF32 {
   static constexpr int slots = 1;
   using Weight = VecF;
+  using Acc = VecF;
+  using Side = FloatSide;
+  static constexpr bool quantizes = false;
+  static constexpr int flush_steps = 0;
+  static constexpr int rows = 8;
+  static constexpr int padded(int rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : rows <= 6 ? 6 : 8; }
+  static constexpr int wide_blocks = 2;
+  static constexpr int narrow_blocks(int rows) { return rows <= 2 ? 4 : 2; }
+
+  static Acc start(const Side&) { return set1(0.0f); }
+  static void flush(Acc&) {}
+  static VecF finish(const Acc& acc, const Side&) { return acc; }
 
   template <int bits>
   static constexpr int center() {
@@ -123,6 +135,18 @@ struct DotF32 {
 struct DotBf16 {
   static constexpr int slots = 2;
   using Weight = VecI;
+  using Acc = VecF;
+  using Side = FloatSide;
+  static constexpr bool quantizes = false;
+  static constexpr int flush_steps = 0;
+  static constexpr int rows = 8;
+  static constexpr int padded(int rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : rows <= 6 ? 6 : 8; }
+  static constexpr int wide_blocks = 2;
+  static constexpr int narrow_blocks(int rows) { return rows <= 2 ? 4 : 2; }
+
+  static Acc start(const Side&) { return set1(0.0f); }
+  static void flush(Acc&) {}
+  static VecF finish(const Acc& acc, const Side&) { return acc; }
 
   template <int bits>
   static constexpr int center() {
@@ -178,6 +202,51 @@ struct DotBf16 {
 using DotBf16 = DotF32;
 #endif
 
+// Activations rounded to int8: vpdpbusd takes codes (unsigned) x activations (signed).
+template <int bits>
+struct DotInt8 {
+  static constexpr int slots = 4;
+  using Weight = VecI;
+  using Acc = VecI;
+  using Side = QuantSide;
+  static constexpr bool quantizes = true;
+  static constexpr int flush_steps = 0;
+  static constexpr int rows = 8;
+  static constexpr int padded(int rows) { return rows <= 2 ? rows : (rows + 1) / 2 * 2; }
+  static constexpr int wide_blocks = 2;
+  static constexpr int narrow_blocks(int rows) { return rows <= 4 ? 4 : 2; }
+
+  template <int>
+  static constexpr int center() {
+    return 0;
+  }
+  template <int, int step>
+  static Weight decode(const uint8_t* p) {
+    const __m512i words = _mm512_loadu_si512(p);
+    if constexpr (bits == 8) {
+      // Four runs of sixteen bytes: their dwords side by side, then the bytes; less 128 no more.
+      const __m512i dwords = _mm512_permutexvar_epi32(
+          _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), words);
+      const __m512i quads = _mm512_shuffle_epi8(
+          dwords, _mm512_broadcast_i32x4(
+                      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+      return {_mm512_xor_si512(quads, _mm512_set1_epi8(-128))};
+    }
+    return {_mm512_and_si512(step ? _mm512_srli_epi32(words, bits * step) : words,
+                             _mm512_set1_epi8((1 << bits) - 1))};
+  }
+  static Weight load(const void* p) { return load_i(p); }
+  static void store(void* p, const Weight& w) { _mm512_storeu_si512(p, w.v); }
+  static Acc start(const Side& side) { return set1_i(side.start); }
+  static void accumulate(Acc& acc, const Weight& w, const void* x) {
+    int32_t quad;
+    __builtin_memcpy(&quad, x, 4);
+    acc.v = _mm512_dpbusd_epi32(acc.v, w.v, _mm512_set1_epi32(quad));
+  }
+  static void flush(Acc&) {}
+  static VecF finish(const Acc& acc, const Side& side) { return mul(to_f(acc), set1(side.scale)); }
+};
+
 // vpdpbusd takes unsigned x signed bytes and adds four products to 32 bits without saturation.
 // The activations are stored + 128; the epilogue takes 128 * col_sum off again.
 struct Int8Dot {
@@ -204,10 +273,7 @@ struct Int8Dot {
 };
 
 // 32 registers.
-constexpr int kWna16Rows = 8;
-constexpr int kWideBlocks = 2;
 constexpr int kInt8Rows = 8;
-constexpr int narrow_blocks(int rows) { return rows <= 2 ? 4 : 2; }
 constexpr int int8_blocks(int rows) { return rows <= 2 ? 4 : 2; }
 
 }  // namespace

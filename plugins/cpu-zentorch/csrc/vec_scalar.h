@@ -170,6 +170,18 @@ inline void store_lanes(void* p, Dtype dtype, int64_t i, const VecF& a) {
 struct DotF32 {
   static constexpr int slots = 1;
   using Weight = VecF;
+  using Acc = VecF;
+  using Side = FloatSide;
+  static constexpr bool quantizes = false;
+  static constexpr int flush_steps = 0;
+  static constexpr int rows = 4;
+  static constexpr int padded(int rows) { return rows == 1 ? 1 : 4; }
+  static constexpr int wide_blocks = 1;
+  static constexpr int narrow_blocks(int) { return 1; }
+
+  static Acc start(const Side&) { return set1(0.0f); }
+  static void flush(Acc&) {}
+  static VecF finish(const Acc& acc, const Side&) { return acc; }
 
   template <int bits>
   static constexpr int center() {
@@ -209,6 +221,59 @@ struct DotF32 {
 };
 using DotBf16 = DotF32;  // for bfloat16 activations
 
+// wna16 with activations rounded to int8: a step is four inputs, products and sums are integers. The bytes of
+// a weight are unsigned codes, or with 8 bits codes less 128; a vector unit may take another center.
+template <int bits>
+struct DotInt8 {
+  static constexpr int slots = 4;
+  struct Weight {
+    int16_t v[64];
+  };
+  using Acc = VecI;
+  using Side = QuantSide;
+  static constexpr bool quantizes = true;
+  static constexpr int flush_steps = 0;  // after so many steps `flush` must be called; 0: it need not
+  static constexpr int rows = 4;
+  static constexpr int padded(int rows) { return rows == 1 ? 1 : 4; }
+  static constexpr int wide_blocks = 1;
+  static constexpr int narrow_blocks(int) { return 1; }
+
+  template <int>
+  static constexpr int center() {
+    return bits == 8 ? 128 : 0;
+  }
+  template <int, int step>
+  static Weight decode(const uint8_t* p) {
+    Weight w;
+    for (int i = 0; i < 64; ++i) {
+      if constexpr (bits == 8) {
+        w.v[i] = static_cast<int8_t>(p[i % 4 * 16 + i / 4]);
+      } else {
+        w.v[i] = p[i] >> (bits * step) & ((1 << bits) - 1);
+      }
+    }
+    return w;
+  }
+  static Weight load(const void* p) {
+    Weight w;
+    QCORE_LANES for (int i = 0; i < 4; ++i) {
+      const auto byte = static_cast<const uint8_t*>(p)[lane * 4 + i];
+      w.v[lane * 4 + i] = bits == 8 ? static_cast<int8_t>(byte) : byte;
+    }
+    return w;
+  }
+  static void store(void* p, const Weight& w) {
+    for (int i = 0; i < 64; ++i) static_cast<uint8_t*>(p)[i] = static_cast<uint8_t>(w.v[i]);
+  }
+  static Acc start(const Side& side) { return set1_i(side.start); }
+  static void accumulate(Acc& acc, const Weight& w, const void* x) {
+    const auto* q = static_cast<const int8_t*>(x);
+    QCORE_LANES for (int i = 0; i < 4; ++i) acc.v[lane] += w.v[lane * 4 + i] * q[i];
+  }
+  static void flush(Acc&) {}
+  static VecF finish(const Acc& acc, const Side& side) { return mul(to_f(acc), set1(side.scale)); }
+};
+
 // int8 dot products of four: one block row per lane.
 struct Int8Dot {
   static constexpr int quad_bytes = 4;
@@ -241,10 +306,7 @@ struct Int8Dot {
 };
 
 // Tiles: rows of activations held in registers, and blocks of weights next to each other.
-constexpr int kWna16Rows = 4;
-constexpr int kWideBlocks = 1;
 constexpr int kInt8Rows = 4;
-constexpr int narrow_blocks(int) { return 1; }
 constexpr int int8_blocks(int) { return 1; }
 
 }  // namespace

@@ -7,6 +7,9 @@
 //                                                      are the signed bytes of packed (unless zero is given)
 //   super_scale, super_offset  f16 [blocks, S, 16]     scale, or offset, is then int8: an integer for each
 //                                                      group, times the half of G / S groups (a power of 2)
+//
+// wna16_int8_linear rounds x to int8 first, with a scale for each chunk (or each row), and multiplies and
+// adds integers within a chunk.
 
 #include "op_support.h"
 
@@ -101,43 +104,41 @@ Wna16Weights check_weights(const Tensor& packed, const Tensor& scale, const std:
   return w;
 }
 
-// Activations of up to kPanelRows rows, as the kernels read them.
-struct PackedRows {
-  char* tiles;
-  float* sums;
-};
+// How activations are multiplied: as they are; as int8 with a scale for each chunk; or for each row.
+enum class Activations { floats, int8_chunks, int8_rows };
 
-int64_t packed_bytes(const Wna16Weights& w, const Wna16Kernels& kernel, int64_t slots, int64_t rows) {
-  return align_line(rows * slots / kernel.step_slots * 4) + align_line(rows * w.chunks * 4);
-}
-
-void linear(const Wna16Weights& w, int64_t bits, const Rows& x, const Output& out) {
+void linear(const Wna16Weights& w, int64_t bits, Activations mode, const Rows& x, const Output& out) {
   thread_local Workspace panel_space;
+  const Compute compute = mode != Activations::floats ? Compute::int8
+                          : x.dtype == Dtype::bf16    ? Compute::bf16
+                                                      : Compute::f32;
   const int index = bits == 2 ? 0 : bits == 4 ? 1 : 2;
-  const Wna16Kernels& kernel = active_isa().wna16[x.dtype == Dtype::bf16][index];
+  const Wna16Kernels& kernel = active_isa().wna16[static_cast<int>(compute)][index];
   const int64_t slots = w.words * (32 / bits), blocks = ceil_div(out.n, kBlock);
-  const int64_t panel = std::min(x.rows, kPanelRows);
-  const int64_t tile_bytes = align_line(panel * slots / kernel.step_slots * 4);
-  char* tiles = panel_space.reserve(packed_bytes(w, kernel, slots, panel));
-  float* sums = reinterpret_cast<float*>(tiles + tile_bytes);
+  const bool few = x.rows <= kernel.rows;
+  const int64_t most = std::min(x.rows, kPanelRows);  // of a panel, less what fills up the last tile
+  const int64_t panel_rows = few ? kernel.padded(static_cast<int>(most))
+                                 : ceil_div(most, kernel.rows) * kernel.rows;
+  const int64_t panel_bytes = align_line(panel_rows * slots / kernel.step_slots * 4);
+  char* panel = panel_space.reserve(panel_bytes + panel_rows * w.chunks * kernel.side_bytes);
+  char* sides = panel + panel_bytes;
 
   auto pack = [&](int64_t first, int64_t rows, int64_t begin_tile, int64_t end_tile) {
     thread_local Workspace line_space;
     float* line = reinterpret_cast<float*>(line_space.reserve(slots * 4));
-    for (int64_t t = begin_tile; t < end_tile; ++t) {
-      const int64_t row = t * kernel.rows;
+    for (int64_t row = begin_tile * kernel.rows; row < end_tile * kernel.rows; row += kernel.rows) {
       const int count = static_cast<int>(std::min<int64_t>(kernel.rows, rows - row));
-      kernel.pack_rows(w, x.row(first + row), x.dtype, count, x.stride, line,
-                       tiles + row * slots / kernel.step_slots * 4, sums + row * w.chunks);
+      kernel.pack_rows(w, x.row(first + row), x.dtype, count, x.stride,
+                       mode == Activations::int8_rows, line, panel, sides, panel_rows, row);
     }
   };
 
-  if (x.rows <= kernel.rows) {
+  if (few) {
     const int rows = static_cast<int>(x.rows);
     pack(0, rows, 0, 1);
     const int64_t block_grain = grain(kBytesPerThread, w.words * 64);
     torch::stable::parallel_for(0, blocks, block_grain, [&](int64_t begin, int64_t end) {
-      kernel.narrow(w, rows, tiles, sums, begin, end, out, 0);
+      kernel.narrow(w, rows, panel, sides, begin, end, out, 0);
     });
     return;
   }
@@ -163,41 +164,65 @@ void linear(const Wna16Weights& w, int64_t bits, const Rows& x, const Output& ou
         const int64_t row = i / column_tiles * part_tiles * kernel.rows;
         const int64_t count = std::min(part_tiles * kernel.rows, rows - row);
         if (count <= 0) continue;
-        kernel.wide(w, static_cast<int>(count), tiles + row * slots / kernel.step_slots * 4,
-                    sums + row * w.chunks, block, std::min(block + kPanelBlocks, blocks), scratch, out,
-                    first + row);
+        kernel.wide(w, static_cast<int>(count), panel, sides, panel_rows, row, block,
+                    std::min(block + kPanelBlocks, blocks), scratch, out, first + row);
       }
     });
   }
 }
 
-void wna16_linear_out(const Tensor& x, const Tensor& packed, const Tensor& scale,
-                      const std::optional<Tensor>& zero, const std::optional<Tensor>& perm,
-                      const Tensor& chunks, const std::optional<Tensor>& bias, int64_t bits, int64_t k,
-                      int64_t n, const Tensor& out, const std::optional<Tensor>& offset,
-                      const std::optional<Tensor>& super_scale,
-                      const std::optional<Tensor>& super_offset) {
-  const Wna16Weights w = check_weights(packed, scale, zero, perm, chunks, bits, k, n, offset, super_scale,
-                                       super_offset);
-  const Rows rows = as_rows(kOp, x, k);
+void run(const Tensor& x, const Wna16Weights& w, const std::optional<Tensor>& bias, int64_t bits,
+         int64_t n, Activations mode, const Tensor& out) {
+  const Rows rows = as_rows(kOp, x, w.k);
   check_out(kOp, out, x, n);
   const Output output = make_output(kOp, out, bias, n);
-  if (rows.rows > 0) linear(w, bits, rows, output);
+  if (rows.rows > 0) linear(w, bits, mode, rows, output);
 }
 
-Tensor wna16_linear(const Tensor& x, const Tensor& packed, const Tensor& scale,
-                    const std::optional<Tensor>& zero, const std::optional<Tensor>& perm,
-                    const Tensor& chunks, const std::optional<Tensor>& bias, int64_t bits, int64_t k,
-                    int64_t n, std::optional<ScalarType> out_dtype, const std::optional<Tensor>& offset,
-                    const std::optional<Tensor>& super_scale,
-                    const std::optional<Tensor>& super_offset) {
+Tensor new_output(const Tensor& x, int64_t n, std::optional<ScalarType> out_dtype) {
   const ScalarType type = out_dtype.value_or(x.scalar_type());
   float_dtype(kOp, out_dtype ? "out_dtype" : "x", type);
   STD_TORCH_CHECK(x.dim() >= 1, kOp, ": x has no dimension; it must be [..., K]");
   STD_TORCH_CHECK(n >= 1, kOp, ": out_features is ", n, "; it must be at least 1");
-  Tensor out = torch::stable::new_empty(x, shape_with_last(x, n), type);
+  return torch::stable::new_empty(x, shape_with_last(x, n), type);
+}
+
+using Maybe = const std::optional<Tensor>&;
+
+void wna16_linear_out(const Tensor& x, const Tensor& packed, const Tensor& scale, Maybe zero, Maybe perm,
+                      const Tensor& chunks, Maybe bias, int64_t bits, int64_t k, int64_t n,
+                      const Tensor& out, Maybe offset, Maybe super_scale, Maybe super_offset) {
+  const Wna16Weights w = check_weights(packed, scale, zero, perm, chunks, bits, k, n, offset, super_scale,
+                                       super_offset);
+  run(x, w, bias, bits, n, Activations::floats, out);
+}
+
+Tensor wna16_linear(const Tensor& x, const Tensor& packed, const Tensor& scale, Maybe zero, Maybe perm,
+                    const Tensor& chunks, Maybe bias, int64_t bits, int64_t k, int64_t n,
+                    std::optional<ScalarType> out_dtype, Maybe offset, Maybe super_scale,
+                    Maybe super_offset) {
+  Tensor out = new_output(x, n, out_dtype);
   wna16_linear_out(x, packed, scale, zero, perm, chunks, bias, bits, k, n, out, offset, super_scale,
                    super_offset);
+  return out;
+}
+
+void wna16_int8_linear_out(const Tensor& x, const Tensor& packed, const Tensor& scale, Maybe zero,
+                           Maybe perm, const Tensor& chunks, Maybe bias, int64_t bits, int64_t k,
+                           int64_t n, bool per_row, const Tensor& out, Maybe offset, Maybe super_scale,
+                           Maybe super_offset) {
+  const Wna16Weights w = check_weights(packed, scale, zero, perm, chunks, bits, k, n, offset, super_scale,
+                                       super_offset);
+  run(x, w, bias, bits, n, per_row ? Activations::int8_rows : Activations::int8_chunks, out);
+}
+
+Tensor wna16_int8_linear(const Tensor& x, const Tensor& packed, const Tensor& scale, Maybe zero,
+                         Maybe perm, const Tensor& chunks, Maybe bias, int64_t bits, int64_t k,
+                         int64_t n, bool per_row, std::optional<ScalarType> out_dtype, Maybe offset,
+                         Maybe super_scale, Maybe super_offset) {
+  Tensor out = new_output(x, n, out_dtype);
+  wna16_int8_linear_out(x, packed, scale, zero, perm, chunks, bias, bits, k, n, per_row, out, offset,
+                        super_scale, super_offset);
   return out;
 }
 
@@ -213,9 +238,20 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cpu, m) {
       "wna16_linear_out(Tensor x, Tensor packed, Tensor scale, Tensor? zero, Tensor? perm, "
       "Tensor chunks, Tensor? bias, int bits, int in_features, int out_features, Tensor(a!) out, "
       "Tensor? offset=None, Tensor? super_scale=None, Tensor? super_offset=None) -> ()");
+  m.def(
+      "wna16_int8_linear(Tensor x, Tensor packed, Tensor scale, Tensor? zero, Tensor? perm, "
+      "Tensor chunks, Tensor? bias, int bits, int in_features, int out_features, bool per_row=False, "
+      "ScalarType? out_dtype=None, Tensor? offset=None, Tensor? super_scale=None, "
+      "Tensor? super_offset=None) -> Tensor");
+  m.def(
+      "wna16_int8_linear_out(Tensor x, Tensor packed, Tensor scale, Tensor? zero, Tensor? perm, "
+      "Tensor chunks, Tensor? bias, int bits, int in_features, int out_features, bool per_row, "
+      "Tensor(a!) out, Tensor? offset=None, Tensor? super_scale=None, Tensor? super_offset=None) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(qcore_cpu, CPU, m) {
   m.impl("wna16_linear", TORCH_BOX(&qcore_cpu::wna16_linear));
   m.impl("wna16_linear_out", TORCH_BOX(&qcore_cpu::wna16_linear_out));
+  m.impl("wna16_int8_linear", TORCH_BOX(&qcore_cpu::wna16_int8_linear));
+  m.impl("wna16_int8_linear_out", TORCH_BOX(&qcore_cpu::wna16_int8_linear_out));
 }

@@ -11,24 +11,11 @@
 // 3 bits are stored as 4, and 5 to 7 as 8, in the middle of the range. Inputs are sorted by group, each
 // group filled up to whole words.
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <cstring>
 
 #include "op_support.h"
 
 namespace qcore_cpu {
-
-void advise_large_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t page = 1 << 21;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) & ~(page - 1);
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(page - 1);
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
-}
 
 namespace {
 
@@ -152,7 +139,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> wna16_pack(
   auto make = [&](std::initializer_list<int64_t> shape, ScalarType type) {
     return torch::stable::new_empty(weight_packed, shape, type);
   };
-  Tensor packed = make({blocks, plan.words, kBlock}, ScalarType::Int);
+  Tensor packed = new_weight(weight_packed, {blocks, plan.words, kBlock}, ScalarType::Int);
   Tensor scale = make({blocks, groups, kBlock}, weight_scale.scalar_type());
   Tensor zero = make({with_zero ? blocks : 0, groups, kBlock}, ScalarType::Byte);
   Tensor perm = make({plan.identity ? 0 : plan.words * slots}, ScalarType::Int);
@@ -183,7 +170,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> wna16_pack(
   const auto* from_scales = static_cast<const char*>(weight_scale.data_ptr());
   const auto* from_zeros = zero_point ? static_cast<const int32_t*>(zero_point->data_ptr()) : nullptr;
   const int64_t size = static_cast<int64_t>(weight_scale.element_size());
-  advise_large_pages(words, blocks * plan.words * 64);
   std::memset(scales, 0, blocks * groups * kBlock * size);
 
   const int64_t block_grain = grain(kBytesPerThread, plan.words * 64);

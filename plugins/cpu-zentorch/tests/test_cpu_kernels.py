@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import qcore
 import torch
 from cpu_oracle import assert_close
 from qcore.errors import KernelRefusedError
@@ -19,6 +20,7 @@ from qcore_cpu.gguf import CPUGGUFLinearKernel
 from qcore_cpu.int8 import CPUInt8ScaledMMLinearKernel
 from qcore_cpu.moe import CPUMoeMxfp4Kernel, CPUMoeWNA16Kernel
 from qcore_cpu.wna16 import CPUWNA16LinearKernel
+from qcore_cpu.wna16_int8 import CPUWNA8LinearKernel, CPUWNA16Int8LinearKernel
 
 SPECS = {spec.name: spec for spec in plugin.qcore_kernels()}
 
@@ -26,6 +28,19 @@ SPECS = {spec.name: spec for spec in plugin.qcore_kernels()}
 class TestWNA16(KernelConformance):
     kernel_class = CPUWNA16LinearKernel
     spec = SPECS["CPUWNA16LinearKernel"]
+
+
+class TestWNA8(KernelConformance):
+    kernel_class = CPUWNA8LinearKernel
+    spec = SPECS["CPUWNA8LinearKernel"]
+
+
+class TestWNA16Int8(KernelConformance):
+    kernel_class = CPUWNA16Int8LinearKernel
+    spec = SPECS["CPUWNA16Int8LinearKernel"]
+    # Of 128 normal inputs the largest is 4.2 deviations at most, so a unit is 4.2 / 127 of one, and
+    # rounding to it has a deviation of 4.2 / 127 / sqrt(12) = 0.0096: five times that, among many.
+    tolerance = 0.05
 
 
 class TestInt8(KernelConformance):
@@ -155,12 +170,30 @@ def test_not_supported_without_the_library(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(library, "refusal", lambda: "the library is gone")
     for kernel in (
         CPUWNA16LinearKernel,
+        CPUWNA8LinearKernel,
+        CPUWNA16Int8LinearKernel,
         CPUInt8ScaledMMLinearKernel,
         CPUGGUFLinearKernel,
         CPUMoeWNA16Kernel,
         CPUMoeMxfp4Kernel,
     ):
         assert kernel.is_supported() == (False, "the library is gone")
+
+
+def test_int8_activations_must_be_allowed() -> None:
+    """By default the exact kernel runs, and the decision says what the other one would do."""
+    config = _mp()
+    decision = qcore.select(config)
+    assert decision.kernel_class is CPUWNA16LinearKernel
+    assert "CPUWNA16Int8LinearKernel" in str(decision)
+    allowed = qcore.select(config, settings=qcore.Settings(approximate=True))
+    assert allowed.kernel_class is CPUWNA16Int8LinearKernel
+    assert qcore.select(_mp(act_type=torch.int8, out_type=torch.bfloat16)).kernel_class is (
+        CPUWNA8LinearKernel
+    )
+    able, reason = CPUWNA8LinearKernel.can_implement(config)
+    assert not able
+    assert "int8 is meant" in str(reason)
 
 
 def test_input_of_another_dtype_than_the_config_s() -> None:

@@ -55,6 +55,26 @@ def _wna16_linear(
     return x.new_empty((*x.shape[:-1], out_features), dtype=out_dtype or x.dtype)
 
 
+def _wna16_int8_linear(
+    x: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    perm: Tensor | None,
+    chunks: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    in_features: int,
+    out_features: int,
+    per_row: bool = False,
+    out_dtype: torch.dtype | None = None,
+    offset: Tensor | None = None,
+    super_scale: Tensor | None = None,
+    super_offset: Tensor | None = None,
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out_features), dtype=out_dtype or x.dtype)
+
+
 def _dynamic_quant(x: Tensor, symmetric: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     column = (*x.shape[:-1], 1)
     return (
@@ -102,6 +122,8 @@ def register() -> None:
         "wna16_pack": _wna16_pack,
         "wna16_linear": _wna16_linear,
         "wna16_linear_out": _nothing,
+        "wna16_int8_linear": _wna16_int8_linear,
+        "wna16_int8_linear_out": _nothing,
         "dynamic_scaled_int8_quant": _dynamic_quant,
         "static_scaled_int8_quant": _static_quant,
         "experts": _experts,

@@ -37,7 +37,7 @@ def qcore_plugin() -> PluginInfo:
 
 @hookimpl
 def qcore_kernels() -> Sequence[KernelSpec]:
-    """Those of its own, and two of zentorch's."""
+    """Its own kernels, and two of zentorch's."""
     return [
         KernelSpec(
             name="CPUWNA16LinearKernel",
@@ -49,6 +49,29 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             batch_invariant=True,
             evidence=Evidence.EXECUTED,
             description="2 to 8 bits, any group size, zero points, g_idx; float32 sums",
+        ),
+        KernelSpec(
+            name="CPUWNA8LinearKernel",
+            kernel_type="mp",
+            platforms=(Platform.CPU,),
+            entry="qcore_cpu.wna16_int8:CPUWNA8LinearKernel",
+            priority=_PRIORITY,
+            backend="qcore_cpu",
+            batch_invariant=True,
+            evidence=Evidence.EXECUTED,
+            description="2 to 8 bits with int8 activations, a scale for each token; integer sums",
+        ),
+        KernelSpec(
+            name="CPUWNA16Int8LinearKernel",
+            kernel_type="mp",
+            platforms=(Platform.CPU,),
+            entry="qcore_cpu.wna16_int8:CPUWNA16Int8LinearKernel",
+            priority=_PRIORITY + 10,  # who allows approximation wants the faster one
+            backend="qcore_cpu",
+            batch_invariant=True,
+            numerics=Numerics.APPROXIMATE,
+            evidence=Evidence.EXECUTED,
+            description="2 to 8 bits; rounds activations to int8, a scale for each group",
         ),
         KernelSpec(
             name="CPUInt8ScaledMMLinearKernel",

@@ -1,0 +1,106 @@
+// What turns a chunk's sums of products into a part of the result: scales, zero points, offsets.
+//
+//   total += offset * sum_of_x,  total += scale * (sum - (zero - center) * sum_of_x)
+
+namespace {
+
+// Lanes [0, count) of an array; the others are zero.
+inline VecF load_some(const void* p, Dtype dtype, int64_t i, int64_t count) {
+  if (count >= kBlock) return load_lanes(p, dtype, i);
+  alignas(64) unsigned char lanes[64] = {};
+  const int64_t size = dtype == Dtype::f32 ? 4 : 2;
+  __builtin_memcpy(lanes, static_cast<const char*>(p) + i * size, count * size);
+  return load_lanes(lanes, dtype, 0);
+}
+
+// One block of one row of the result, with the bias.
+inline void store_block(const Output& out, int64_t row, int64_t block, VecF value) {
+  const int64_t column = block * kBlock;
+  const int64_t count = out.n - column;
+  if (out.bias) value = add(value, load_some(out.bias, out.bias_dtype, column, count));
+  if (count >= kBlock) {
+    store_lanes(out.data, out.dtype, row * out.n + column, value);
+    return;
+  }
+  alignas(64) unsigned char lanes[64];
+  store_lanes(lanes, out.dtype, 0, value);
+  const int64_t size = out.dtype == Dtype::f32 ? 4 : 2;
+  __builtin_memcpy(static_cast<char*>(out.data) + (row * out.n + column) * size, lanes, count * size);
+}
+
+// The zero point of a layer without a tensor of them, less the center of the decoded codes.
+template <class Dot, int bits>
+constexpr int common_zero_of(bool has_offset) {
+  const int stored = has_offset ? (bits == 8 ? 128 : 0) : 1 << (bits - 1);
+  return stored - Dot::template center<bits>();
+}
+
+// Which terms of a fold a layer has: a scale; a zero point too; an offset, or what else GGUF has.
+enum class Terms { scale, zero, all };
+
+inline Terms terms_of(const Wna16Weights& w) {
+  return w.offset.data || w.scale.super ? Terms::all : w.zero ? Terms::zero : Terms::scale;
+}
+
+// Calls body(constant) with the layer's terms, so that the code behind it has no branch on them.
+template <Terms terms>
+struct TermsConstant {
+  static constexpr Terms value = terms;
+};
+template <class Body>
+QCORE_INLINE void with_terms(const Wna16Weights& w, const Body& body) {
+  switch (terms_of(w)) {
+    case Terms::scale:
+      return body(TermsConstant<Terms::scale>());
+    case Terms::zero:
+      return body(TermsConstant<Terms::zero>());
+    case Terms::all:
+      return body(TermsConstant<Terms::all>());
+  }
+}
+
+template <class Dot, int bits>
+struct Wna16Fold {
+  VecF scale, zero, offset;
+
+  static VecF load_factor(const Wna16Weights& w, const Wna16Factor& f, int64_t block, int32_t group) {
+    const int64_t i = (block * w.groups + group) * kBlock;
+    if (!f.super) return load_lanes(f.data, f.dtype, i);
+    const int64_t super = (block * w.supers + (group >> w.span_bits)) * kBlock;
+    const VecF integers = DotF32::decode<8, 0>(static_cast<const uint8_t*>(f.data) + i);
+    return mul(integers, load_lanes(f.super, Dtype::f16, super));
+  }
+
+  template <Terms terms>
+  QCORE_INLINE static Wna16Fold load(const Wna16Weights& w, int64_t chunk, int64_t block) {
+    const int32_t group = w.chunk_group[chunk];
+    Wna16Fold f;
+    if constexpr (terms == Terms::all) {
+      f.scale = load_factor(w, w.scale, block, group);
+      f.offset = w.offset.data ? load_factor(w, w.offset, block, group) : set1(0.0f);
+    } else {
+      f.scale = load_lanes(w.scale.data, w.scale.dtype, (block * w.groups + group) * kBlock);
+    }
+    if (terms != Terms::scale && w.zero) {
+      const uint8_t* zero = w.zero + (block * w.groups + group) * kBlock;
+      f.zero = sub(u8_to_f(zero), set1(Dot::template center<bits>()));
+    } else {
+      f.zero = set1(Dot::quantizes ? 0 : common_zero_of<Dot, bits>(w.offset.data));
+    }
+    return f;
+  }
+
+  template <Terms terms>
+  QCORE_INLINE VecF apply(const typename Dot::Acc& acc, const typename Dot::Side& side,
+                          VecF total) const {
+    // Integers start from the zero point that all groups have (QuantSide::start), and floats have often none.
+    constexpr bool has_zero =
+        terms != Terms::scale || (!Dot::quantizes && common_zero_of<Dot, bits>(false) != 0);
+    VecF value = Dot::finish(acc, side);
+    if constexpr (has_zero) value = fma(zero, set1(-side.sum), value);
+    if constexpr (terms == Terms::all) total = fma(offset, set1(side.sum), total);
+    return fma(scale, value, total);
+  }
+};
+
+}  // namespace

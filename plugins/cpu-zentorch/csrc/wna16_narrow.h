@@ -1,0 +1,77 @@
+// A few rows against packed weights: codes are decoded in registers and used at once.
+
+namespace {
+
+template <class Dot, int bits>
+struct Wna16Narrow {
+  static constexpr int kSteps = 32 / bits / Dot::slots;  // of a word
+  static constexpr int64_t kFlushWords = Dot::flush_steps / kSteps;
+  using Fold = Wna16Fold<Dot, bits>;
+  using Side = typename Dot::Side;
+  using Acc = typename Dot::Acc;
+
+  template <int rows, int step = 0>
+  QCORE_INLINE static void word(Acc* acc, const uint8_t* p, const char* x) {
+    if constexpr (step < kSteps) {
+      const auto weight = Dot::template decode<bits, step>(p);
+      repeat<rows>([&](auto r) QCORE_BODY {
+        Dot::accumulate(acc[r], weight, x + (step * rows + r) * 4);
+      });
+      word<rows, step + 1>(acc, p, x);
+    }
+  }
+
+  // `rows` rows of a tile, of which `used` are wanted.
+  template <int rows, int blocks>
+  QCORE_NOINLINE static void tile(const Wna16Weights& w, int used, const void* x_tile,
+                                  const Side* sides, int64_t block, const Output& out, int64_t row) {
+    const uint8_t* p = w.packed + block * w.words * 64;
+    VecF total[blocks][rows];
+    repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { total[b][r] = set1(0.0f); });
+    for (int64_t c = 0; c < w.chunks; ++c, sides += rows) {
+      Acc acc[blocks][rows];
+      repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { acc[b][r] = Dot::start(sides[r]); });
+      const int64_t end = w.chunk_begin[c + 1];
+      for (int64_t i = w.chunk_begin[c]; i < end;) {
+        const int64_t pause = kFlushWords && end - i > kFlushWords ? i + kFlushWords : end;
+        for (; i < pause; ++i) {
+          const char* x = static_cast<const char*>(x_tile) + i * kSteps * rows * 4;
+          repeat<blocks>([&](auto b) QCORE_BODY { word<rows>(acc[b], p + (b * w.words + i) * 64, x); });
+        }
+        repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { Dot::flush(acc[b][r]); });
+      }
+      with_terms(w, [&](auto terms) QCORE_BODY {
+        repeat<blocks>([&](auto b) QCORE_BODY {
+          const Fold fold = Fold::template load<terms.value>(w, c, block + b);
+          repeat<rows>([&](auto r) QCORE_BODY {
+            total[b][r] = fold.template apply<terms.value>(acc[b][r], sides[r], total[b][r]);
+          });
+        });
+      });
+    }
+    VecF result[blocks][rows];  // an array in memory, which `total` must not be
+    repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { result[b][r] = total[b][r]; });
+    for (int b = 0; b < blocks; ++b) {
+      for (int r = 0; r < used; ++r) store_block(out, row + r, block + b, result[b][r]);
+    }
+  }
+
+  template <int rows = Dot::rows>
+  static void run(const Wna16Weights& w, int used, const void* tile_x, const void* sides, int64_t begin,
+                  int64_t end, const Output& out, int64_t row) {
+    if constexpr (Dot::padded(rows) == rows) {
+      if (Dot::padded(used) == rows) {
+        constexpr int blocks = Dot::narrow_blocks(rows);
+        const auto* side = static_cast<const Side*>(sides);
+        for (; begin + blocks <= end; begin += blocks) {
+          tile<rows, blocks>(w, used, tile_x, side, begin, out, row);
+        }
+        for (; begin < end; ++begin) tile<rows, 1>(w, used, tile_x, side, begin, out, row);
+        return;
+      }
+    }
+    if constexpr (rows > 1) run<rows - 1>(w, used, tile_x, sides, begin, end, out, row);
+  }
+};
+
+}  // namespace
