@@ -59,8 +59,8 @@ using E2m1Bf16 = E2m1F32;
 #endif
 
 constexpr IsaKernels with_e2m1(IsaKernels kernels) {
-  kernels.e2m1[0] = Wna16<E2m1F32, 4>::table();
-  kernels.e2m1[1] = Wna16<E2m1Bf16, 4>::table();
+  kernels.e2m1[0] = wna16_table<E2m1F32, 4>();
+  kernels.e2m1[1] = wna16_table<E2m1Bf16, 4>();
   return kernels;
 }
 

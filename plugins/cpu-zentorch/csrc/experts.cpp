@@ -52,11 +52,12 @@ GatedRow find_activation(std::string_view name) {
 
 struct Codes {
   int bits;
-  int index;  // of IsaKernels::wna16; -1 for e2m1
+  int index;  // of IsaKernels::wna16[...]; -1 for e2m1
 
   const Wna16Kernels& kernel(const IsaKernels& isa, Dtype x) const {
     const bool bf16 = x == Dtype::bf16;
-    return index < 0 ? isa.e2m1[bf16] : isa.wna16[bf16][index];
+    if (index < 0) return isa.e2m1[bf16];
+    return isa.wna16[static_cast<int>(bf16 ? Compute::bf16 : Compute::f32)][index];
   }
 };
 
@@ -202,21 +203,32 @@ Routing sort_by_expert(const int64_t* ids, int64_t count, int64_t experts) {
 
 // ---- products --------------------------------------------------------------------------------
 
-// out[row] = weights of the row's expert times rows(row), for all rows of a wave.
+// What a segment is multiplied with, and where its panel lies among those of the wave.
+struct Panel {
+  Wna16Weights weights;
+  int64_t rows;   // that there is room for
+  int64_t first;  // rows of the panels before it
+};
+
+// out[row] = weights of the row's expert times row_of(row), for all rows of a wave.
 template <class RowOf>
 void multiply(const Projection& p, const Wna16Kernels& kernel, const std::vector<Segment>& segments,
-              int64_t wave_rows, Dtype dtype, const RowOf& row_of, float* out) {
+              Dtype dtype, const RowOf& row_of, float* out) {
+  std::vector<Panel> panels;
+  std::vector<std::pair<size_t, int64_t>> jobs;  // a segment, and the first row of a tile in it
+  int64_t all_rows = 0;
+  for (const Segment& s : segments) {
+    for (int64_t row = 0; row < s.rows; row += kernel.rows) jobs.emplace_back(panels.size(), row);
+    const int64_t room = s.rows <= kernel.rows ? kernel.padded(static_cast<int>(s.rows))
+                                               : ceil_div(s.rows, kernel.rows) * kernel.rows;
+    panels.push_back({p.of(s.expert), room, all_rows});
+    all_rows += room;
+  }
   thread_local Workspace space;
   const int64_t slots = p.slots(), row_bytes = slots / kernel.step_slots * 4;
-  char* tiles = space.reserve(align_line(wave_rows * row_bytes) + wave_rows * p.chunks() * 4);
-  float* sums = reinterpret_cast<float*>(tiles + align_line(wave_rows * row_bytes));
-
-  std::vector<Wna16Weights> weights;
-  std::vector<std::pair<size_t, int64_t>> jobs;  // a segment, and the first row of a tile in it
-  for (const Segment& s : segments) {
-    for (int64_t row = 0; row < s.rows; row += kernel.rows) jobs.emplace_back(weights.size(), row);
-    weights.push_back(p.of(s.expert));
-  }
+  const int64_t side_bytes = p.chunks() * kernel.side_bytes;
+  char* tiles = space.reserve(align_line(all_rows * row_bytes) + all_rows * side_bytes);
+  char* sides = tiles + align_line(all_rows * row_bytes);
   const int64_t size = element_size(dtype), count = static_cast<int64_t>(jobs.size());
   const int64_t tile_grain = grain(kBytesPerThread, kernel.rows * slots * 4);
   torch::stable::parallel_for(0, count, tile_grain, [&](int64_t begin, int64_t end) {
@@ -234,8 +246,9 @@ void multiply(const Projection& p, const Wna16Kernels& kernel, const std::vector
         }
         x = gathered;
       }
-      kernel.pack_rows(weights[jobs[j].first], x, dtype, rows, p.k, line, tiles + row * row_bytes,
-                       sums + row * p.chunks());
+      const Panel& panel = panels[jobs[j].first];
+      kernel.pack_rows(panel.weights, x, dtype, rows, p.k, false, line, tiles + panel.first * row_bytes,
+                       sides + panel.first * side_bytes, panel.rows, jobs[j].second);
     }
   });
 
@@ -250,16 +263,18 @@ void multiply(const Projection& p, const Wna16Kernels& kernel, const std::vector
       const int64_t last = std::min(ceil_div(std::max<int64_t>(0, end - i), all) * kPanelBlocks, p.blocks);
       if (first >= last) continue;
       const Segment& s = segments[i];
+      const Panel& panel = panels[i];
       const Output to = p.output(s.expert, out);
       const int rows = static_cast<int>(s.rows);
-      const char* tile = tiles + s.first * row_bytes;
-      const float* sum = sums + s.first * p.chunks();
+      const char* tile = tiles + panel.first * row_bytes;
+      const char* side = sides + panel.first * side_bytes;
       if (rows <= kernel.rows) {
-        kernel.narrow(weights[i], rows, tile, sum, first, last, to, s.first);
+        kernel.narrow(panel.weights, rows, tile, side, first, last, to, s.first);
         continue;
       }
       for (int64_t b = first; b < last; b += kPanelBlocks) {
-        kernel.wide(weights[i], rows, tile, sum, b, std::min(b + kPanelBlocks, last), scratch, to, s.first);
+        kernel.wide(panel.weights, rows, tile, side, panel.rows, 0, b, std::min(b + kPanelBlocks, last),
+                    scratch, to, s.first);
       }
     }
   });
@@ -311,7 +326,7 @@ Tensor experts(const Tensor& x, const Tensor& topk_weights, const Tensor& topk_i
     auto* both = reinterpret_cast<float*>(space.reserve(count * (3 * I + H) * 4));
     float *inner = both + count * 2 * I, *product = inner + count * I;
 
-    multiply(w13, codes.kernel(isa, rows.dtype), wave, count, rows.dtype,
+    multiply(w13, codes.kernel(isa, rows.dtype), wave, rows.dtype,
              [&](int64_t row) { return static_cast<const char*>(rows.row(pairs[row] / J)); }, both);
     constexpr int64_t part = 512;
     const int64_t parts = ceil_div(I, part);
@@ -322,7 +337,7 @@ Tensor experts(const Tensor& x, const Tensor& topk_weights, const Tensor& topk_i
         gated(gate, gate + I, inner + row * I + first, std::min(part, I - first));
       }
     });
-    multiply(w2, codes.kernel(isa, Dtype::f32), wave, count, Dtype::f32,
+    multiply(w2, codes.kernel(isa, Dtype::f32), wave, Dtype::f32,
              [&](int64_t row) { return reinterpret_cast<const char*>(inner + row * I); }, product);
     torch::stable::parallel_for(0, H, grain(kBytesPerThread, count * 8), [&](int64_t begin, int64_t end) {
       for (int64_t row = 0; row < count; ++row) {
