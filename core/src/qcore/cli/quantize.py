@@ -107,7 +107,7 @@ def quantize(
     \b
     qcore quantize path/to/model path/to/model-int4 --scheme int4-g128
     qcore quantize path/to/model path/to/model-fp8 --scheme fp8 --lm-head fp8
-    qcore quantize path/to/model path/to/model-int8 --scheme int8-static --calibrate text.txt
+    qcore quantize path/to/model to/int8 --scheme int8-static --calibrate a.txt
     """
     from qcore.cli.output import print_json, print_lines
     from qcore.cli.progress import progress_bar

@@ -37,6 +37,7 @@ __all__ = ["CheckpointReport", "LayerReport", "inspect_checkpoint"]
 
 
 _MAX_STATED = 1 << 16
+_STATING = (torch.uint8, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -250,10 +251,13 @@ def _stated_shape(
     name = scheme.shape_tensor({suffix: info.shape for suffix, info in tensors.items()})
     if name is None:
         return None
-    if tensors[name].nbytes > _MAX_STATED:
-        raise CheckpointError(f"{tensors[name]}: too large to state a shape")
+    info = tensors[name]
+    if info.nbytes > _MAX_STATED:
+        raise CheckpointError(f"{info}: too large to state a shape")
+    if len(info.shape) != 1 or info.dtype not in _STATING:
+        raise CheckpointError(f"{info.file}: {info}; a shape is stated by a row of integers")
     try:
-        return scheme.read_shape(read_tensor(tensors[name]))
+        return scheme.read_shape(read_tensor(info))
     except WeightError as error:
         raise CheckpointError(f"{prefix}: {error}") from error
 
@@ -261,7 +265,7 @@ def _stated_shape(
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sort by name, but by number where a part is one."""
     parts = name.split(".")
-    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
+    return [(0, int(p), "") if p.isdecimal() and len(p) < 20 else (1, 0, p) for p in parts]
 
 
 def _report(layer: FoundLayer, target: Target, settings: Settings | None) -> LayerReport:

@@ -40,7 +40,15 @@ from qcore.quantize.scheme import QuantizeScheme
 from qcore.selection.algorithm import select
 from qcore.settings import Settings
 
-__all__ = ["NOTES", "load_model"]
+__all__ = [
+    "NOTES",
+    "Loader",
+    "check_act_dtype",
+    "check_kernels",
+    "current_device",
+    "load_model",
+    "place_of",
+]
 
 log = logging.getLogger("qcore.models")
 
@@ -114,35 +122,30 @@ def load_model(
         MissingDependencyError: transformers is not installed.
     """
     import_transformers()
-    target, place = _place(device, target)
+    target, place = place_of(device, target)
     options = OnlineOptions(lm_head_scheme, targets, ignore, search, scales)
-    checkpoint = quantized_at_load(open_checkpoint(path, gguf_file), quantize, options)
+    source = open_checkpoint(path, gguf_file)
+    checkpoint = quantized_at_load(source, quantize, options)
     compute = _dtype(checkpoint, dtype, place)
-    model = build_skeleton(checkpoint.config, compute)
+    model = build_skeleton(source.config, compute, source.tensors)
     plan = make_plan(model, checkpoint)
-    promised: list[tuple[str, MMLinearLayerConfig]] = [
-        (linear.prefix, linear.scheme.layer_config(linear.K, linear.N, compute))
-        for linear in plan.linears
-    ]
-    promised += [(experts.prefix, experts.layer_config(compute)) for experts in plan.experts]
-    for prefix, config in promised:
-        try:
-            _ = select(config, target, settings=settings).kernel_class
-        except NoKernelError as error:
-            error.args = (f"{prefix}:\n{error}",)
-            raise
+    check_kernels(plan, compute, target, settings)
     if plan.kv_scales is not None:
         plan.notes += attach_kv_scales(model, plan.kv_scales)
-    with torch.no_grad(), _current_device(place):
-        _Loader(model, plan, compute, place, target, settings, progress).run()
+    with torch.no_grad(), current_device(place):
+        Loader(model, plan, compute, place, target, settings, progress).run()
     _finish(model, checkpoint, plan)
     return model
 
 
-def _place(
+def place_of(
     device: str | torch.device | None, target: Target | str | None
 ) -> tuple[Target, torch.device]:
-    """The target and the device, each from the other where it is not given."""
+    """The target and the device, each from the other where it is not given.
+
+    Raises:
+        TargetError: the device is not here, or is not one of the target.
+    """
     if isinstance(target, str):
         target = Target.parse(target)
     if target is None:
@@ -168,6 +171,16 @@ def _dtype(
         dtype = found
     if dtype is None:
         dtype = model_dtype(checkpoint.config, place.type)
+    check_act_dtype(checkpoint, dtype)
+    return dtype
+
+
+def check_act_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    """Check that the checkpoint's method allows activations of this dtype.
+
+    Raises:
+        UnsupportedQuantizationError: it does not; the message lists what it allows.
+    """
     method = checkpoint.quantization
     if method is not None and dtype not in method.get_supported_act_dtypes():
         allowed = ", ".join(
@@ -177,15 +190,35 @@ def _dtype(
             f"{method.get_name()} with activations in {str(dtype).removeprefix('torch.')} is not "
             f"supported; supported: {allowed}"
         )
-    return dtype
 
 
-def _current_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def check_kernels(
+    plan: LoadPlan, dtype: torch.dtype, target: Target, settings: Settings | None
+) -> None:
+    """Check that every quantized layer has a kernel, before any weight is read.
+
+    Raises:
+        NoKernelError: a layer has none; the message names it.
+    """
+    promised: list[tuple[str, MMLinearLayerConfig]] = [
+        (linear.prefix, linear.scheme.layer_config(linear.K, linear.N, dtype))
+        for linear in plan.linears
+    ]
+    promised += [(experts.prefix, experts.layer_config(dtype)) for experts in plan.experts]
+    for prefix, config in promised:
+        try:
+            _ = select(config, target, settings=settings).kernel_class
+        except NoKernelError as error:
+            error.args = (f"{prefix}:\n{error}",)
+            raise
+
+
+def current_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Kernels that pack on a GPU do it on the current one."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-class _Loader:
+class Loader:
     """The part of loading that reads weights."""
 
     def __init__(
@@ -212,10 +245,10 @@ class _Loader:
     def run(self) -> None:
         """Load everything."""
         for linear in self.plan.linears:
-            self._set_module(linear.prefix, self._quantized(linear))
+            self._set_module(linear.prefix, self.quantized(linear))
             self._report(linear.prefix)
         for experts in self.plan.experts:
-            self._set_module(experts.prefix, self._experts(experts))
+            self._set_module(experts.prefix, self.experts(experts))
             self._report(experts.prefix)
         for joined in self.plan.joined:
             self._set_joined(joined)
@@ -244,7 +277,8 @@ class _Loader:
         except QcoreError as error:
             raise CheckpointError(f"{linear.prefix}: {error}") from error
 
-    def _experts(self, plan: ExpertsPlan) -> QuantizedExperts:
+    def experts(self, plan: ExpertsPlan) -> QuantizedExperts:
+        """Read the experts of a mixture, and pack them."""
         stack = ExpertStack(plan.layer_config(self.dtype))
         for expert, layers in enumerate(plan.experts):
             for layer in layers:
@@ -274,7 +308,8 @@ class _Loader:
                 first += info.shape[0]
         parent._parameters[leaf] = torch.nn.Parameter(whole, requires_grad=False)
 
-    def _quantized(self, linear: LinearPlan) -> QuantizedLinear:
+    def quantized(self, linear: LinearPlan) -> QuantizedLinear:
+        """Read a quantized layer, and pack it."""
         return QuantizedLinear(
             self._canonical(linear),
             self._bias(linear),

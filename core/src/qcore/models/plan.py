@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from qcore.errors import CheckpointError, UnsupportedQuantizationError
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.models.checkpoint import Checkpoint
-from qcore.models.experts import EXPERT_LAYER, ExpertsPlan, JoinedPlan, plan_experts
+from qcore.models.experts import ExpertsPlan, JoinedPlan, plan_experts
 from qcore.models.kv_scales import KVScalePlan, plan_kv_scales
 from qcore.models.safetensors_file import TensorInfo, same_bytes, same_place
+from qcore.models.tensor_names import in_base, renamed_tensors, tied_names
 from qcore.quantization.base import LinearScheme, QuantizationConfig, split_name
 
-__all__ = ["LinearPlan", "LoadPlan", "check_tensors", "make_plan", "set_aside"]
+__all__ = ["LinearPlan", "LoadPlan", "PlannedLayer", "check_tensors", "make_plan", "set_aside"]
 
 _FLOATS = (*FLOAT_DTYPES, torch.float64)
 _BIAS = "bias"
@@ -48,6 +49,10 @@ class LinearPlan:
     has_bias: bool = False
 
 
+PlannedLayer: TypeAlias = LinearPlan | ExpertsPlan
+"""What becomes one layer with a kernel."""
+
+
 @dataclass
 class LoadPlan:
     """Where everything goes.
@@ -60,6 +65,8 @@ class LoadPlan:
         untied: parameters that the config ties and the checkpoint does not.
         notes: what the user should know.
         kv_scales: the scales of the KV cache; None if the method knows of none.
+        named: every tensor of the checkpoint, by the model's name for it.
+        unexpected: names of tensors that nobody knows; of a part of a model only.
     """
 
     linears: list[LinearPlan] = field(default_factory=list)
@@ -69,29 +76,41 @@ class LoadPlan:
     untied: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     kv_scales: KVScalePlan | None = None
+    named: Mapping[str, TensorInfo] = field(default_factory=dict)
+    unexpected: list[str] = field(default_factory=list)
+
+    @property
+    def layers(self) -> tuple[PlannedLayer, ...]:
+        """Everything that gets a kernel."""
+        return (*self.linears, *self.experts)
 
 
-def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
+def make_plan(model: Any, checkpoint: Checkpoint, *, partial: bool = False) -> LoadPlan:
     """Match the checkpoint's tensors with the model's.
 
     Args:
         model: with its parameters on the meta device.
         checkpoint: its headers.
+        partial: the model may be another class than the checkpoint's: without its head, with
+            another one, or with one more prefix. What is not quantized may then be missing, and
+            tensors may be left.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, or has another shape or dtype than the
             model or the quantization config says.
     """
-    available, file_prefixes = _renamed(model, checkpoint.tensors)
-    plan = LoadPlan()
+    available, file_prefixes = renamed_tensors(model, checkpoint.tensors, partial)
+    plan = LoadPlan(named=available)
     used: set[str] = set()
-    tied = _tied_names(model)
+    tied = tied_names(model)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, info in available.items():
         owner, suffix = split_name(name)
         shapes.setdefault(owner, {})[suffix] = info.shape
 
     def plan_linear(module: torch.nn.Module, prefix: str) -> LinearPlan | None:
+        if partial and prefix not in shapes and not in_base(model, prefix):
+            return None
         return _plan_linear(module, prefix, checkpoint, available, file_prefixes, shapes, tied)
 
     for prefix, module in model.named_modules():
@@ -120,7 +139,13 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
     left = [name for name in available if name not in used and not _is_ignorable(model, name)]
     method = checkpoint.quantization
     unexpected, notes = (left, []) if method is None else set_aside(method, left)
-    if missing or unexpected:
+    if partial:
+        plan.unexpected = unexpected
+        missing = [name for name in missing if in_base(model, name)]
+        unexpected = [n for n in unexpected if in_base(model, n) and not _is_plain(available[n])]
+        if unexpected:
+            raise CheckpointError(_mismatch(checkpoint, missing, unexpected))
+    elif missing or unexpected:
         raise CheckpointError(_mismatch(checkpoint, missing, unexpected))
     plan.notes += notes
     kv_method = None if method is None else method.get_kv_cache_method()
@@ -188,50 +213,9 @@ def set_aside(method: QuantizationConfig, names: Iterable[str]) -> tuple[list[st
     return unknown, [*method.notes(), *notes]
 
 
-def _renamed(
-    model: Any, tensors: Mapping[str, TensorInfo]
-) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """The tensors by the model's names, and the checkpoint's name of each renamed layer.
-
-    transformers renames the tensors of some models while it loads them. Renaming is followed here;
-    joining several tensors into one is not, but for experts (`qcore.models.experts`).
-    """
-    try:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming
-    except ImportError:
-        return dict(tensors), {}
-    renamed: dict[str, TensorInfo] = {}
-    prefixes: dict[str, str] = {}
-    steps = get_model_conversion_mapping(model, add_legacy=False)
-    for name, info in tensors.items():
-        new = name
-        for step in steps:
-            changed, matched = step.rename_source_key(new)
-            if matched is None:
-                continue
-            if not isinstance(step, WeightRenaming):
-                if EXPERT_LAYER.fullmatch(new.rpartition(".")[0]):
-                    continue
-                raise CheckpointError(
-                    f"{name}: {type(model).__name__} of transformers joins such tensors into "
-                    f"{changed}, which is not supported"
-                )
-            new = changed
-        if new in renamed:
-            raise CheckpointError(f"{name} and {renamed[new].name} are both called {new}")
-        renamed[new] = info
-        if new != name:
-            prefixes[split_name(new)[0]] = split_name(name)[0]
-    return renamed, prefixes
-
-
-def _tied_names(model: Any) -> dict[str, tuple[str, ...]]:
-    """Parameter names that share a tensor: name -> all of its names."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return {name: tuple(group) for group in names.values() if len(group) > 1 for name in group}
+def _is_plain(info: TensorInfo) -> bool:
+    """Whether a tensor may be a parameter that is not quantized."""
+    return info.dtype in _FLOATS and split_name(info.name)[1] in ("weight", _BIAS)
 
 
 # -- quantized layers --------------------------------------------------------------------------

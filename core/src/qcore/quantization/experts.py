@@ -75,6 +75,7 @@ class QuantizedExperts(KernelLayer):
         top_k_weights: torch.Tensor,
     ) -> torch.Tensor:
         """``hidden_states`` [T, H] to [T, H]; the other two are [T, J]."""
+        self._refuse_gradients(hidden_states)
         return self.kernel.apply(self, hidden_states, top_k_weights, top_k_index)
 
     def extra_repr(self) -> str:

@@ -64,7 +64,7 @@ def find_layers(source: Checkpoint) -> ModelLayers:
         CheckpointError: transformers does not know the model, or the two do not fit together.
         MissingDependencyError: transformers is not installed.
     """
-    model = build_skeleton(source.config, torch.float32)
+    model = build_skeleton(source.config, torch.float32, source.tensors)
     modules: dict[str, torch.nn.Module] = dict(model.named_modules())
     head_name = _name_of(modules, model.get_output_embeddings())
     embedding = _name_of(modules, model.get_input_embeddings())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qcore.errors import CheckpointError
-from qcore.models.checkpoint import Checkpoint, open_checkpoint
+from qcore.models.checkpoint import Checkpoint, inside, open_checkpoint
 
 __all__ = ["check_float", "companions", "open_float_checkpoint"]
 
@@ -45,11 +45,15 @@ def check_float(checkpoint: Checkpoint, asked_by: str = "quantizing") -> None:
 
 
 def companions(folder: Path) -> Iterator[Path]:
-    """The files that go with the weights: tokenizer, generation config, templates, licence."""
+    """The files that go with the weights: tokenizer, generation config, templates, licence.
+
+    Raises:
+        CheckpointError: one is a link that leads out of the folder.
+    """
     for path in sorted(folder.iterdir()):
         name = path.name
         if not path.is_file() or name == "config.json" or name.endswith(".index.json"):
             continue
         legal = name.upper().startswith(("LICENSE", "LICENCE", "NOTICE", "USE_POLICY"))
         if legal or path.suffix in (".json", ".txt", ".model", ".jinja", ".tiktoken"):
-            yield path
+            yield inside(folder, name)
