@@ -42,6 +42,7 @@ ABOUT = {
     "gguf": "GGUF 文件的块",
     "codebook": "查表权重（NF4、HQQ 等）",
     "moe_wna16": "混合专家的专家层，打包的整数权重",
+    "moe_mxfp4": "混合专家的专家层，MXFP4 权重",
 }
 
 TITLE = Text("Formats, tools and kernels", "格式、工具与内核")
@@ -211,7 +212,7 @@ class Layers:
             layer |= {"zero_points": zero_points, "has_g_idx": order is not None}
             return [layer | ({"act_type": f"torch.{inputs}"} if inputs else {})]
         layers = self.by_words.get(words, ()) or self.by_scales.get(_scales(words), ())
-        return [x for x in layers if x["class"] != "MoeWNA16LayerConfig"]
+        return [x for x in layers if not x["class"].startswith("Moe")]
 
     def links(self, row: Row) -> str:
         """Links to the sections of a row's layers; to the kernel types where they are not known."""

@@ -115,6 +115,7 @@ def _format(key: Mapping[str, Any]) -> str:
 WORDS: dict[str, Callable[[Scheme], list[Text | None]]] = {
     "MPLinearLayerConfig": _integers,
     "MoeWNA16LayerConfig": lambda s: [Text("experts", "专家"), *_integers(s)],
+    "MoeMxfp4LayerConfig": lambda s: [Text("experts", "专家"), both("MXFP4")],
     "CodebookLinearLayerConfig": _codebook,
     "Int8ScaledMMLinearLayerConfig": _int8,
     "FP8ScaledMMLinearLayerConfig": _fp8,

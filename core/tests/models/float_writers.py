@@ -42,6 +42,56 @@ def spread(scales, rows, columns, shape):
 # -- weights -----------------------------------------------------------------------------------
 
 
+def fnuz(values):
+    """e4m3fnuz by its definition: bias 8, no -0, up to 240; ties to the even code."""
+    table = torch.tensor([fnuz_value(code) for code in range(128)])
+    distance = (values.abs().double()[..., None] - table).abs()
+    nearest = distance == distance.amin(-1, keepdim=True)
+    codes = (nearest * (1 + torch.tensor([1, 0] * 64))).argmax(-1)
+    codes = torch.where((values < 0) & (codes > 0), codes + 128, codes)
+    return codes.to(torch.uint8).view(torch.float8_e4m3fnuz)
+
+
+def fnuz_value(code):
+    """Of one of the 256 codes, in Python's floats."""
+    if code == 0x80:
+        return float("nan")
+    sign, exponent, fraction = code >> 7, code >> 3 & 15, code & 7
+    value = fraction / 8 * 2.0**-7 if exponent == 0 else (1 + fraction / 8) * 2.0 ** (exponent - 8)
+    return -value if sign else value
+
+
+def fnuz_floats(codes):
+    table = torch.tensor([fnuz_value(code) for code in range(256)])
+    return table[codes.view(torch.uint8).long()]
+
+
+def fnuz_layer(weight, block=None, channel=False, scale_name="weight_scale", **more):
+    N, K = weight.shape
+    rows, columns = block or (1 if channel else N, K)
+    tops = torch.zeros(-(-N // rows), -(-K // columns))
+    for i in range(tops.shape[0]):
+        for j in range(tops.shape[1]):
+            part = weight[i * rows : (i + 1) * rows, j * columns : (j + 1) * columns]
+            tops[i, j] = part.abs().max()
+    scales = tops / 240
+    wide = spread(scales, rows, columns, weight.shape)
+    codes = fnuz(weight / wide)
+    stored = scales.reshape(()) if not (block or channel) else scales
+    extra = {name: torch.tensor(value) for name, value in more.items()}
+    return {"weight": codes, scale_name: stored, **extra}, fnuz_floats(codes) * wide
+
+
+def round_fnuz(scale=None):
+    """Per token, to 224 as AMD's kernels do; or by a known scale."""
+
+    def rounded(x):
+        one = x.abs().amax(-1, keepdim=True) / 224 if scale is None else torch.tensor(scale)
+        return fnuz_floats(fnuz((x / one).clamp(-224, 224))) * one
+
+    return rounded
+
+
 def fp8_layer(
     weight, block=None, channel=False, scale_name="weight_scale", dtype=torch.float32, **more
 ):

@@ -27,6 +27,10 @@ def fp8(**how):
     return lambda weight: f.fp8_layer(weight, **how)
 
 
+def fnuz(**how):
+    return lambda weight: f.fnuz_layer(weight, **how)
+
+
 def nvfp4(**how):
     return lambda weight: f.nvfp4_layer(weight, **how)
 
@@ -49,6 +53,11 @@ def int4_channel(weight):
 def modelopt(algo, **changes):
     base = {"quant_method": "modelopt", "quant_algo": algo, "ignore": ["lm_head"]}
     return {**base, **changes}
+
+
+def modelopt_mxfp4(weight):
+    tensors, value = f.mxfp4_layer(weight)
+    return {"weight": tensors["weight_packed"], "weight_scale": tensors["weight_scale"]}, value
 
 
 def fp8_config(**changes):
@@ -151,6 +160,27 @@ FORMATS = {
         fp8_config(weight_block_size=[128, 128], modules_to_not_convert=["lm_head"]),
         f.round_fp8(128),
     ),
+    "fnuz tensor, weight-only": (
+        fnuz(),
+        f.ct("naive-quantized", {"strategy": "tensor"}),
+        None,
+    ),
+    "fnuz channel": (fnuz(channel=True), fp8_config(fmt="e4m3fnuz"), f.round_fnuz()),
+    "fnuz channel, said by the file": (
+        fnuz(channel=True),
+        f.ct(Q, {"strategy": "channel"}, f.ct_inputs("token")),
+        f.round_fnuz(),
+    ),
+    "fnuz static": (
+        fnuz(input_scale=STATIC),
+        fp8_config(activation_scheme="static"),
+        f.round_fnuz(STATIC),
+    ),
+    "fnuz block, weight-only": (
+        fnuz(block=(40, 48)),
+        f.ct(Q, BLOCK),
+        None,
+    ),
     "fbgemm_fp8": (
         fp8(channel=True),
         {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1.5},
@@ -170,6 +200,7 @@ FORMATS = {
         f.round_nvfp4(0.002),
     ),
     "modelopt nvfp4 weight-only": (nvfp4(modelopt=True), modelopt("W4A16_NVFP4"), None),
+    "modelopt mxfp4": (modelopt_mxfp4, modelopt("mxfp4"), f.round_mxfp4),
     "modelopt mxfp8": (f.mxfp8_layer, modelopt("MXFP8"), f.round_mxfp8),
 }
 
@@ -296,6 +327,41 @@ def test_deepseeks_powers_of_two(tmp_path):
     assert any("amax / 448" in note for note in explain(loaded).notes)
 
 
+def test_all_codes_of_e4m3fnuz(tmp_path):
+    """Each of the 256 in a weight: NaN where e4m3fn has -0, and 240 where it has NaN."""
+    model = w.tiny_model()
+    tensors = f.quantize_model(model, fnuz(channel=True))
+    codes = torch.arange(256, dtype=torch.uint8)
+    weight = codes.repeat(24).reshape(96, 64)
+    tensors[f"{LAYER}.weight"] = weight.view(torch.float8_e4m3fnuz)
+    tensors[f"{LAYER}.weight_scale"] = torch.linspace(0.5, 2, 96)[:, None]
+    config = f.ct("naive-quantized", {"strategy": "channel"})
+    folder = w.write_folder(tmp_path, model, tensors, config)
+    layer = load_model(folder, device="cpu").get_submodule(LAYER)
+    expected = f.fnuz_floats(weight) * tensors[f"{LAYER}.weight_scale"]
+    got = torch.stack([layer(row).detach() for row in torch.eye(64)]).t()
+    # A row with the code of NaN is NaN in every product.
+    nans = expected.isnan().any(1)
+    assert nans.sum() == 24
+    assert torch.equal(got[~nans], expected[~nans])
+    assert got[nans].isnan().all()
+    assert expected[~nans].abs().max() > 440
+    assert "e4m3fnuz" in inspect_checkpoint(folder).layers[0].scheme
+
+
+@pytest.mark.parametrize("name", ["fnuz channel", "fnuz static"])
+def test_e4m3fnuz_has_no_negative_zero(tmp_path, name):
+    """What e4m3fn has as -0 is NaN there: inputs that round to it must not become it."""
+    to_layer, config, _ = FORMATS[name]
+    model = w.tiny_model()
+    folder = w.write_folder(tmp_path, model, f.quantize_model(model, to_layer), config)
+    layer = load_model(folder, device="cpu").get_submodule(LAYER)
+    x = torch.full((3, 64), -0.0)
+    x[1, 1:], x[1, 0] = -1e-9, 1.0
+    x[2] = -1e-30
+    assert layer(x).isfinite().all()
+
+
 # -- checkpoints that lie ----------------------------------------------------------------------
 
 LAYER = "model.layers.0.mlp.up_proj"
@@ -308,6 +374,12 @@ LIES = {
         "weight",
         lambda t: t.float().to(torch.float8_e5m2),
         "float8_e5m2, needed is float8_e4m3fn",
+    ),
+    "e4m3fn where the config says e4m3fnuz": (
+        "fnuz channel",
+        "weight",
+        lambda t: t.float().to(torch.float8_e4m3fn),
+        "float8_e4m3fn, needed is float8_e4m3fnuz",
     ),
     "tensor scale where channels are said": (
         "float channel",

@@ -37,7 +37,7 @@ FORMATS = {
     "gptq 3 bit": (w.gptq_tensors, w.gptq_config(bits=3), {"bits": 3}),
     "gptq 3 bit asymmetric": (
         w.gptq_tensors,
-        w.gptq_config(bits=3, sym=False, meta={"quantizer": ["gptqmodel:7.6.0"]}),
+        w.gptq_config(bits=3, sym=False, meta={"quantizer": ["gptqmodel:5.8.0"]}),
         {"bits": 3, "sym": False},
     ),
     "gptq 3 bit asymmetric by AutoGPTQ": (
@@ -262,6 +262,17 @@ def test_w8a8_runs_each_layer_on_int8_inputs(tmp_path, static, symmetric, strate
     error = w.relative_error(layer(x), expected)
     assert error < CLOSE
     format_result(folder, loaded, None, None, layer_error=error, layer_bound=CLOSE)
+
+
+def test_an_output_layer_that_the_config_forgets(tmp_path):
+    """auto-round's: lm_head has only a weight in bfloat16, but is not among the ignored."""
+    model = w.tiny_model()
+    tensors = w.quantize_model(model, lambda r: w.packed_tensors(r, True))
+    folder = w.write_folder(tmp_path, model, tensors, w.ct_config(ignore=[]))
+    loaded = load_model(folder, device="cpu")
+    assert type(loaded.lm_head) is torch.nn.Linear
+    assert w.relative_error(w.logits(loaded), w.logits(model)) < CLOSE
+    assert len(inspect_checkpoint(folder).layers) == 14
 
 
 def test_unquantized_checkpoint(tmp_path):

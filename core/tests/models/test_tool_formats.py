@@ -231,6 +231,52 @@ def test_llm_int8_says_that_activations_are_not_rounded(saved):
     assert "LLM.int8 rounds activations" in inspect_checkpoint(folder).render()
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_hqqs_own_safetensors(tmp_path, mixed):
+    """`save_to_safetensors` has no config: each layer's numbers are tensors beside it."""
+    model = w.tiny_model()
+    names = [name for name, _ in w.linears(model)]
+
+    def to_layer(weight):
+        bits = 8 if mixed and "down_proj" in names.pop(0) else 4
+        return t.hqq_layer(weight, bits=bits)
+
+    tensors = f.quantize_model(model, to_layer)
+    folder = w.write_folder(tmp_path, model, tensors)
+    loaded = load_model(folder, device="cpu")
+    assert w.relative_error(w.logits(loaded), w.logits(model)) < CLOSE
+    assert [row.decision.config.kernel_type for row in explain(loaded).rows] == ["codebook"] * 14
+    schemes = {row.layer: row.scheme for row in inspect_checkpoint(folder).layers}
+    assert len(schemes) == LAYERS
+    down = schemes["model.layers.0.mlp.down_proj"]
+    assert down == ("HQQ 8 bit g32" if mixed else "HQQ 4 bit g32")
+
+
+OWN_LIES = {
+    "no bits": ("nbits", None, r"neither .*nbits nor a quantization_config"),
+    "bits that are none": ("nbits", torch.tensor(7), "nbits is 7"),
+    "several numbers": ("group_size", torch.tensor([1, 2]), "must be one number"),
+    "across outputs": ("axis", torch.tensor(0), "axis is 0"),
+    "disguised": ("view_as_float", torch.tensor(1), "view_as_float"),
+    "quantized scales": ("quant_scale", torch.tensor(1), "scale_quant_params is 1"),
+}
+
+
+@pytest.mark.parametrize("name", OWN_LIES)
+def test_hqqs_own_safetensors_that_lie(tmp_path, name):
+    suffix, value, text = OWN_LIES[name]
+    model = w.tiny_model()
+    tensors = f.quantize_model(model, t.hqq_layer)
+    key = f"model.layers.0.mlp.up_proj.{suffix}"
+    del tensors[key]
+    if value is not None:
+        tensors[key] = value
+    folder = w.write_folder(tmp_path, model, tensors)
+    for read in (load_model, inspect_checkpoint):
+        with pytest.raises(errors.QcoreError, match=text):
+            read(folder)
+
+
 def test_hqq_by_tag(tmp_path):
     model = w.tiny_model()
     names = [name for name, _ in w.linears(model)]

@@ -179,11 +179,13 @@ def test_three_bits_cross_words():
 
 
 def test_who_wrote_three_bits():
-    """GPTQModel's constants for the first and third word are the wrong way round."""
-    by = {"meta": {"quantizer": ["gptqmodel:7.6.0"]}}
+    """Before version 7, GPTQModel's constants for two of three words are the wrong way round."""
+    by = {"meta": {"quantizer": ["gptqmodel:5.8.0"]}}
     config = {"bits": 3, "group_size": 16, "sym": False}
     assert GPTQConfig.from_config({**config, **by}).scheme.by_gptqmodel
-    for other in ({}, {"meta": {"quantizer": "autogptq"}}, {"meta": None}, {"bits": 4, **by}):
+    newer = {"meta": {"quantizer": ["gptqmodel:7.0.0"]}}
+    tool = {"meta": {"quantizer": "autogptq"}}
+    for other in ({}, tool, newer, {"meta": None}, {"bits": 4, **by}):
         assert not GPTQConfig.from_config({**config, **other}).scheme.by_gptqmodel
     words = [signed(w) for w in (0, 0x49249249 - 0x92492492 & 0xFFFFFFFF, 0x92492492 - 0x49249249)]
     tensors = {

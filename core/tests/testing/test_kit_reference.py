@@ -4,10 +4,14 @@ import json
 
 import pytest
 from qcore.reference import kernels
-from qcore.reference.moe import ReferenceMoeWNA16Kernel
+from qcore.reference.moe import ReferenceMoeMxfp4Kernel, ReferenceMoeWNA16Kernel
 from qcore.testing import KernelConformance, check_kernel
 
-CLASSES = [*(getattr(kernels, name) for name in kernels.__all__), ReferenceMoeWNA16Kernel]
+CLASSES = [
+    *(getattr(kernels, name) for name in kernels.__all__),
+    ReferenceMoeWNA16Kernel,
+    ReferenceMoeMxfp4Kernel,
+]
 
 
 @pytest.mark.parametrize("kernel", CLASSES, ids=lambda kernel: kernel.__name__)

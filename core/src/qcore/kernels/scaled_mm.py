@@ -8,8 +8,11 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
+from qcore.errors import WeightError
 from qcore.facts.quant_key import QuantKey
-from qcore.kernels.base import LinearKernel
+from qcore.kernels.base import PACKED_BY, LinearKernel
+from qcore.kernels.fused_scales import merge_input_scales, spread_over_parts
+from qcore.kernels.parameters import replace_parameter
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.float8 import FP8ScaledMMLinearLayerConfig
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
@@ -57,6 +60,7 @@ class Int8ScaledMMLinearKernel(ScaledMMLinearKernel[Int8ScaledMMLinearLayerConfi
     """Base of the "int8" kernels.
 
     `_get_layer_params` gives weight, weight_scale, input_scale, input_zero_point, azp_adj.
+    Of a fused layer, `pack_weights` gets a scale for each channel and one for the input.
     """
 
     kernel_type: ClassVar[str] = "int8"
@@ -67,6 +71,36 @@ class Int8ScaledMMLinearKernel(ScaledMMLinearKernel[Int8ScaledMMLinearLayerConfi
         "input_zero_point",
         "azp_adj",
     )
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        """Settle a fused layer's scales, then pack. See `LinearKernel`."""
+        if self.config.is_fused_module and getattr(layer, PACKED_BY, None) is not self:
+            self._settle_parts(layer)
+        super().process_weights_after_loading(layer)
+
+    def _settle_parts(self, layer: torch.nn.Module) -> None:
+        names = self.layer_names()
+        weight, scale = (getattr(layer, names[n], None) for n in ("weight", "weight_scale"))
+        if weight is not None and scale is not None and not self.config.is_channelwise:
+            N = weight.shape[0]
+            widths = list(getattr(layer, "logical_widths", None) or [N])
+            if scale.numel() == 1:
+                widths = [N]
+            elif sum(widths) != N:
+                raise WeightError(
+                    f"{getattr(layer, 'prefix', '') or 'layer'}: logical_widths are {widths}; "
+                    f"the layer has {N} outputs"
+                )
+            replace_parameter(layer, names["weight_scale"], spread_over_parts(scale, widths))
+        inputs = getattr(layer, names["input_scale"], None)
+        zeros = getattr(layer, names["input_zero_point"], None)
+        if inputs is not None and inputs.numel() > 1:
+            merged, zero = merge_input_scales(
+                inputs, None if self.config.input_symmetric else zeros
+            )
+            replace_parameter(layer, names["input_scale"], merged)
+            if zero is not None:
+                replace_parameter(layer, names["input_zero_point"], zero)
 
 
 class QuantFP8:

@@ -5,9 +5,12 @@ Canonical layout, K inputs, N outputs:
 ================  ===================  =======================================================
 weight            int8 [N, K]
 weight_scale      float [N, 1], [1]    per channel; per tensor, or [parts] for a fused layer
-input_scale       float32 [] or [1]    only if static
-input_zero_point  int32 [] or [1]      only if static and asymmetric
+input_scale       float32 [] or [1]    only if static; [parts] for a fused layer
+input_zero_point  int32 [] or [1]      only if static and asymmetric; as input_scale
 ================  ===================  =======================================================
+
+A fused layer's scales are spread over its channels before a kernel packs, and its input's merged
+(`qcore.kernels.fused_scales`); the layer's ``logical_widths`` say how wide each part is.
 
 An activation is quantized as ``q = round(x / scale) + azp``, so that ``x = (q - azp) * scale``.
 Kernels may add ``azp_adj`` (int32 [N], the sum of each weight row) when they pack.
@@ -84,6 +87,9 @@ class Int8ScaledMMLinearLayerConfig(MMLinearLayerConfig):
         else:
             scales = ((None,),) if self.is_fused_module else ((1,), ())
         static = self.is_static_input_scheme
+        inputs: tuple[tuple[int | None, ...], ...] = ((), (1,))
+        if self.is_fused_module:
+            inputs = ((), (None,))
         return {
             "weight": ParamSpec(
                 ((N, K),), (torch.int8,), attrs={"input_dim": 1, "output_dim": 0}, about="weights"
@@ -92,10 +98,10 @@ class Int8ScaledMMLinearLayerConfig(MMLinearLayerConfig):
                 scales, FLOAT_DTYPES, attrs={"output_dim": 0}, about="weight scales"
             ),
             "input_scale": ParamSpec(
-                ((), (1,)), (torch.float32,), optional=not static, about="the input's scale"
+                inputs, (torch.float32,), optional=not static, about="the input's scale"
             ),
             "input_zero_point": ParamSpec(
-                ((), (1,)),
+                inputs,
                 (torch.int32,),
                 optional=not static or self.input_symmetric,
                 about="the input's zero point",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qcore.errors import CheckpointError
+from qcore.models.hqq_checkpoint import read_hqq_layers
 from qcore.models.safetensors_file import TensorInfo, read_header
 from qcore.quantization.base import QuantizationConfig
 from qcore.quantization.json_text import parse_json, shown
@@ -86,8 +87,11 @@ def open_checkpoint(path: str | os.PathLike[str], gguf_file: str | None = None) 
     config_file = folder / "config.json"
     config = read_json_object(config_file)
     stated = stated_quantization(folder, config)
-    quantization = None if stated is None else read_quantization_config(stated)
-    return Checkpoint(folder, config, _tensors(folder), quantization)
+    tensors = _tensors(folder)
+    quantization: QuantizationConfig | None = (
+        read_hqq_layers(tensors) if stated is None else read_quantization_config(stated)
+    )
+    return Checkpoint(folder, config, tensors, quantization)
 
 
 def _gguf_file(path: Path, name: str | None) -> Path | None:

@@ -27,6 +27,7 @@ from qcore.models.plan import check_tensors, set_aside
 from qcore.models.safetensors_file import TensorInfo, read_tensor
 from qcore.models.skeleton import model_dtype
 from qcore.quantization.base import LinearScheme, split_name
+from qcore.quantization.fused_experts import FusedExpertsScheme
 from qcore.quantize.online import OnlineOptions, quantized_at_load
 from qcore.quantize.scheme import QuantizeScheme
 from qcore.selection.algorithm import select
@@ -223,11 +224,17 @@ def _quantized_layers(checkpoint: Checkpoint, dtype: torch.dtype) -> list[FoundL
     layers: list[FoundLayer] = []
     for prefix in sorted(modules, key=_natural):
         tensors = modules[prefix]
+        shapes = {suffix: info.shape for suffix, info in tensors.items()}
+        experts = method.get_experts_scheme(prefix)
+        sizes = None if experts is None else experts.infer_shape(shapes)
+        if experts is not None and sizes is not None:
+            layers.append(_fused_experts(prefix, experts, sizes, tensors, dtype))
+            continue
         scheme = method.get_quant_method(stand_in, prefix)
         if scheme is None:
             continue
-        shapes = {suffix: info.shape for suffix, info in tensors.items()}
-        scheme = scheme.refined(shapes)
+        dtypes = {suffix: info.dtype for suffix, info in tensors.items()}
+        scheme = scheme.refined(shapes).stored_as(dtypes)
         shape = scheme.infer_shape(shapes) or _stated_shape(prefix, scheme, tensors)
         if shape is None:
             continue
@@ -242,6 +249,25 @@ def _quantized_layers(checkpoint: Checkpoint, dtype: torch.dtype) -> list[FoundL
         config = scheme.layer_config(K, N, dtype)
         layers.append(FoundLayer(prefix, scheme.describe(), config, K, N, nbytes))
     return layers
+
+
+def _fused_experts(
+    prefix: str,
+    scheme: FusedExpertsScheme,
+    sizes: tuple[int, int, int],
+    tensors: Mapping[str, TensorInfo],
+    dtype: torch.dtype,
+) -> FoundLayer:
+    try:
+        specs = scheme.checkpoint_tensors(*sizes)
+    except UnsupportedQuantizationError as error:
+        raise UnsupportedQuantizationError(f"{prefix}: {error}") from None
+    found = {suffix: info for suffix, info in tensors.items() if suffix in specs}
+    check_tensors(prefix, scheme, specs, found)
+    nbytes = sum(info.nbytes for info in found.values())
+    H = sizes[1]
+    config = scheme.layer_config(*sizes, dtype)
+    return FoundLayer(prefix, scheme.describe(), config, H, H, nbytes)
 
 
 def _stated_shape(

@@ -22,7 +22,7 @@ from qcore.facts.target import Target
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.models.checkpoint import Checkpoint, open_checkpoint, read_json_object
-from qcore.models.experts import ExpertsPlan, JoinedPlan
+from qcore.models.experts import ExpertsPlan, FusedExpertsPlan, JoinedPlan
 from qcore.models.freed_memory import FreedMemory
 from qcore.models.gguf_checkpoint import GGUFTensor
 from qcore.models.kv_scales import attach_kv_scales
@@ -277,8 +277,18 @@ class Loader:
         except QcoreError as error:
             raise CheckpointError(f"{linear.prefix}: {error}") from error
 
-    def experts(self, plan: ExpertsPlan) -> QuantizedExperts:
+    def experts(self, plan: ExpertsPlan | FusedExpertsPlan) -> QuantizedExperts:
         """Read the experts of a mixture, and pack them."""
+        layer = self._fused(plan) if isinstance(plan, FusedExpertsPlan) else self._stacked(plan)
+        return QuantizedExperts(
+            layer, prefix=plan.prefix, target=self.target, settings=self.settings
+        )
+
+    def _fused(self, plan: FusedExpertsPlan) -> CanonicalLinear:
+        tensors = {name: self._read(info) for name, info in plan.tensors.items()}
+        return plan.scheme.canonicalize(tensors, plan.layer_config(self.dtype))
+
+    def _stacked(self, plan: ExpertsPlan) -> CanonicalLinear:
         stack = ExpertStack(plan.layer_config(self.dtype))
         for expert, layers in enumerate(plan.experts):
             for layer in layers:
@@ -291,9 +301,7 @@ class Loader:
                 stack.add(expert, gate, up, down)
             except QcoreError as error:
                 raise type(error)(f"{plan.prefix}: {error}") from error
-        return QuantizedExperts(
-            stack.finish(), prefix=plan.prefix, target=self.target, settings=self.settings
-        )
+        return stack.finish()
 
     def _set_joined(self, joined: JoinedPlan) -> None:
         parent, leaf = self._parent(joined.name)

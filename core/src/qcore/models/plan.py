@@ -12,11 +12,18 @@ import torch
 from qcore.errors import CheckpointError, UnsupportedQuantizationError
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.models.checkpoint import Checkpoint
-from qcore.models.experts import ExpertsPlan, JoinedPlan, plan_experts
+from qcore.models.experts import (
+    ExpertsPlan,
+    FusedExpertsPlan,
+    JoinedPlan,
+    plan_experts,
+    plan_fused_experts,
+)
 from qcore.models.kv_scales import KVScalePlan, plan_kv_scales
 from qcore.models.safetensors_file import TensorInfo, same_bytes, same_place
 from qcore.models.tensor_names import in_base, renamed_tensors, tied_names
 from qcore.quantization.base import LinearScheme, QuantizationConfig, split_name
+from qcore.quantization.fused_experts import FusedExpertsScheme
 
 __all__ = ["LinearPlan", "LoadPlan", "PlannedLayer", "check_tensors", "make_plan", "set_aside"]
 
@@ -49,7 +56,7 @@ class LinearPlan:
     has_bias: bool = False
 
 
-PlannedLayer: TypeAlias = LinearPlan | ExpertsPlan
+PlannedLayer: TypeAlias = LinearPlan | ExpertsPlan | FusedExpertsPlan
 """What becomes one layer with a kernel."""
 
 
@@ -70,7 +77,7 @@ class LoadPlan:
     """
 
     linears: list[LinearPlan] = field(default_factory=list)
-    experts: list[ExpertsPlan] = field(default_factory=list)
+    experts: list[ExpertsPlan | FusedExpertsPlan] = field(default_factory=list)
     joined: list[JoinedPlan] = field(default_factory=list)
     parameters: list[tuple[tuple[str, ...], TensorInfo]] = field(default_factory=list)
     untied: list[str] = field(default_factory=list)
@@ -117,6 +124,11 @@ def make_plan(model: Any, checkpoint: Checkpoint, *, partial: bool = False) -> L
         experts = plan_experts(module, prefix, shapes, available, plan_linear)
         if experts is not None:
             used.update(_take_experts(plan, experts))
+        elif (
+            fused := _plan_fused(module, prefix, checkpoint, available, file_prefixes)
+        ) is not None:
+            plan.experts.append(fused)
+            used.update(f"{prefix}.{suffix}" for suffix in fused.tensors)
         linear = plan_linear(module, prefix)
         if linear is not None:
             plan.linears.append(linear)
@@ -184,6 +196,25 @@ def _take_experts(plan: LoadPlan, experts: ExpertsPlan | list[JoinedPlan]) -> It
             yield from tensors
 
 
+def _plan_fused(
+    module: torch.nn.Module,
+    prefix: str,
+    checkpoint: Checkpoint,
+    available: Mapping[str, TensorInfo],
+    file_prefixes: Mapping[str, str],
+) -> FusedExpertsPlan | None:
+    """Plan experts that the checkpoint holds stacked, and check their tensors."""
+    if checkpoint.quantization is None:
+        return None
+    scheme = checkpoint.quantization.get_experts_scheme(file_prefixes.get(prefix, prefix))
+    if scheme is None:
+        return None
+    fused = plan_fused_experts(module, prefix, scheme, available)
+    if fused is not None:
+        check_tensors(prefix, scheme, fused.specs, fused.tensors)
+    return fused
+
+
 def set_aside(method: QuantizationConfig, names: Iterable[str]) -> tuple[list[str], list[str]]:
     """Part the tensors that no layer takes into those that nobody knows, and the others.
 
@@ -238,7 +269,9 @@ def _plan_linear(
     if scheme is None:
         return None
     weight = available.get(f"{prefix}.weight")
-    if weight is not None and weight.dtype in _FLOATS and not method.names_layers:
+    # auto-round leaves lm_head out of the layers to ignore, though it does not quantize it.
+    alone = shapes.get(prefix, {}).keys() <= {"weight", _BIAS}
+    if weight is not None and weight.dtype in _FLOATS and (alone or not method.names_layers):
         return None
     if f"{prefix}.weight" in tied and not any(n.startswith(f"{prefix}.") for n in available):
         other = method.tied_weights().get(file_prefixes.get(prefix, prefix))
@@ -246,7 +279,9 @@ def _plan_linear(
             return None
         available = {**available, f"{prefix}.weight": checkpoint.tensors[other]}
     K, N = module.in_features, module.out_features
-    scheme = scheme.refined(shapes.get(prefix, {}))
+    scheme = scheme.refined(shapes.get(prefix, {})).stored_as(
+        {s: available[f"{prefix}.{s}"].dtype for s in shapes.get(prefix, {})}
+    )
     try:
         specs = scheme.checkpoint_tensors(K, N)
     except UnsupportedQuantizationError as error:
@@ -268,7 +303,7 @@ def _plan_linear(
 
 def check_tensors(
     prefix: str,
-    scheme: LinearScheme,
+    scheme: LinearScheme | FusedExpertsScheme,
     specs: Mapping[str, ParamSpec],
     found: Mapping[str, TensorInfo],
     plain: TensorInfo | None = None,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -20,6 +20,9 @@ from qcore.errors import WeightError
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.quantization.kv_cache import Fp8KVCacheMethod
+
+if TYPE_CHECKING:
+    from qcore.quantization.fused_experts import FusedExpertsScheme
 
 __all__ = ["CanonicalLinear", "LinearScheme", "QuantizationConfig", "split_name"]
 
@@ -91,6 +94,13 @@ class LinearScheme(ABC):
         """
         return self
 
+    def stored_as(self, dtypes: Mapping[str, torch.dtype]) -> LinearScheme:
+        """The scheme of one layer, where only its tensors' dtypes say which kind of number it has.
+
+        Called after `refined`.
+        """
+        return self
+
     @abstractmethod
     def layer_config(self, K: int, N: int, act_dtype: torch.dtype) -> MMLinearLayerConfig:
         """The layer as the method's config promises it, without a look at the tensors.
@@ -125,7 +135,7 @@ class QuantizationConfig(ABC):
 
     names_layers: ClassVar[bool] = False
     """Whether the config says of each layer whether it is quantized. If not, a layer that has a
-    plain ``weight`` in the checkpoint is not quantized."""
+    plain ``weight`` in the checkpoint is not quantized; if so, only where it has nothing else."""
 
     @classmethod
     @abstractmethod
@@ -180,6 +190,19 @@ class QuantizationConfig(ABC):
             layer: the layer before it is replaced; its class and class name count.
             prefix: its name in the checkpoint.
         """
+
+    def get_experts_scheme(self, prefix: str) -> FusedExpertsScheme | None:
+        """The scheme of a module of experts, where the checkpoint holds them stacked in one.
+
+        Experts that the checkpoint holds as linear layers are asked for one by one.
+
+        Args:
+            prefix: the module's name in the checkpoint.
+
+        Returns:
+            None if the module is not quantized, or not in this way.
+        """
+        return None
 
     def tied_weights(self) -> Mapping[str, str]:
         """Layers that are quantized from a tensor of another one, and the tensor's name.

@@ -13,8 +13,8 @@ input's scale        input_global_scale       input_scale            float32 [],
 compressed-tensors divides by its global scales (``448 * 6 / amax``), ModelOpt multiplies by their
 inverse. Both compute the scales of the input's blocks at run time.
 
-MXFP4: codes as above, weight_scale uint8 [N, K/32]. MXFP8: weight e4m3 [N, K], weight_scale uint8
-[N, K/32]. These scales are e8m0, ``2**(code - 127)``.
+MXFP4: codes as above (ModelOpt: weight), weight_scale uint8 [N, K/32]. MXFP8: weight e4m3 [N, K],
+weight_scale uint8 [N, K/32]. These scales are e8m0, ``2**(code - 127)``.
 """
 
 from __future__ import annotations
@@ -165,15 +165,16 @@ class _MxScheme(LinearScheme):
     Attributes:
         method: what the description begins with.
         inputs: how activations are quantized; None for not at all.
+        weight_name: what the codes are called.
     """
 
     label: ClassVar[str]
-    weight_name: ClassVar[str]
     codes_in_a_byte: ClassVar[int]
     weight_dtype: ClassVar[torch.dtype]
 
     method: str
     inputs: QuantKey | None
+    weight_name: str
 
     def describe(self) -> str:
         """``mxfp4-pack-quantized, mxfp4 activations``."""
@@ -225,7 +226,7 @@ class MxFp4Scheme(_MxScheme):
     """e2m1 weights; activations as they are, MXFP4 or MXFP8."""
 
     label: ClassVar[str] = "MXFP4"
-    weight_name: ClassVar[str] = "weight_packed"
+    weight_name: str = "weight_packed"
     codes_in_a_byte: ClassVar[int] = 2
     weight_dtype: ClassVar[torch.dtype] = torch.uint8
 
@@ -235,6 +236,6 @@ class Mxfp8Scheme(_MxScheme):
     """e4m3 weights; activations as they are, or MXFP8."""
 
     label: ClassVar[str] = "MXFP8"
-    weight_name: ClassVar[str] = "weight"
+    weight_name: str = "weight"
     codes_in_a_byte: ClassVar[int] = 1
     weight_dtype: ClassVar[torch.dtype] = torch.float8_e4m3fn

@@ -14,6 +14,7 @@ weight_shape        int64 [2]                   N, K
 int-quantized
 weight              int8 [N, K]                 signed codes
 weight_scale        float [N, 1], [N, G], [1]   per channel; per group; per tensor
+                    [2], [2, 1]                 per tensor of gate and of up, in one layer
 weight_zero_point   int8 [N, G]                 if asymmetric
 input_scale         float [1]                   if activations are static
 input_zero_point    int8 [1]                    if they are asymmetric too
@@ -25,11 +26,12 @@ input_zero_point    int8 [1]                    if they are asymmetric too
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from qcore.errors import WeightError
+from qcore.kernels.fused_scales import spread_over_parts
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
 from qcore.layers.mixed_precision import MPLinearLayerConfig
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
@@ -42,6 +44,7 @@ __all__ = ["Int8Scheme", "IntQuantizedScheme", "PackQuantizedScheme"]
 _INT32 = (torch.int32,)
 _INT8 = (torch.int8,)
 _ONE = ((), (1,))
+_TWO = ((2,), (2, 1))
 
 
 @dataclass(frozen=True)
@@ -213,16 +216,22 @@ class Int8Scheme(LinearScheme):
         static: the activations' scale is in the checkpoint.
         symmetric: activations have no zero point.
         bits: of the weights' codes, which have a byte each even if they need less.
+        halves: gate and up in one layer, which may have a tensor scale each.
     """
 
     per_channel: bool
     static: bool
     symmetric: bool
     bits: int = 8
+    halves: bool = False
+
+    def refined(self, shapes: Mapping[str, tuple[int, ...]]) -> Int8Scheme:
+        """Whether gate and up have a scale each."""
+        return replace(self, halves=self.halves and shapes.get("weight_scale") in _TWO)
 
     def describe(self) -> str:
         """``W8A8 channel weights, dynamic symmetric activations``."""
-        weights = "channel" if self.per_channel else "tensor"
+        weights = "channel" if self.per_channel else "half" if self.halves else "tensor"
         inputs = "static" if self.static else "dynamic"
         symmetry = "symmetric" if self.symmetric else "asymmetric"
         return f"W{self.bits}A8 {weights} weights, {inputs} {symmetry} activations"
@@ -230,6 +239,7 @@ class Int8Scheme(LinearScheme):
     def checkpoint_tensors(self, K: int, N: int) -> Mapping[str, ParamSpec]:
         """See the module's table."""
         scales: tuple[tuple[int, ...], ...] = ((N, 1), (N,)) if self.per_channel else _ONE
+        scales = _TWO if self.halves and N % 2 == 0 else scales
         return {
             "weight": ParamSpec(((N, K),), _INT8, about="codes"),
             "weight_scale": ParamSpec(scales, FLOAT_DTYPES, about="scales"),
@@ -256,7 +266,7 @@ class Int8Scheme(LinearScheme):
         """An "int8" layer."""
         return Int8ScaledMMLinearLayerConfig(
             is_static_input_scheme=self.static,
-            is_channelwise=self.per_channel,
+            is_channelwise=self.per_channel or self.halves,
             input_symmetric=self.symmetric,
             weight_shape=(N, K),
             input_dtype=act_dtype,
@@ -268,10 +278,10 @@ class Int8Scheme(LinearScheme):
     ) -> CanonicalLinear:
         """Leave out what says nothing. See `LinearScheme.canonicalize`."""
         scale = tensors["weight_scale"]
-        canonical = {
-            "weight": tensors["weight"],
-            "weight_scale": scale.reshape(N, 1) if self.per_channel else scale.reshape(1),
-        }
+        if self.halves:
+            scale = spread_over_parts(scale, (N // 2, N // 2))
+        shape = (N, 1) if self.per_channel or self.halves else (1,)
+        canonical = {"weight": tensors["weight"], "weight_scale": scale.reshape(shape)}
         zero = tensors.get("input_zero_point")
         if self.static:
             canonical["input_scale"] = tensors["input_scale"].to(torch.float32).reshape(1)

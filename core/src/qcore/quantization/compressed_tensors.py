@@ -8,12 +8,14 @@ closely. What a group describes is read in `qcore.quantization.compressed_format
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 
 from qcore.quantization.base import LinearScheme, QuantizationConfig
 from qcore.quantization.compressed_formats import read_scheme
+from qcore.quantization.compressed_schemes import Int8Scheme
 from qcore.quantization.fields import Fields
 from qcore.quantization.kv_cache import KV_CACHE_SCALES, Fp8KVCacheMethod, is_kv_cache_scale
 from qcore.quantization.targets import Targets
@@ -79,7 +81,10 @@ class CompressedTensorsConfig(QuantizationConfig):
             return None
         ranked = [(targets.rank(layer, prefix), scheme) for targets, scheme in self.groups]
         named = [(rank, scheme) for rank, scheme in ranked if rank is not None]
-        return min(named, key=lambda pair: pair[0])[1] if named else None
+        scheme = min(named, key=lambda pair: pair[0])[1] if named else None
+        if isinstance(scheme, Int8Scheme) and prefix.rpartition(".")[2] == "gate_up_proj":
+            return replace(scheme, halves=not scheme.per_channel)
+        return scheme
 
     def notes(self) -> Sequence[str]:
         """A quantized KV cache must be asked for."""

@@ -3,7 +3,7 @@
 For a layer of K inputs and N outputs; the names of the scales are the method's:
 
 ==================  ===================================  ========================================
-weight              e4m3 [N, K]
+weight              e4m3fn, e4m3fnuz [N, K]
 weight_scale        float [], [1]; [N, 1], [N]           per tensor; per channel
                     [ceil(N/bn), ceil(K/bk)]             per block (DeepSeek: weight_scale_inv)
 input_scale         float [], [1]                        if activations are static
@@ -12,6 +12,10 @@ input_scale_ub      float [], [1]                        FBGEMM: bounds a dynami
 
 ``w = weight * weight_scale`` whatever the name, and ``x = q * input_scale``. Scales may be stored
 as e8m0, a power of two in a byte.
+
+e4m3fnuz (AMD's gfx942) is another code, not a scale apart: code 0x80 is NaN instead of -0, and 0x7f
+is 240, twice which e4m3fn does not have. Such weights stay as they are, and so do the scales; the
+dtype in the file says it. Activations are then rounded to e4m3fnuz too.
 """
 
 from __future__ import annotations
@@ -30,7 +34,6 @@ from qcore.quantization.base import CanonicalLinear, LinearScheme
 
 __all__ = ["Float8Scheme", "describe_inputs"]
 
-_E4M3 = (torch.float8_e4m3fn,)
 _SCALES = (*FLOAT_DTYPES, torch.float8_e8m0fnu)
 _ONE = ((), (1,))
 
@@ -52,6 +55,7 @@ class Float8Scheme(LinearScheme):
         scale_names: what the weight's scale is called; the first that is there counts.
         input_scale_names: what the input's static scale is called.
         input_scale_ub: largest magnitude that a dynamic scale covers.
+        dtype: of the weights, and of rounded activations: e4m3fn or e4m3fnuz.
     """
 
     method: str
@@ -60,6 +64,7 @@ class Float8Scheme(LinearScheme):
     scale_names: tuple[str, ...] = ("weight_scale",)
     input_scale_names: tuple[str, ...] = ("input_scale",)
     input_scale_ub: float | None = None
+    dtype: torch.dtype = FP8_DTYPE
 
     @property
     def _block(self) -> bool:
@@ -73,7 +78,8 @@ class Float8Scheme(LinearScheme):
         """``fp8 128x128 weights, dynamic 1x128 activations``."""
         weights = "tensor or channel" if self.weights is None else str(self.weights)
         bound = f" up to {self.input_scale_ub:g}" if self.input_scale_ub is not None else ""
-        return f"{self.method} {weights} weights, {describe_inputs(self.inputs)}{bound}"
+        kind = " e4m3fnuz" if self.dtype == torch.float8_e4m3fnuz else ""
+        return f"{self.method}{kind} {weights} weights, {describe_inputs(self.inputs)}{bound}"
 
     def refined(self, shapes: Mapping[str, tuple[int, ...]]) -> Float8Scheme:
         """Settle the names, and whether scales are the tensor's or a channel's."""
@@ -87,10 +93,16 @@ class Float8Scheme(LinearScheme):
             weights = GroupShape.PER_CHANNEL if many else GroupShape.PER_TENSOR
         return replace(self, weights=weights, scale_names=(scale,), input_scale_names=(inputs,))
 
+    def stored_as(self, dtypes: Mapping[str, torch.dtype]) -> Float8Scheme:
+        """e4m3fnuz where the weights are."""
+        if dtypes.get("weight") == torch.float8_e4m3fnuz:
+            return replace(self, dtype=torch.float8_e4m3fnuz)
+        return self
+
     def checkpoint_tensors(self, K: int, N: int) -> Mapping[str, ParamSpec]:
         """See the module's table."""
         tensors = {
-            "weight": ParamSpec(((N, K),), _E4M3, about="weights"),
+            "weight": ParamSpec(((N, K),), (self.dtype,), about="weights"),
             self.scale_names[0]: ParamSpec(self._scale_shapes(K, N), _SCALES, about="scales"),
         }
         if self._static:
@@ -123,8 +135,8 @@ class Float8Scheme(LinearScheme):
         kind = Fp8BlockScaledMMLinearLayerConfig if self._block else FP8ScaledMMLinearLayerConfig
         group = GroupShape.PER_CHANNEL if self.weights is None else self.weights
         return kind(
-            weight_quant_key=QuantKey(FP8_DTYPE, ScaleDesc(torch.float32, True, group)),
-            activation_quant_key=self.inputs,
+            weight_quant_key=QuantKey(self.dtype, ScaleDesc(torch.float32, True, group)),
+            activation_quant_key=self.inputs and replace(self.inputs, dtype=self.dtype),
             weight_shape=(N, K),
             input_dtype=act_dtype,
             out_dtype=act_dtype,

@@ -29,6 +29,7 @@ from qcore.quantization.layer_lists import LayerList, is_listed
 
 __all__ = ["Fp8Config"]
 
+_FORMATS = ("e4m3", "e4m3fn", "float8_e4m3fn", "e4m3fnuz", "float8_e4m3fnuz")
 _POWERS_OF_TWO = (
     "scale_fmt is ue8m0: the model was made for activation scales that are powers of two; "
     "kernels here compute them as amax / 448"
@@ -66,8 +67,8 @@ class Fp8Config(QuantizationConfig):
     def from_config(cls, config: Mapping[str, Any]) -> Fp8Config:
         """See `QuantizationConfig.from_config`."""
         fields = Fields(config, "quantization_config (fp8)")
-        fields.text("fmt", allowed=("e4m3", "e4m3fn", "float8_e4m3fn"), default="e4m3")
-        fields.text("store_dtype", allowed=("fp8", "float8_e4m3fn"), default="fp8")
+        fmt = fields.text("fmt", allowed=_FORMATS, default="e4m3").removeprefix("float8_")
+        fields.text("store_dtype", allowed=("fp8", *_FORMATS), default="fp8")
         static = fields.text("activation_scheme", allowed=("dynamic", "static")) == "static"
         block = _block_size(fields)
         if static:
@@ -84,6 +85,7 @@ class Fp8Config(QuantizationConfig):
             inputs,
             scale_names=names if block is None else names[::-1],
             input_scale_names=("input_scale", "activation_scale"),
+            dtype=torch.float8_e4m3fnuz if fmt == "e4m3fnuz" else FP8_DTYPE,
         )
         asked = []
         if fields.text("scale_fmt", allowed=("float", "ue8m0"), default="float") == "ue8m0":

@@ -14,15 +14,16 @@ said) stores the zero point less one. GPTQModel makes it so by subtracting 1 fro
 word at once, so a zero point of 0 borrows from its neighbour; adding to the word gives it back.
 Format v2 (``gptq_v2``) stores the zero point itself.
 
-Of 3 bits, 32 codes fill three words, and codes 10 and 21 lie across two. There GPTQModel takes its
-constants for the first and the third word the wrong way round, so that what it writes as v1 is not
-the zero point less one. It reads its own files right, and so does this: ``meta.quantizer`` says who
-wrote a checkpoint.
+Of 3 bits, 32 codes fill three words, and codes 10 and 21 lie across two. There GPTQModel before
+version 7 took its constants for the first and the third word the wrong way round, so that what it
+wrote as v1 is not the zero point less one. It read its own files right, and so does this:
+``meta.quantizer`` says who wrote a checkpoint.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,8 @@ __all__ = ["GPTQConfig", "GPTQScheme"]
 
 _BITS = (2, 3, 4, 8)
 _FORMATS = ("gptq", "gptq_v2")
-# What GPTQModel takes off the words of zero points: 1 in every code, but for 3 bits.
+_GPTQMODEL = re.compile(r"gptqmodel(?::([0-9]{1,6})|$)")
+# What is taken off the words of zero points: 1 in every code; for 3 bits, GPTQModel's before 7.
 _ONES = {
     2: (0x55555555,),
     3: (0x24924924, 0x92492492, 0x49249249),
@@ -61,7 +63,7 @@ class GPTQScheme(LinearScheme):
         sym: whether the zero points are all the middle code.
         desc_act: whether inputs were quantized in the order of their activations.
         v2: whether zero points are stored as they are.
-        by_gptqmodel: whether GPTQModel took the ones off the zero points of 3 bits.
+        by_gptqmodel: whether GPTQModel before 7 took the ones off the zero points of 3 bits.
     """
 
     bits: int
@@ -255,8 +257,9 @@ class GPTQConfig(QuantizationConfig):
 
 
 def _by_gptqmodel(config: Mapping[str, Any]) -> bool:
-    """Whether ``meta.quantizer`` (``gptqmodel:7.6.0``, or a list of such) names GPTQModel."""
+    """Whether ``meta.quantizer`` (``gptqmodel:5.8.0``, or a list of such) is GPTQModel before 7."""
     meta = config.get("meta")
     stated = meta.get("quantizer") if isinstance(meta, Mapping) else None
     names = stated if isinstance(stated, list) else [stated]
-    return any(isinstance(name, str) and name.startswith("gptqmodel") for name in names)
+    found = [_GPTQMODEL.match(name) for name in names if isinstance(name, str)]
+    return any(match is not None and int(match[1] or 0) < 7 for match in found)

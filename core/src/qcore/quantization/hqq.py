@@ -41,6 +41,7 @@ _WIDTHS = {8: 8, 6: 8, 5: 8, 4: 4, 3: 3, 2: 2, 1: 1}
 _SCALARS = (torch.int32, torch.int64, torch.uint8, torch.bool)
 _NUMBERS = ("nbits", "group_size", "axis", "view_as_float", "quant_scale", "quant_zero")
 _MORE = ("channel_wise", "optimize", "round_zero", "offload_meta", "encoded_state_dict")
+_PARTS = ("scale", "zero")
 _TEXTS = ("packing", "unpack_view_dtype", "compute_dtype")
 
 
@@ -160,6 +161,7 @@ class HQQConfig(QuantizationConfig):
         scheme: of the layers that nothing else is said of; None for none.
         skipped: parts of the names of layers that are not quantized.
         tagged: schemes by tag, a layer's name without numbers, ``model`` and ``layers``.
+        named: schemes by the layer's whole name.
     """
 
     def __init__(
@@ -167,10 +169,12 @@ class HQQConfig(QuantizationConfig):
         scheme: LinearScheme | None,
         skipped: Sequence[str] = (),
         tagged: Mapping[str, LinearScheme] | None = None,
+        named: Mapping[str, LinearScheme] | None = None,
     ) -> None:
         self.scheme = scheme
         self.skipped = LayerList(skipped)
         self.tagged = dict(tagged or {})
+        self.named = dict(named or {})
 
     @classmethod
     def get_name(cls) -> str:
@@ -193,16 +197,44 @@ class HQQConfig(QuantizationConfig):
         }
         return cls(None, skipped, tagged)
 
+    @classmethod
+    def from_layers(cls, layers: Mapping[str, Mapping[str, int]]) -> HQQConfig:
+        """From what each layer's tensors say of it: HQQ's ``save_to_safetensors`` has no config.
+
+        Args:
+            layers: by name, the values of ``nbits``, ``group_size``, ``axis`` and the like.
+
+        Raises:
+            CheckpointError: a value is missing or means nothing.
+            UnsupportedQuantizationError: a value is not supported.
+        """
+        made: dict[str, LinearScheme] = {}
+        for name, values in layers.items():
+            where = f"{name} (HQQ)"
+            quantized: dict[str, Any] = {
+                f"{part}_quant_params": values.get(f"quant_{part}") for part in _PARTS
+            }
+            flag = {"view_as_float": bool(values.get("view_as_float", 0))}
+            quantized["weight_quant_params"] = {**values, **flag, "channel_wise": True}
+            made[name] = _scheme(Fields(quantized, where))
+        return cls(None, named=made)
+
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> LinearScheme | None:
-        """What is said of the layer's tag, or of all."""
+        """What is said of the layer, of its tag, or of all."""
         if not isinstance(layer, torch.nn.Linear) or is_listed(prefix, self.skipped):
             return None
+        if prefix in self.named:
+            return self.named[prefix]
         words = [w for w in prefix.split(".") if w not in ("model", "layers") and not w.isdecimal()]
         return self.tagged.get(".".join(words), self.scheme)
 
     def describe(self) -> str:
         """``HQQ 4 bit g64``."""
-        schemes = [*self.tagged.values(), *([self.scheme] if self.scheme else [])]
+        schemes = [
+            *self.named.values(),
+            *self.tagged.values(),
+            *([self.scheme] if self.scheme else []),
+        ]
         return "; ".join(dict.fromkeys(scheme.describe() for scheme in schemes))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from qcore.errors import WeightError
@@ -36,6 +38,7 @@ class QuantizedLinear(KernelLayer):
         prefix: the layer's name, for messages.
         target: the machine to select for; None for the one of the tensors' device.
         settings: for selection; None to read the environment.
+        logical_widths: outputs of each of the layers that are joined in this one; None for one.
 
     Attributes:
         kernel: the kernel instance.
@@ -57,6 +60,7 @@ class QuantizedLinear(KernelLayer):
         prefix: str = "",
         target: Target | None = None,
         settings: Settings | None = None,
+        logical_widths: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         config = layer.config
@@ -71,8 +75,13 @@ class QuantizedLinear(KernelLayer):
         self.in_features, self.out_features = K, N
         self.input_size = self.input_size_per_partition = K
         self.output_size = self.output_size_per_partition = N
-        self.logical_widths = [N]
-        self.output_partition_sizes = [N]
+        self.logical_widths = [N] if logical_widths is None else list(logical_widths)
+        if sum(self.logical_widths) != N:
+            raise WeightError(
+                f"{prefix or 'layer'}: logical_widths are {self.logical_widths}; their sum must be "
+                f"the layer's {N} outputs"
+            )
+        self.output_partition_sizes = list(self.logical_widths)
         self.params_dtype = self.orig_dtype = _float_dtype(config)
         self.has_bias = bias is not None
         self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)

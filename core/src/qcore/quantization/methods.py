@@ -41,6 +41,7 @@ _OWN = {
     "hqq": "qcore.quantization.hqq:HQQConfig",
     "torchao": "qcore.quantization.torchao:TorchAOConfig",
     "quanto": "qcore.quantization.quanto:QuantoConfig",
+    "mxfp4": "qcore.quantization.mxfp4:Mxfp4Config",
     "auto-round": "qcore.quantization.auto_round:AutoRoundConfig",
 }
 
@@ -54,7 +55,6 @@ _ALIASES = {
 
 _REFUSED = {
     "gguf": "of a folder; give the .gguf file itself",
-    "mxfp4": "its quantized tensors are experts, not linear layers",
     **dict.fromkeys(("aqlm", "bitnet", "eetq", "fp_quant", "higgs", "quark", "spqr", "vptq"), ""),
 }
 """Methods that exist, and why they are not here."""

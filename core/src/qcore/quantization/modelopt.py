@@ -11,6 +11,7 @@ FP8_PER_CHANNEL_PER_TOKEN    e4m3 per channel; activations dynamic per token
 FP8_PB_WO                    e4m3 in blocks of 128 x 128; the input left as it is
 NVFP4, W4A16_NVFP4           NVFP4 weights; activations NVFP4, as they are
 MXFP8                        MXFP8 weights and activations
+MXFP4                        MXFP4 weights and activations
 ===========================  ==================================================================
 """
 
@@ -26,10 +27,16 @@ from qcore.facts.quant_key import (
     GroupShape,
     kFp8DynamicTokenSym,
     kFp8StaticTensorSym,
+    kMxfp4Dynamic,
     kMxfp8Dynamic,
 )
 from qcore.quantization.base import LinearScheme, QuantizationConfig
-from qcore.quantization.block_formats import MODELOPT_NVFP4, Mxfp8Scheme, NvFp4Scheme
+from qcore.quantization.block_formats import (
+    MODELOPT_NVFP4,
+    MxFp4Scheme,
+    Mxfp8Scheme,
+    NvFp4Scheme,
+)
 from qcore.quantization.fields import Fields
 from qcore.quantization.float8 import Float8Scheme
 from qcore.quantization.kv_cache import KV_CACHE_SCALES, Fp8KVCacheMethod, is_kv_cache_scale
@@ -48,10 +55,17 @@ _SCHEMES: Mapping[str, LinearScheme] = {
     "NVFP4": NvFp4Scheme("ModelOpt NVFP4", MODELOPT_NVFP4, quantized_inputs=True),
     "W4A16_NVFP4": NvFp4Scheme("ModelOpt NVFP4", MODELOPT_NVFP4, quantized_inputs=False),
     "MXFP8": Mxfp8Scheme("ModelOpt MXFP8", kMxfp8Dynamic),
+    "MXFP4": MxFp4Scheme("ModelOpt MXFP4", kMxfp4Dynamic, weight_name="weight"),
 }
 _TRT = "its packing is TensorRT-LLM's"
 _SCALED = "it scales inputs before they are rounded"
+_FP8_INPUTS = (
+    "FP8 activations with one scale per tensor, and FP4 weights, are no layer of any kernel"
+)
 _REFUSED = {
+    "W4A8_MXFP4_FP8": f"{_FP8_INPUTS}; quantize to MXFP4",
+    "W4A8_NVFP4_FP8": f"{_FP8_INPUTS}; quantize to NVFP4",
+    "W4A8_MXFP4": f"{_FP8_INPUTS}; quantize to MXFP4",
     "W4A16_AWQ": f"{_TRT}; quantize with AWQ, or to W4A16_NVFP4",
     "W4A8_AWQ": f"{_TRT}; quantize to NVFP4",
     "NVFP4_AWQ": f"{_SCALED}; quantize to NVFP4",
@@ -170,7 +184,7 @@ def _scheme(fields: Fields, algo: str) -> LinearScheme:
             f"{fields.where}: quant_algo {algo!r} is not supported{why}; "
             f"supported: {', '.join(_SCHEMES)}"
         )
-    size = {NvFp4Scheme: 16, Mxfp8Scheme: 32}.get(type(found))
+    size = {NvFp4Scheme: 16, Mxfp8Scheme: 32, MxFp4Scheme: 32}.get(type(found))
     if size is not None:
         fields.integer("group_size", allowed=(size,), default=size)
     return found

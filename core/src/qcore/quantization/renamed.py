@@ -41,6 +41,11 @@ class RenamedScheme(LinearScheme):
         """As the scheme says."""
         return replace(self, inner=self.inner.refined(self._shapes(shapes)))
 
+    def stored_as(self, dtypes: Mapping[str, torch.dtype]) -> LinearScheme:
+        """As the scheme says."""
+        ours = {name: dtypes[theirs] for name, theirs in self.names.items() if theirs in dtypes}
+        return replace(self, inner=self.inner.stored_as(ours))
+
     def checkpoint_tensors(self, K: int, N: int) -> Mapping[str, ParamSpec]:
         """The scheme's, by the checkpoint's names."""
         specs = self.inner.checkpoint_tensors(K, N)

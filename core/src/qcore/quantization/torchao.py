@@ -357,4 +357,4 @@ def _intx(fields: Fields) -> LinearScheme:
     mapping = _word(fields, "mapping_type", "symmetric")
     if mapping not in ("symmetric", "symmetric_no_clipping_err", "asymmetric"):
         raise CheckpointError(f"{fields.where}: mapping_type {mapping!r} is not known")
-    return _signed(allowed[dtype], group, zero_points=True)
+    return _signed(allowed[dtype], group, zero_points=mapping == "asymmetric")

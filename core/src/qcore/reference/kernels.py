@@ -90,12 +90,8 @@ class ReferenceInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
 
     @classmethod
     def can_implement(cls, config: Int8ScaledMMLinearLayerConfig) -> Answer:
-        """Every config but a fused layer with one scale for each of its parts."""
-        return answer(
-            config.is_fused_module
-            and not config.is_channelwise
-            and "a fused layer's tensor scales need the parts' widths; give channel scales"
-        )
+        """Every config."""
+        return True, None
 
     def apply_weights(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
