@@ -269,11 +269,11 @@ def _plan_linear(
     if scheme is None:
         return None
     weight = available.get(f"{prefix}.weight")
-    if weight is not None and weight.dtype in _FLOATS:
-        # auto-round leaves lm_head out of the layers to ignore, though it does not quantize it.
-        alone = shapes.get(prefix, {}).keys() <= {"weight", _BIAS}
-        if not method.names_layers or (alone and not _takes_floats(scheme, module, weight)):
-            return None
+    # auto-round leaves lm_head out of the layers to ignore, though it does not quantize it.
+    alone = shapes.get(prefix, {}).keys() <= {"weight", _BIAS}
+    plain = weight is not None and weight.dtype in _FLOATS and not method.rounds_floats
+    if plain and (alone or not method.names_layers):
+        return None
     if f"{prefix}.weight" in tied and not any(n.startswith(f"{prefix}.") for n in available):
         other = method.tied_weights().get(file_prefixes.get(prefix, prefix))
         if other is None:
@@ -300,15 +300,6 @@ def _plan_linear(
     if bias is not None and (bias.shape != (N,) or bias.dtype not in _FLOATS):
         raise CheckpointError(f"{bias.file}: {bias}; this layer needs a float bias [{N}]")
     return LinearPlan(prefix, scheme, K, N, found, bias, has_bias)
-
-
-def _takes_floats(scheme: LinearScheme, module: torch.nn.Linear, weight: TensorInfo) -> bool:
-    """Whether the scheme is of a layer whose stored weight is float, to be rounded later."""
-    try:
-        specs = scheme.checkpoint_tensors(module.in_features, module.out_features)
-    except UnsupportedQuantizationError:
-        return False
-    return "weight" in specs and weight.dtype in specs["weight"].dtypes
 
 
 def check_tensors(
