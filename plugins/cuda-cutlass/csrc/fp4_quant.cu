@@ -1,0 +1,142 @@
+// scaled_fp4_quant: activations to NVFP4, in software on every generation.
+//
+// gs = (448 * 6) / amax of the tensor. For each 16 elements of a row sf = e4m3(gs * amax16 / 6), and the
+// codes are e2m1(x * gs / sf), ties to even. Two codes in a byte, the even element low. The scales are
+// plain rows, or in the 128x4 order that the tensor cores of SM100 read: padded to 128 rows and 4
+// groups, each such tile 512 bytes, row r and group g of it at (r % 32) * 16 + (r / 32) * 4 + g.
+
+#include "quantize.cuh"
+
+namespace qcore_cuda {
+namespace {
+
+__device__ __forceinline__ uint32_t e2m1_code(float v) {
+  const float a = fabsf(v);
+  // Halfway between two values goes to the one whose code is even.
+  const uint32_t code = (a > 0.25f) + (a >= 0.75f) + (a > 1.25f) + (a >= 1.75f) + (a > 2.5f) + (a >= 3.5f) + (a > 5.0f);
+  return code | (__float_as_uint(v) >> 31 << 3);
+}
+
+__device__ __forceinline__ int64_t swizzled(int64_t row, int64_t group, int64_t group_tiles) {
+  return (row / 128 * group_tiles + group / 4) * 512 + row % 32 * 16 + row % 128 / 32 * 4 + group % 4;
+}
+
+// A thread a group; with `group_tiles` the scales are swizzled, and padding is written as 0.
+template <typename T>
+__global__ void __launch_bounds__(256) fp4_quant_kernel(const T* __restrict__ x, int64_t stride, int64_t m,
+                                                        int groups, int64_t padded_m, int padded_groups,
+                                                        const float* __restrict__ global_scale, uint2* __restrict__ codes,
+                                                        uint8_t* __restrict__ scales, int64_t group_tiles,
+                                                        bool aligned) {
+  const int64_t item = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
+  if (item >= padded_m * padded_groups) return;
+  const int64_t row = item / padded_groups;
+  const int group = static_cast<int>(item - row * padded_groups);
+  const int64_t place = group_tiles ? swizzled(row, group, group_tiles) : item;
+  if (row >= m || group >= groups) {
+    scales[place] = 0;
+    return;
+  }
+  const T* source = x + row * stride + group * 16;
+  T held[16];
+  if (aligned) {
+    constexpr int VEC = kVec<T>;
+#pragma unroll
+    for (int i = 0; i < 16 / VEC; ++i) {
+      const auto v = reinterpret_cast<const Vec<T, VEC>*>(source)[i];
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) held[i * VEC + j] = v.at[j];
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) held[i] = source[i];
+  }
+  uint32_t bits = 0;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) MaxBits::add(bits, to_float(held[i]));
+  const float gs = *global_scale;
+  const __nv_fp8_storage_t sf = to_e4m3(gs * (__uint_as_float(bits) / 6.0f));
+  const float decoded = __half2float(__half(__nv_cvt_fp8_to_halfraw(sf, __NV_E4M3)));
+  const float factor = decoded == 0.0f ? 0.0f : gs / decoded;
+  uint32_t words[2] = {0, 0};
+#pragma unroll
+  for (int i = 0; i < 16; ++i) words[i / 8] |= e2m1_code(to_float(held[i]) * factor) << (i % 8 * 4);
+  codes[row * groups + group] = make_uint2(words[0], words[1]);
+  scales[place] = sf;
+}
+
+void quantize(const char* op, const Tensor& input, const Tensor& input_scale, bool swizzle, const Tensor& output,
+              const Tensor& output_scale) {
+  const Rows x = as_rows(op, "input", input);
+  const int64_t groups = x.k / 16;
+  const int64_t padded_m = swizzle ? ceil_div(x.m, 128) * 128 : x.m;
+  const int64_t padded_groups = swizzle ? ceil_div(groups, 4) * 4 : groups;
+  if (padded_m * padded_groups == 0) return;
+  const Launch launch(input);
+  const auto blocks = static_cast<unsigned>(ceil_div(padded_m * padded_groups, 256));
+  with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const T* data = static_cast<const T*>(x.data());
+    const bool aligned = is_aligned(data, 16) && x.stride % kVec<T> == 0;
+    fp4_quant_kernel<T><<<blocks, 256, 0, launch.stream()>>>(
+        data, x.stride, x.m, static_cast<int>(groups), padded_m, static_cast<int>(padded_groups),
+        static_cast<const float*>(input_scale.data_ptr()), static_cast<uint2*>(output.data_ptr()),
+        static_cast<uint8_t*>(output_scale.data_ptr()), swizzle ? padded_groups / 4 : 0, aligned);
+  });
+  check_launch(op);
+}
+
+void check_inputs(const char* op, const Tensor& input, const Tensor& input_scale) {
+  check_cuda(op, "input", input);
+  STD_TORCH_CHECK(input.dim() == 2, op, ": input has shape ", shape_of(input), "; it must be [M, N]");
+  STD_TORCH_CHECK(input.size(1) % 16 == 0, op, ": input has shape ", shape_of(input),
+                  "; N must be a multiple of 16");
+  check_same_device(op, "input_scale", input_scale, input);
+  check_dtype(op, "input_scale", input_scale, {ScalarType::Float});
+  STD_TORCH_CHECK(input_scale.numel() == 1, op, ": input_scale has shape ", shape_of(input_scale),
+                  "; it must have one element");
+}
+
+std::tuple<Tensor, Tensor> scaled_fp4_quant(const Tensor& input, const Tensor& input_scale,
+                                            bool is_sf_swizzled_layout) {
+  const char* op = "scaled_fp4_quant";
+  check_inputs(op, input, input_scale);
+  const int64_t m = input.size(0), n = input.size(1);
+  Tensor output = torch::stable::new_empty(input, {m, n / 2}, ScalarType::Byte);
+  Tensor output_scale =
+      is_sf_swizzled_layout
+          ? torch::stable::new_empty(input, {ceil_div(m, 128) * 128, ceil_div(n / 16, 4)}, ScalarType::Int)
+          : torch::stable::new_empty(input, {m, n / 16}, ScalarType::Byte);
+  quantize(op, input, input_scale, is_sf_swizzled_layout, output, output_scale);
+  return {output, output_scale};
+}
+
+void scaled_fp4_quant_out(const Tensor& input, const Tensor& input_scale, bool is_sf_swizzled_layout,
+                          const Tensor& output, const Tensor& output_scale) {
+  const char* op = "scaled_fp4_quant.out";
+  check_inputs(op, input, input_scale);
+  const int64_t m = input.size(0), n = input.size(1);
+  check_tensor(op, "output", output, input, {ScalarType::Byte}, {m, n / 2});
+  if (is_sf_swizzled_layout) {
+    check_tensor(op, "output_scale", output_scale, input, {ScalarType::Int},
+                 {ceil_div(m, 128) * 128, ceil_div(n / 16, 4)});
+  } else {
+    check_tensor(op, "output_scale", output_scale, input, {ScalarType::Byte}, {m, n / 16});
+  }
+  STD_TORCH_CHECK(is_aligned(output.data_ptr(), 8), op, ": output does not begin at a multiple of 8 bytes");
+  quantize(op, input, input_scale, is_sf_swizzled_layout, output, output_scale);
+}
+
+}  // namespace
+}  // namespace qcore_cuda
+
+STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
+  m.def("scaled_fp4_quant(Tensor input, Tensor input_scale, bool is_sf_swizzled_layout) -> (Tensor, Tensor)");
+  m.def("scaled_fp4_quant.out(Tensor input, Tensor input_scale, bool is_sf_swizzled_layout, *, Tensor(a!) output, "
+        "Tensor(b!) output_scale) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {
+  m.impl("scaled_fp4_quant", TORCH_BOX(&qcore_cuda::scaled_fp4_quant));
+  m.impl("scaled_fp4_quant.out", TORCH_BOX(&qcore_cuda::scaled_fp4_quant_out));
+}

@@ -1,0 +1,171 @@
+// static_scaled_fp8_quant, dynamic_scaled_fp8_quant and dynamic_per_token_scaled_fp8_quant:
+// activations to e4m3. Scales multiply: x = q * scale. Dynamic: amax / 448 of the tensor or the row,
+// and 1 where all is zero.
+
+#include "row_quant.cuh"
+
+namespace qcore_cuda {
+namespace {
+
+__device__ __forceinline__ float scale_of(uint32_t bits) {
+  const float s = __uint_as_float(bits) / kE4m3Max;
+  return s == 0.0f ? 1.0f : s;
+}
+
+struct PerToken {
+  using Reduction = MaxBits;
+  using Code = __nv_fp8_storage_t;
+  struct Params {
+    float* scale;
+    const float* upper_bound;
+  };
+  struct Scale {
+    Divisor divide;
+  };
+  static __device__ Scale scale(const Params& p, uint32_t bits, int64_t row, bool write) {
+    // As bits, NaN is the largest: a bound must not hide it.
+    if (p.upper_bound && bits <= 0x7f800000u) bits = min(bits, __float_as_uint(fmaxf(*p.upper_bound, 0.0f)));
+    const float s = scale_of(bits);
+    if (write) p.scale[row] = s;
+    return {Divisor(s)};
+  }
+  static __device__ Code encode(float v, const Scale& c) { return to_e4m3(c.divide(v)); }
+};
+
+struct Encode {
+  Divisor divide;
+  __device__ __nv_fp8_storage_t operator()(float v) const { return to_e4m3(divide(v)); }
+};
+
+struct KnownScale {
+  const float* scale;
+  __device__ Encode prepare() const { return {Divisor(*scale)}; }
+};
+
+struct ScaleFromAmax {
+  const uint32_t* amax;
+  float* scale;
+  __device__ Encode prepare() const {
+    const float s = scale_of(*amax);
+    if (blockIdx.x == 0 && threadIdx.x == 0) *scale = s;
+    return {Divisor(s)};
+  }
+};
+
+template <typename T, int VEC>
+__global__ void amax_kernel(const T* __restrict__ x, int64_t stride, int k, int64_t vecs, uint32_t* amax) {
+  const int per_row = k / VEC;
+  uint32_t bits = 0;
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < vecs;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const int64_t row = i / per_row;
+    const auto v = reinterpret_cast<const Vec<T, VEC>*>(x + row * stride)[i - row * per_row];
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) MaxBits::add(bits, to_float(v.at[j]));
+  }
+  bits = block_reduce<MaxBits>(bits);
+  if (threadIdx.x == 0) atomicMax(amax, bits);
+}
+
+template <typename T>
+void launch_amax(const Rows& x, uint32_t* amax, int sm_count, cudaStream_t stream) {
+  const T* data = static_cast<const T*>(x.data());
+  const int k = static_cast<int>(x.k);
+  constexpr int VEC = kVec<T>;
+  const bool whole = k % VEC == 0 && x.stride % VEC == 0 && is_aligned(data, 16);
+  const int64_t vecs = x.m * (whole ? k / VEC : k);
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(ceil_div(vecs, 256), sm_count * 8LL));
+  if (whole) {
+    amax_kernel<T, VEC><<<blocks, 256, 0, stream>>>(data, x.stride, k, vecs, amax);
+  } else {
+    amax_kernel<T, 1><<<blocks, 256, 0, stream>>>(data, x.stride, k, vecs, amax);
+  }
+}
+
+void check_out(const char* op, const Tensor& out, const Tensor& input) {
+  check_same_device(op, "out", out, input);
+  check_dtype(op, "out", out, {ScalarType::Float8_e4m3fn});
+  check_contiguous(op, "out", out);
+  STD_TORCH_CHECK(out.numel() == input.numel(), op, ": out has shape ", shape_of(out), "; input has ",
+                  shape_of(input));
+}
+
+void check_scale(const char* op, const char* name, const Tensor& scale, const Tensor& input, int64_t count) {
+  check_same_device(op, name, scale, input);
+  check_dtype(op, name, scale, {ScalarType::Float});
+  check_contiguous(op, name, scale);
+  STD_TORCH_CHECK(scale.numel() == count, op, ": ", name, " has shape ", shape_of(scale), "; it must have ",
+                  count, count == 1 ? " element" : " elements, one a row");
+}
+
+void static_scaled_fp8_quant(const Tensor& out, const Tensor& input, const Tensor& scale) {
+  const char* op = "static_scaled_fp8_quant";
+  const Rows x = as_rows(op, "input", input);
+  check_out(op, out, input);
+  check_scale(op, "scale", scale, input, 1);
+  if (x.m * x.k == 0) return;
+  const Launch launch(input);
+  with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
+    elementwise_quant<decltype(zero)>(x, static_cast<__nv_fp8_storage_t*>(out.data_ptr()),
+                                      KnownScale{static_cast<const float*>(scale.data_ptr())},
+                                      device_facts(input.get_device_index()).sm_count, launch.stream());
+  });
+  check_launch(op);
+}
+
+void dynamic_scaled_fp8_quant(const Tensor& out, const Tensor& input, const Tensor& scale) {
+  const char* op = "dynamic_scaled_fp8_quant";
+  const Rows x = as_rows(op, "input", input);
+  check_out(op, out, input);
+  check_scale(op, "scale", scale, input, 1);
+  const Launch launch(input);
+  if (x.m * x.k == 0) {
+    torch::stable::fill_(scale, 1.0);
+    return;
+  }
+  const Tensor amax = torch::stable::new_empty(input, {1}, ScalarType::Int);
+  auto* bits = static_cast<uint32_t*>(amax.data_ptr());
+  STD_TORCH_CHECK(cudaMemsetAsync(bits, 0, 4, launch.stream()) == cudaSuccess, op, ": cudaMemsetAsync failed");
+  const int sm_count = device_facts(input.get_device_index()).sm_count;
+  with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    launch_amax<T>(x, bits, sm_count, launch.stream());
+    elementwise_quant<T>(x, static_cast<__nv_fp8_storage_t*>(out.data_ptr()),
+                         ScaleFromAmax{bits, static_cast<float*>(scale.data_ptr())}, sm_count, launch.stream());
+  });
+  check_launch(op);
+}
+
+void dynamic_per_token_scaled_fp8_quant(const Tensor& out, const Tensor& input, const Tensor& scale,
+                                        const std::optional<Tensor>& scale_ub) {
+  const char* op = "dynamic_per_token_scaled_fp8_quant";
+  const Rows x = as_rows(op, "input", input);
+  check_out(op, out, input);
+  check_scale(op, "scale", scale, input, x.m);
+  if (scale_ub) check_scale(op, "scale_ub", *scale_ub, input, 1);
+  if (x.m == 0) return;
+  const Launch launch(input);
+  const PerToken::Params params{static_cast<float*>(scale.data_ptr()),
+                                scale_ub ? static_cast<const float*>(scale_ub->data_ptr()) : nullptr};
+  with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
+    row_quant<decltype(zero), PerToken>(x, static_cast<__nv_fp8_storage_t*>(out.data_ptr()), params,
+                                        launch.stream());
+  });
+  check_launch(op);
+}
+
+}  // namespace
+}  // namespace qcore_cuda
+
+STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
+  m.def("static_scaled_fp8_quant(Tensor(a!) out, Tensor input, Tensor scale) -> ()");
+  m.def("dynamic_scaled_fp8_quant(Tensor(a!) out, Tensor input, Tensor(b!) scale) -> ()");
+  m.def("dynamic_per_token_scaled_fp8_quant(Tensor(a!) out, Tensor input, Tensor(b!) scale, "
+        "Tensor? scale_ub=None) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {
+  m.impl("static_scaled_fp8_quant", TORCH_BOX(&qcore_cuda::static_scaled_fp8_quant));
+  m.impl("dynamic_scaled_fp8_quant", TORCH_BOX(&qcore_cuda::dynamic_scaled_fp8_quant));
+  m.impl("dynamic_per_token_scaled_fp8_quant", TORCH_BOX(&qcore_cuda::dynamic_per_token_scaled_fp8_quant));
+}

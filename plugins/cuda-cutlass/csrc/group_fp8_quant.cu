@@ -1,0 +1,227 @@
+// per_token_group_fp8_quant and per_token_group_fp8_quant_packed: e4m3 with a scale for each group of
+// a row's elements. A row's last group may be shorter.
+//
+// s = max(eps, amax) / fp8_max, with ue8m0 the power of two not below it; q = clamp(x / s).
+
+#include "quantize.cuh"
+
+namespace qcore_cuda {
+namespace {
+
+struct GroupParams {
+  int64_t stride;  // of the input's rows
+  int k, group_size, groups;
+  int64_t items;  // rows * groups
+  float eps, fp8_min, fp8_max;
+  bool ue8m0;
+};
+
+// Where a group's scale goes.
+struct FloatScales {
+  float* data;
+  int64_t row_stride, group_stride;
+  __device__ void store(int64_t row, int group, float s) const {
+    data[row * row_stride + group * group_stride] = s;
+  }
+};
+
+// A byte, the biased exponent, in word [row, group / 4] of a column-major matrix of words.
+struct PackedScales {
+  uint8_t* data;
+  int64_t padded_rows;
+  __device__ void store(int64_t row, int group, float s) const {
+    data[((group / 4) * padded_rows + row) * 4 + group % 4] = static_cast<uint8_t>(__float_as_uint(s) >> 23);
+  }
+};
+
+__device__ __forceinline__ float power_of_two_from(float s) {
+  s = fmaxf(s, 1e-10f);
+  const uint32_t bits = __float_as_uint(s);
+  return __uint_as_float(((bits & 0x7fffffu) ? bits + 0x800000u : bits) & 0xff800000u);
+}
+
+__device__ __forceinline__ float group_scale(uint32_t amax_bits, const GroupParams& p) {
+  const float amax = __uint_as_float(amax_bits);
+  const float s = (amax_bits > 0x7f800000u ? amax : fmaxf(p.eps, amax)) / p.fp8_max;
+  return p.ue8m0 && isfinite(s) ? power_of_two_from(s) : s;
+}
+
+__device__ __forceinline__ __nv_fp8_storage_t clamp_to_e4m3(float v, const GroupParams& p) {
+  return to_e4m3(v != v ? v : fminf(fmaxf(v, p.fp8_min), p.fp8_max));
+}
+
+// LANES neighbouring threads hold a group, one vector each, and each thread works on UNROLL groups at
+// a time, so that several loads are under way.
+template <typename T, int LANES, int UNROLL, typename Scales>
+__global__ void __launch_bounds__(256) group_quant_kernel(const T* __restrict__ x, __nv_fp8_storage_t* __restrict__ q,
+                                                          Scales scales, GroupParams p) {
+  constexpr int VEC = kVec<T>;
+  const int lane = threadIdx.x % LANES;
+  const int64_t first = (blockIdx.x * static_cast<int64_t>(blockDim.x) * UNROLL + threadIdx.x) / LANES;
+  const int step = blockDim.x / LANES;
+  Vec<T, VEC> held[UNROLL];
+#pragma unroll
+  for (int u = 0; u < UNROLL; ++u) {
+    const int64_t item = first + u * step;
+    if (item < p.items) {
+      const int64_t row = item / p.groups;
+      const int group = static_cast<int>(item - row * p.groups);
+      held[u] = reinterpret_cast<const Vec<T, VEC>*>(x + row * p.stride + group * p.group_size)[lane];
+    }
+  }
+#pragma unroll
+  for (int u = 0; u < UNROLL; ++u) {
+    const int64_t item = first + u * step;
+    uint32_t bits = 0;
+    if (item < p.items) {
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) MaxBits::add(bits, to_float(held[u].at[j]));
+    }
+#pragma unroll
+    for (int other = LANES / 2; other > 0; other /= 2) {
+      bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, other));
+    }
+    if (item < p.items) {
+      const int64_t row = item / p.groups;
+      const int group = static_cast<int>(item - row * p.groups);
+      const float s = group_scale(bits, p);
+      const Divisor divide(s);
+      Vec<__nv_fp8_storage_t, VEC> out;
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) out.at[j] = clamp_to_e4m3(divide(to_float(held[u].at[j])), p);
+      reinterpret_cast<Vec<__nv_fp8_storage_t, VEC>*>(q + row * p.k + group * p.group_size)[lane] = out;
+      if (lane == 0) scales.store(row, group, s);
+    }
+  }
+}
+
+// Any group size and alignment: a warp a group.
+template <typename T, typename Scales>
+__global__ void __launch_bounds__(256) any_group_quant_kernel(const T* __restrict__ x,
+                                                              __nv_fp8_storage_t* __restrict__ q, Scales scales,
+                                                              GroupParams p) {
+  const int lane = threadIdx.x % 32;
+  const int64_t item = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) / 32;
+  if (item >= p.items) return;
+  const int64_t row = item / p.groups;
+  const int group = static_cast<int>(item - row * p.groups);
+  const int begin = group * p.group_size;
+  const int end = min(p.k, begin + p.group_size);
+  const T* source = x + row * p.stride;
+  uint32_t bits = 0;
+  for (int i = begin + lane; i < end; i += 32) MaxBits::add(bits, to_float(source[i]));
+  const float s = group_scale(__reduce_max_sync(0xffffffffu, bits), p);
+  const Divisor divide(s);
+  for (int i = begin + lane; i < end; i += 32) q[row * p.k + i] = clamp_to_e4m3(divide(to_float(source[i])), p);
+  if (lane == 0) scales.store(row, group, s);
+}
+
+template <typename T, typename Scales>
+void launch_group_quant(const Rows& x, __nv_fp8_storage_t* q, const Scales& scales, const GroupParams& p,
+                        cudaStream_t stream) {
+  constexpr int VEC = kVec<T>;
+  constexpr int UNROLL = 4;
+  const T* data = static_cast<const T*>(x.data());
+  const bool whole = p.k % p.group_size == 0 && p.group_size % VEC == 0 && x.stride % VEC == 0 &&
+                     is_aligned(data, 16) && is_aligned(q, VEC);
+  const auto launch = [&](auto lanes) {
+    constexpr int LANES = decltype(lanes)::value;
+    const auto blocks = static_cast<unsigned>(ceil_div(p.items * LANES, 256 * UNROLL));
+    group_quant_kernel<T, LANES, UNROLL><<<blocks, 256, 0, stream>>>(data, q, scales, p);
+  };
+  switch (whole ? p.group_size / VEC : 0) {
+    case 4: return launch(std::integral_constant<int, 4>{});
+    case 8: return launch(std::integral_constant<int, 8>{});
+    case 16: return launch(std::integral_constant<int, 16>{});
+    case 32: return launch(std::integral_constant<int, 32>{});
+    default: {
+      const auto blocks = static_cast<unsigned>(ceil_div(p.items * 32, 256));
+      any_group_quant_kernel<T><<<blocks, 256, 0, stream>>>(data, q, scales, p);
+    }
+  }
+}
+
+GroupParams make_params(const char* op, const Rows& x, const Tensor& input, const Tensor& q, int64_t group_size,
+                        double eps, double fp8_min, double fp8_max, bool ue8m0) {
+  STD_TORCH_CHECK(group_size >= 1, op, ": group_size is ", group_size, "; it must be positive");
+  check_same_device(op, "output_q", q, input);
+  check_dtype(op, "output_q", q, {ScalarType::Float8_e4m3fn});
+  check_contiguous(op, "output_q", q);
+  STD_TORCH_CHECK(q.numel() == input.numel(), op, ": output_q has shape ", shape_of(q), "; input has ",
+                  shape_of(input));
+  STD_TORCH_CHECK(fp8_max > 0 && fp8_max <= 448 && fp8_min < 0, op, ": fp8_min, fp8_max are ", fp8_min, ", ",
+                  fp8_max, "; for e4m3 they are -448, 448");
+  const int64_t groups = ceil_div(x.k, group_size);
+  return {x.stride, static_cast<int>(x.k), static_cast<int>(std::min<int64_t>(group_size, 1 << 30)),
+          static_cast<int>(groups), x.m * groups, static_cast<float>(eps), static_cast<float>(fp8_min),
+          static_cast<float>(fp8_max), ue8m0};
+}
+
+void per_token_group_fp8_quant(const Tensor& input, const Tensor& output_q, const Tensor& output_s,
+                               int64_t group_size, double eps, double fp8_min, double fp8_max, bool scale_ue8m0,
+                               bool, bool) {
+  const char* op = "per_token_group_fp8_quant";
+  const Rows x = as_rows(op, "input", input);
+  const GroupParams p = make_params(op, x, input, output_q, group_size, eps, fp8_min, fp8_max, scale_ue8m0);
+  check_same_device(op, "output_s", output_s, input);
+  check_dtype(op, "output_s", output_s, {ScalarType::Float});
+  const int64_t dim = output_s.dim();
+  STD_TORCH_CHECK(dim >= 2 && output_s.numel() == p.items && output_s.size(dim - 1) == p.groups, op,
+                  ": output_s has shape ", shape_of(output_s), "; it must be [", x.m, ", ", p.groups, "]");
+  // Row-major, column-major, or column-major with padded columns: the strides tell.
+  STD_TORCH_CHECK(dim == 2 || output_s.is_contiguous(), op, ": output_s of ", dim,
+                  " dimensions is not contiguous; it must be");
+  if (p.items == 0) return;
+  const Launch launch(input);
+  const FloatScales scales{static_cast<float*>(output_s.data_ptr()), dim == 2 ? output_s.stride(0) : p.groups,
+                           output_s.stride(dim - 1)};
+  with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
+    launch_group_quant<decltype(zero)>(x, static_cast<__nv_fp8_storage_t*>(output_q.data_ptr()), scales, p,
+                                       launch.stream());
+  });
+  check_launch(op);
+}
+
+void per_token_group_fp8_quant_packed(const Tensor& input, const Tensor& output_q, const Tensor& output_s_packed,
+                                      int64_t group_size, double eps, double fp8_min, double fp8_max) {
+  const char* op = "per_token_group_fp8_quant_packed";
+  const Rows x = as_rows(op, "input", input);
+  const GroupParams p = make_params(op, x, input, output_q, group_size, eps, fp8_min, fp8_max, true);
+  const Tensor& s = output_s_packed;
+  check_same_device(op, "output_s_packed", s, input);
+  check_dtype(op, "output_s_packed", s, {ScalarType::Int});
+  check_shape(op, "output_s_packed", s, {x.m, ceil_div(p.groups, 4)});
+  const int64_t padded = ceil_div(x.m, 4) * 4;
+  STD_TORCH_CHECK(s.stride(0) == 1 && (s.size(1) <= 1 || s.stride(1) == padded), op,
+                  ": output_s_packed has strides ", s.stride(0), ", ", s.stride(1), "; they must be 1, ", padded,
+                  " (words of a column side by side, columns padded to four)");
+  if (p.items == 0) return;
+  const Launch launch(input);
+  // The padding belongs to the tensor's storage and is read by the copy engine: it must be zero.
+  auto* data = static_cast<uint8_t*>(s.data_ptr());
+  if (padded != x.m || p.groups % 4 != 0) {
+    const size_t bytes = static_cast<size_t>(((s.size(1) - 1) * padded + x.m) * 4);
+    STD_TORCH_CHECK(cudaMemsetAsync(data, 0, bytes, launch.stream()) == cudaSuccess, op, ": cudaMemsetAsync failed");
+  }
+  with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
+    launch_group_quant<decltype(zero)>(x, static_cast<__nv_fp8_storage_t*>(output_q.data_ptr()),
+                                       PackedScales{data, padded}, p, launch.stream());
+  });
+  check_launch(op);
+}
+
+}  // namespace
+}  // namespace qcore_cuda
+
+STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
+  m.def("per_token_group_fp8_quant(Tensor input, Tensor(a!) output_q, Tensor(b!) output_s, int group_size, "
+        "float eps, float fp8_min, float fp8_max, bool scale_ue8m0, bool dummy_is_scale_transposed=False, "
+        "bool dummy_is_tma_aligned=False) -> ()");
+  m.def("per_token_group_fp8_quant_packed(Tensor input, Tensor(a!) output_q, Tensor(b!) output_s_packed, "
+        "int group_size, float eps, float fp8_min, float fp8_max) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {
+  m.impl("per_token_group_fp8_quant", TORCH_BOX(&qcore_cuda::per_token_group_fp8_quant));
+  m.impl("per_token_group_fp8_quant_packed", TORCH_BOX(&qcore_cuda::per_token_group_fp8_quant_packed));
+}

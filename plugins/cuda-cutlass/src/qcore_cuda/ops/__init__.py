@@ -1,0 +1,25 @@
+"""The ops, as Python functions: they check what torch cannot, allocate, and call the library.
+
+Each is also ``torch.ops.qcore_cuda.NAME``, with the schema that the function's module gives; the
+functions load the library when they are first called.
+"""
+
+from __future__ import annotations
+
+from qcore_cuda.ops.fakes import register_fakes
+from qcore_cuda.ops.quantize import (
+    per_token_group_fp8_quant,
+    per_token_group_fp8_quant_packed,
+    scaled_fp4_quant,
+    scaled_fp8_quant,
+    scaled_int8_quant,
+)
+
+__all__ = [
+    "per_token_group_fp8_quant",
+    "per_token_group_fp8_quant_packed",
+    "register_fakes",
+    "scaled_fp4_quant",
+    "scaled_fp8_quant",
+    "scaled_int8_quant",
+]
