@@ -4,7 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qcore.plugin import API_VERSION, DoctorLine, KernelSpec, PluginInfo, hookimpl
+from qcore.plugin import (
+    API_VERSION,
+    DoctorLine,
+    Evidence,
+    KernelSpec,
+    Platform,
+    PluginInfo,
+    Priority,
+    hookimpl,
+)
+
+
+def _spec(
+    name: str,
+    kernel_type: str,
+    module: str,
+    description: str,
+    *,
+    priority: int = Priority.VENDOR,
+    backend: str = "cutlass",
+    min_capability: int = 80,
+    batch_invariant: bool = False,
+) -> KernelSpec:
+    return KernelSpec(
+        name=name,
+        kernel_type=kernel_type,
+        platforms=(Platform.CUDA,),
+        entry=f"qcore_cuda.kernels.{module}:{name}",
+        priority=priority,
+        backend=backend,
+        min_capability=min_capability,
+        batch_invariant=batch_invariant,
+        evidence=Evidence.EXECUTED,
+        description=description,
+    )
 
 
 @hookimpl
@@ -13,14 +47,38 @@ def qcore_plugin() -> PluginInfo:
     return PluginInfo(
         name="cuda",
         api_version=API_VERSION,
-        backends={"qcore_cuda": "qcore's own CUDA kernels"},
+        backends={
+            "cutlass": "scaled products: CUTLASS on SM90, mma.sync on every other generation",
+        },
     )
 
 
 @hookimpl
 def qcore_kernels() -> Sequence[KernelSpec]:
     """All kernels."""
-    return []
+    return [
+        _spec(
+            "CutlassInt8ScaledMMLinearKernel",
+            "int8",
+            "cutlass_int8",
+            "static or dynamic, symmetric or not; exact 32-bit integer sums",
+            batch_invariant=True,
+        ),
+        _spec(
+            "CutlassFP8ScaledMMLinearKernel",
+            "fp8",
+            "cutlass_fp8",
+            "tensor, channel and token scales, static and dynamic; sums in the tensor core",
+            min_capability=89,
+        ),
+        _spec(
+            "CutlassFp8BlockScaledMMKernel",
+            "fp8_block",
+            "cutlass_fp8_block",
+            "128x128 blocks of weights, 1x128 of activations; sums of 128 products in the tensor core",
+            min_capability=89,
+        ),
+    ]
 
 
 @hookimpl

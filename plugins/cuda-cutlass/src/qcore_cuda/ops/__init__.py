@@ -14,12 +14,22 @@ from qcore_cuda.ops.quantize import (
     scaled_fp8_quant,
     scaled_int8_quant,
 )
+from qcore_cuda.ops.scaled_mm import (
+    cutlass_scaled_mm,
+    cutlass_scaled_mm_azp,
+    scaled_mm_by,
+    scaled_mm_paths,
+)
 
 __all__ = [
+    "cutlass_scaled_mm",
+    "cutlass_scaled_mm_azp",
     "per_token_group_fp8_quant",
     "per_token_group_fp8_quant_packed",
     "register_fakes",
     "scaled_fp4_quant",
     "scaled_fp8_quant",
     "scaled_int8_quant",
+    "scaled_mm_by",
+    "scaled_mm_paths",
 ]
