@@ -27,6 +27,10 @@ struct Symmetric {
     return {Divisor(s)};
   }
   static __device__ int8_t encode(float v, const Scale& c) { return to_int8(c.divide(v), 0, -127); }
+  static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
+    const float q[4] = {c.divide(v[0]), c.divide(v[1]), c.divide(v[2]), c.divide(v[3])};
+    return to_int8x4(q, 0, -127);
+  }
 };
 
 struct Asymmetric {
@@ -54,6 +58,10 @@ struct Asymmetric {
   static __device__ int8_t encode(float v, const Scale& c) {
     return to_int8(c.divide(v), c.azp, -128);
   }
+  static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
+    const float q[4] = {c.divide(v[0]), c.divide(v[1]), c.divide(v[2]), c.divide(v[3])};
+    return to_int8x4(q, c.azp, -128);
+  }
 };
 
 struct StaticScale {
@@ -61,18 +69,22 @@ struct StaticScale {
   const int32_t* azp;
 
   struct Encode {
-    Divisor divide;
+    DivisorOfAny divide;
     int azp, lowest;
     __device__ int8_t operator()(float v) const { return to_int8(divide(v), azp, lowest); }
+    __device__ uint32_t four(const float (&v)[4]) const {
+      const float q[4] = {divide(v[0]), divide(v[1]), divide(v[2]), divide(v[3])};
+      return to_int8x4(q, azp, lowest);
+    }
   };
-  __device__ Encode prepare() const { return {Divisor(*scale), azp ? *azp : 0, azp ? -128 : -127}; }
+  __device__ Encode prepare() const { return {DivisorOfAny(*scale), azp ? *azp : 0, azp ? -128 : -127}; }
 };
 
 void check_out(const char* op, const Tensor& out, const Tensor& input) {
   check_same_device(op, "out", out, input);
   check_dtype(op, "out", out, {ScalarType::Char});
   check_contiguous(op, "out", out);
-  STD_TORCH_CHECK(out.numel() == input.numel(), op, ": out has shape ", shape_of(out), "; input has ",
+  QCORE_CHECK(out.numel() == input.numel(), op, ": out has shape ", shape_of(out), "; input has ",
                   shape_of(input));
 }
 
@@ -83,11 +95,11 @@ void static_scaled_int8_quant(const Tensor& out, const Tensor& input, const Tens
   check_out(op, out, input);
   check_same_device(op, "scale", scale, input);
   check_dtype(op, "scale", scale, {ScalarType::Float});
-  STD_TORCH_CHECK(scale.numel() == 1, op, ": scale has shape ", shape_of(scale), "; it must have one element");
+  QCORE_CHECK(scale.numel() == 1, op, ": scale has shape ", shape_of(scale), "; it must have one element");
   if (azp) {
     check_same_device(op, "azp", *azp, input);
     check_dtype(op, "azp", *azp, {ScalarType::Int});
-    STD_TORCH_CHECK(azp->numel() == 1, op, ": azp has shape ", shape_of(*azp), "; it must have one element");
+    QCORE_CHECK(azp->numel() == 1, op, ": azp has shape ", shape_of(*azp), "; it must have one element");
   }
   if (x.m * x.k == 0) return;
   const Launch launch(input);
@@ -108,13 +120,13 @@ void dynamic_scaled_int8_quant(const Tensor& out, const Tensor& input, const Ten
   check_same_device(op, "scale", scale, input);
   check_dtype(op, "scale", scale, {ScalarType::Float});
   check_contiguous(op, "scale", scale);
-  STD_TORCH_CHECK(scale.numel() == x.m, op, ": scale has shape ", shape_of(scale), "; it must have ", x.m,
+  QCORE_CHECK(scale.numel() == x.m, op, ": scale has shape ", shape_of(scale), "; it must have ", x.m,
                   " elements, one a row");
   if (azp) {
     check_same_device(op, "azp", *azp, input);
     check_dtype(op, "azp", *azp, {ScalarType::Int});
     check_contiguous(op, "azp", *azp);
-    STD_TORCH_CHECK(azp->numel() == x.m, op, ": azp has shape ", shape_of(*azp), "; it must have ", x.m,
+    QCORE_CHECK(azp->numel() == x.m, op, ": azp has shape ", shape_of(*azp), "; it must have ", x.m,
                     " elements, one a row");
   }
   if (x.m == 0) return;

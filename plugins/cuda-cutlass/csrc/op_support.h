@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -18,6 +20,18 @@ namespace qcore_cuda {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// Fails with a message made of the other arguments, and nothing about where in the source that was.
+template <typename... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw std::runtime_error(text.str());
+}
+#define QCORE_CHECK(condition, ...)                   \
+  do {                                                \
+    if (!(condition)) ::qcore_cuda::fail(__VA_ARGS__); \
+  } while (false)
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -36,12 +50,12 @@ inline std::string shape_of(const Tensor& t) {
 inline const char* dtype_name(ScalarType type) { return torch::headeronly::toString(type); }
 
 inline void check_cuda(const char* op, const char* name, const Tensor& t) {
-  STD_TORCH_CHECK(t.is_cuda(), op, ": ", name, " is not on a CUDA device");
+  QCORE_CHECK(t.is_cuda(), op, ": ", name, " is not on a CUDA device");
 }
 
 inline void check_same_device(const char* op, const char* name, const Tensor& t, const Tensor& first) {
   check_cuda(op, name, t);
-  STD_TORCH_CHECK(t.get_device_index() == first.get_device_index(), op, ": ", name, " is on cuda:",
+  QCORE_CHECK(t.get_device_index() == first.get_device_index(), op, ": ", name, " is on cuda:",
                   int(t.get_device_index()), "; the other arguments are on cuda:",
                   int(first.get_device_index()));
 }
@@ -54,19 +68,19 @@ inline void check_dtype(const char* op, const char* name, const Tensor& t,
     fits |= t.scalar_type() == type;
     names += (names.empty() ? "" : ", ") + std::string(dtype_name(type));
   }
-  STD_TORCH_CHECK(fits, op, ": ", name, " is ", dtype_name(t.scalar_type()), "; allowed: ", names);
+  QCORE_CHECK(fits, op, ": ", name, " is ", dtype_name(t.scalar_type()), "; allowed: ", names);
 }
 
 inline void check_shape(const char* op, const char* name, const Tensor& t,
                         std::initializer_list<int64_t> shape) {
   bool fits = t.dim() == static_cast<int64_t>(shape.size());
   for (size_t i = 0; fits && i < shape.size(); ++i) fits = t.size(i) == shape.begin()[i];
-  STD_TORCH_CHECK(fits, op, ": ", name, " has shape ", shape_of(t), "; it must be ",
+  QCORE_CHECK(fits, op, ": ", name, " has shape ", shape_of(t), "; it must be ",
                   shape_text(shape.begin(), static_cast<int64_t>(shape.size())));
 }
 
 inline void check_contiguous(const char* op, const char* name, const Tensor& t) {
-  STD_TORCH_CHECK(t.is_contiguous(), op, ": ", name, " is not contiguous; it must be");
+  QCORE_CHECK(t.is_contiguous(), op, ": ", name, " is not contiguous; it must be");
 }
 
 // On the device of `first`, of this dtype and shape, contiguous.
@@ -90,7 +104,7 @@ struct Rows {
 inline Rows as_rows(const char* op, const char* name, const Tensor& x) {
   check_cuda(op, name, x);
   const int64_t dim = x.dim();
-  STD_TORCH_CHECK(dim >= 1, op, ": ", name, " has no dimension; it must be [..., K]");
+  QCORE_CHECK(dim >= 1, op, ": ", name, " has no dimension; it must be [..., K]");
   const int64_t k = x.size(dim - 1);
   int64_t m = 1;
   for (int64_t i = 0; i + 1 < dim; ++i) m *= x.size(i);
@@ -121,7 +135,7 @@ class Launch {
 
 inline void check_launch(const char* op) {
   const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+  QCORE_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
 }
 
 // Facts of a device, read once.

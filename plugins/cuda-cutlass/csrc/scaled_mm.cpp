@@ -25,19 +25,19 @@ ScaledMM check(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor
   check_dtype(kOp, "a", a, {ScalarType::Char, ScalarType::Float8_e4m3fn});
   check_dtype(kOp, "b", b, {a.scalar_type()});
   check_dtype(kOp, "out", out, {ScalarType::BFloat16, ScalarType::Half});
-  STD_TORCH_CHECK(a.dim() == 2, kOp, ": a has shape ", shape_of(a), "; it must be [M, K]");
-  STD_TORCH_CHECK(b.dim() == 2 && b.size(0) == a.size(1), kOp, ": b has shape ", shape_of(b), "; with a ",
+  QCORE_CHECK(a.dim() == 2, kOp, ": a has shape ", shape_of(a), "; it must be [M, K]");
+  QCORE_CHECK(b.dim() == 2 && b.size(0) == a.size(1), kOp, ": b has shape ", shape_of(b), "; with a ",
                   shape_of(a), " it must be [", a.size(1), ", N]");
   constexpr int64_t kMost = 2147483647;
-  STD_TORCH_CHECK(a.size(0) <= kMost && b.size(0) <= kMost && b.size(1) <= kMost, kOp, ": a has shape ",
+  QCORE_CHECK(a.size(0) <= kMost && b.size(0) <= kMost && b.size(1) <= kMost, kOp, ": a has shape ",
                   shape_of(a), ", b ", shape_of(b), "; no size may exceed ", kMost);
   p.m = static_cast<int>(a.size(0));
   p.k = static_cast<int>(a.size(1));
   p.n = static_cast<int>(b.size(1));
   check_shape(kOp, "out", out, {p.m, p.n});
-  STD_TORCH_CHECK(p.k <= 1 || (a.stride(1) == 1 && b.stride(0) == 1), kOp, ": a has strides ", a.stride(0), ", ",
+  QCORE_CHECK(p.k <= 1 || (a.stride(1) == 1 && b.stride(0) == 1), kOp, ": a has strides ", a.stride(0), ", ",
                   a.stride(1), " and b ", b.stride(0), ", ", b.stride(1), "; a must be row-major, b column-major");
-  STD_TORCH_CHECK(p.n <= 1 || out.stride(1) == 1, kOp, ": out must be row-major");
+  QCORE_CHECK(p.n <= 1 || out.stride(1) == 1, kOp, ": out must be row-major");
   p.a_stride = p.m > 1 ? a.stride(0) : p.k;
   p.b_stride = p.n > 1 ? b.stride(1) : p.k;
   p.out_stride = p.m > 1 ? out.stride(0) : p.n;
@@ -45,10 +45,10 @@ ScaledMM check(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor
   p.b = b.data_ptr();
   p.out = out.data_ptr();
   const auto multiple = [](int64_t v) { return v % 16 == 0; };
-  STD_TORCH_CHECK(multiple(p.k) && multiple(p.a_stride) && multiple(p.b_stride), kOp, ": K is ", p.k,
+  QCORE_CHECK(multiple(p.k) && multiple(p.a_stride) && multiple(p.b_stride), kOp, ": K is ", p.k,
                   ", the rows of a are ", p.a_stride, " apart, the columns of b ", p.b_stride,
                   "; all must be multiples of 16 (pad a and b with zeros)");
-  STD_TORCH_CHECK(p.m == 0 || p.n == 0 || p.k == 0 ||
+  QCORE_CHECK(p.m == 0 || p.n == 0 || p.k == 0 ||
                       (reinterpret_cast<uintptr_t>(p.a) % 16 == 0 && reinterpret_cast<uintptr_t>(p.b) % 16 == 0),
                   kOp, ": a and b must begin at multiples of 16 bytes");
   p.is_fp8 = a.scalar_type() == ScalarType::Float8_e4m3fn;
@@ -63,17 +63,17 @@ ScaledMM check(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor
   if (per_row) {
     p.a_per_token = of_a != 1;
     p.b_per_channel = of_b != 1;
-    STD_TORCH_CHECK(a_scales.is_contiguous() && b_scales.is_contiguous(), kOp,
+    QCORE_CHECK(a_scales.is_contiguous() && b_scales.is_contiguous(), kOp,
                     ": a_scales and b_scales must be contiguous");
   } else {
     const int64_t k_blocks = ceil_div(p.k, 128), n_blocks = ceil_div(p.n, 128);
     const bool blocks = a_scales.dim() == 2 && a_scales.size(0) == p.m && a_scales.size(1) == k_blocks &&
                         b_scales.dim() == 2 && b_scales.size(0) == k_blocks && b_scales.size(1) == n_blocks;
-    STD_TORCH_CHECK(blocks, kOp, ": a_scales has shape ", shape_of(a_scales), ", b_scales ", shape_of(b_scales),
+    QCORE_CHECK(blocks, kOp, ": a_scales has shape ", shape_of(a_scales), ", b_scales ", shape_of(b_scales),
                     "; for M, N, K = ", p.m, ", ", p.n, ", ", p.k, " they have 1 or ", p.m, ", and 1 or ", p.n,
                     " elements, or are [", p.m, ", ", k_blocks, "] and [", k_blocks, ", ", n_blocks, "]");
-    STD_TORCH_CHECK(p.is_fp8, kOp, ": scales by block are for FP8; a is ", dtype_name(a.scalar_type()));
-    STD_TORCH_CHECK(!bias, kOp, ": a bias does not go with scales by block");
+    QCORE_CHECK(p.is_fp8, kOp, ": scales by block are for FP8; a is ", dtype_name(a.scalar_type()));
+    QCORE_CHECK(!bias, kOp, ": a bias does not go with scales by block");
     p.by_block = true;
     p.a_scale_m = a_scales.stride(0);
     p.a_scale_k = a_scales.stride(1);
@@ -87,26 +87,31 @@ ScaledMM check(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor
   const DeviceFacts& facts = device_facts(a.get_device_index());
   p.capability = facts.capability;
   p.sm_count = facts.sm_count;
-  STD_TORCH_CHECK(!p.is_fp8 || p.capability >= 89, kOp, ": FP8 needs compute capability 8.9; this device has ",
+  QCORE_CHECK(!p.is_fp8 || p.capability >= 89, kOp, ": FP8 needs compute capability 8.9; this device has ",
                   p.capability / 10, ".", p.capability % 10);
   return p;
 }
 
 void run(const ScaledMM& p, std::string_view path) {
   if (path == "skinny") {
-    STD_TORCH_CHECK(p.m <= kSkinnyMaxM, kOp, ": the skinny path takes M up to ", kSkinnyMaxM, "; it is ", p.m);
+    QCORE_CHECK(p.m <= kSkinnyMaxM, kOp, ": the skinny path takes M up to ", kSkinnyMaxM, "; it is ", p.m);
     return scaled_mm_skinny(p);
   }
   if (path == "portable") return scaled_mm_portable(p);
 #ifdef QCORE_CUDA_SM90A
+  if (path == "sm90_decode") {
+    QCORE_CHECK(p.capability == 90 && !p.by_block && p.m <= kSkinnyMaxM, kOp,
+                    ": this path needs sm_90, scales by row, and M up to ", kSkinnyMaxM);
+    return scaled_mm_sm90_decode(p);
+  }
   for (const Sm90Tile& tile : kSm90Tiles) {
     if (path != tile.name) continue;
-    STD_TORCH_CHECK(p.capability == 90 && !p.by_block && p.n % 8 == 0 && p.out_stride % 8 == 0, kOp,
+    QCORE_CHECK(p.capability == 90 && !p.by_block && p.n % 8 == 0 && p.out_stride % 8 == 0, kOp,
                     ": this path needs sm_90, scales by row, and N in multiples of 8");
     return tile.run(p);
   }
 #endif
-  STD_TORCH_CHECK(false, kOp, ": no path is called ", std::string(path));
+  fail(kOp, ": no path is called ", std::string(path));
 }
 
 std::string_view choose(const ScaledMM& p) {
@@ -139,7 +144,7 @@ ScaledMM check_azp(const Tensor& out, const Tensor& a, const Tensor& b, const Te
                    const Tensor& b_scales, const Tensor& azp_adj, const std::optional<Tensor>& azp,
                    const std::optional<Tensor>& bias) {
   ScaledMM p = check(out, a, b, a_scales, b_scales, bias);
-  STD_TORCH_CHECK(!p.is_fp8 && !p.by_block, kOp, "_azp: a is ", dtype_name(a.scalar_type()),
+  QCORE_CHECK(!p.is_fp8 && !p.by_block, kOp, "_azp: a is ", dtype_name(a.scalar_type()),
                   "; zero points are for int8 with scales by tensor, row or column");
   check_tensor(kOp, "azp_adj", azp_adj, a, {ScalarType::Int}, {p.n});
   p.azp_adj = static_cast<const int32_t*>(azp_adj.data_ptr());
@@ -147,7 +152,7 @@ ScaledMM check_azp(const Tensor& out, const Tensor& a, const Tensor& b, const Te
     check_same_device(kOp, "azp", *azp, a);
     check_dtype(kOp, "azp", *azp, {ScalarType::Int});
     check_contiguous(kOp, "azp", *azp);
-    STD_TORCH_CHECK(azp->numel() == 1 || azp->numel() == p.m, kOp, ": azp has shape ", shape_of(*azp),
+    QCORE_CHECK(azp->numel() == 1 || azp->numel() == p.m, kOp, ": azp has shape ", shape_of(*azp),
                     "; it must have 1 or M = ", p.m, " elements");
     p.azp = static_cast<const int32_t*>(azp->data_ptr());
     p.azp_per_token = azp->numel() != 1;
@@ -173,6 +178,7 @@ void scaled_mm_by(const Tensor& out, const Tensor& a, const Tensor& b, const Ten
 std::string scaled_mm_paths() {
   std::string names = "skinny,portable";
 #ifdef QCORE_CUDA_SM90A
+  names += ",sm90_decode";
   for (const Sm90Tile& tile : kSm90Tiles) names += "," + std::string(tile.name);
 #endif
   return names;

@@ -40,7 +40,7 @@ void scaled_mm_skinny(const ScaledMM& p);
 // Any M, any generation (FP8 from SM89 on).
 void scaled_mm_portable(const ScaledMM& p);
 
-// SM90's own instructions; not by block.
-void scaled_mm_sm90(const ScaledMM& p);
+// For few rows with SM90's own instructions; M <= kSkinnyMaxM, not by block.
+void scaled_mm_sm90_decode(const ScaledMM& p);
 
 }  // namespace qcore_cuda

@@ -133,7 +133,7 @@ void launch(const ScaledMM& p) {
   constexpr int kBytes = kStages * kStageBytes;
   const auto kernel = portable_kernel<Element, Out, BY_BLOCK>;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  STD_TORCH_CHECK(error == cudaSuccess, "cutlass_scaled_mm: ", cudaGetErrorString(error));
+  QCORE_CHECK(error == cudaSuccess, "cutlass_scaled_mm: ", cudaGetErrorString(error));
   // Rows first, so that blocks beside each other read the same columns of b.
   const dim3 grid(static_cast<unsigned>(ceil_div(p.m, kTileM)), static_cast<unsigned>(ceil_div(p.n, kTileN)));
   kernel<<<grid, kThreads, kBytes, p.stream>>>(p, ScaledEnd<Out>(p));
@@ -142,7 +142,7 @@ void launch(const ScaledMM& p) {
 }  // namespace
 
 void scaled_mm_portable(const ScaledMM& p) {
-  STD_TORCH_CHECK(ceil_div(p.n, kTileN) <= 65535, "cutlass_scaled_mm: N is ", p.n, "; at most ", 65535 * kTileN);
+  QCORE_CHECK(ceil_div(p.n, kTileN) <= 65535, "cutlass_scaled_mm: N is ", p.n, "; at most ", 65535 * kTileN);
   with_out_type(p.out_bf16, [&](auto zero) {
     using Out = decltype(zero);
     if (!p.is_fp8) return launch<Int8, Out, false>(p);

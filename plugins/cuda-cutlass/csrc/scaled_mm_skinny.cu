@@ -52,27 +52,33 @@ __global__ void __launch_bounds__(32 * kWarps) skinny_kernel(const uint8_t* __re
   }
 
   Sums<Element, BY_BLOCK, M_TILES> sums;
-  uint4 next[kTiles];
-  const auto load_b = [&](int at) {
+  // The next step's fragments are under way while this one's are multiplied.
+  uint4 next[kTiles], next_rows[M_TILES][2];
+  const auto load = [&](int at) {
     const bool inside = at + 16 * q < k;  // K is a multiple of 16
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) next[j] = inside ? stream16(b_at[j] + at) : make_uint4(0, 0, 0, 0);
-  };
-  load_b(64 * warp);
-  for (int at = 64 * warp; at < k; at += kStep) {
-    uint4 now[kTiles];
-#pragma unroll
-    for (int j = 0; j < kTiles; ++j) now[j] = next[j];
-    const bool inside = at + 16 * q < k;
-    uint4 rows[M_TILES][2];
 #pragma unroll
     for (int i = 0; i < M_TILES; ++i) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        rows[i][h] = inside && (M_TILES > 1 || h == 0 || m > 8) ? load16(a_at[i][h] + at) : make_uint4(0, 0, 0, 0);
+        const bool wanted = inside && (M_TILES > 1 || h == 0 || m > 8);
+        next_rows[i][h] = wanted ? load16(a_at[i][h] + at) : make_uint4(0, 0, 0, 0);
       }
     }
-    load_b(at + kStep);
+  };
+  load(64 * warp);
+  for (int at = 64 * warp; at < k; at += kStep) {
+    uint4 now[kTiles];
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) now[j] = next[j];
+    uint4 rows[M_TILES][2];
+#pragma unroll
+    for (int i = 0; i < M_TILES; ++i) {
+      rows[i][0] = next_rows[i][0];
+      rows[i][1] = next_rows[i][1];
+    }
+    load(at + kStep);
 #pragma unroll
     for (int i = 0; i < M_TILES; ++i) {
       const uint32_t low[4] = {rows[i][0].x, rows[i][1].x, rows[i][0].y, rows[i][1].y};

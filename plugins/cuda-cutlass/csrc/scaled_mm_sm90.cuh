@@ -125,10 +125,10 @@ struct Gemm {
     arguments.hw_info.sm_count = p.sm_count;
     Device device;
     const char* op = "cutlass_scaled_mm";
-    STD_TORCH_CHECK(Device::get_workspace_size(arguments) == 0, op, ": this kernel should need no workspace");
+    QCORE_CHECK(Device::get_workspace_size(arguments) == 0, op, ": this kernel should need no workspace");
     cutlass::Status status = device.initialize(arguments, nullptr, p.stream);
     if (status == cutlass::Status::kSuccess) status = device.run(p.stream);
-    STD_TORCH_CHECK(status == cutlass::Status::kSuccess, op, ": CUTLASS says ", cutlassGetStatusString(status),
+    QCORE_CHECK(status == cutlass::Status::kSuccess, op, ": CUTLASS says ", cutlassGetStatusString(status),
                     " for M, N, K = ", p.m, ", ", p.n, ", ", p.k);
   }
 };

@@ -34,7 +34,7 @@ inline constexpr Sm90Tile kSm90Tiles[] = {QCORE_SM90_TILES(QCORE_ENTRY)};
 
 // The name of a tile, or "" to leave the problem to the other kernels.
 inline std::string_view choose_sm90_path(const ScaledMM& p) {
-  if (p.m <= 16) return "";
+  if (p.m <= kSkinnyMaxM) return "sm90_decode";
   if (p.m <= 128) return "t64x128x128_1x1_pingpong";
   const int64_t tiles = ceil_div(p.m, 128) * ceil_div(p.n, 256);
   return tiles >= p.sm_count ? "t128x256x128_2x1_cooperative" : "t128x128x128_2x1_pingpong";
