@@ -62,12 +62,23 @@ struct ScaleFromAmax {
 
 template <typename T, int VEC>
 __global__ void amax_kernel(const T* __restrict__ x, int64_t stride, int k, int64_t vecs, uint32_t* amax) {
+  constexpr int UNROLL = 4;  // loads under way at a time
   const int per_row = k / VEC;
+  const bool dense = stride == k;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   uint32_t bits = 0;
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < vecs;
-       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-    const int64_t row = stride == k ? 0 : i / per_row;
-    add_vec<MaxBits>(bits, reinterpret_cast<const Vec<T, VEC>*>(x + row * stride)[i - row * per_row]);
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < vecs; i += step * UNROLL) {
+    Vec<T, VEC> held[UNROLL] = {};
+#pragma unroll
+    for (int u = 0; u < UNROLL; ++u) {
+      const int64_t at = i + u * step;
+      if (at < vecs) {
+        const int64_t row = dense ? 0 : at / per_row;
+        held[u] = reinterpret_cast<const Vec<T, VEC>*>(x + row * stride)[at - row * per_row];
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < UNROLL; ++u) add_vec<MaxBits>(bits, held[u]);
   }
   bits = block_reduce<MaxBits>(bits);
   if (threadIdx.x == 0) atomicMax(amax, bits);

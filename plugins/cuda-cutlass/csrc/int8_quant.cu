@@ -23,8 +23,7 @@ struct Symmetric {
     if (s == 0.0f) s = 1.0f;
     const bool finite = isfinite(s);
     if (write) p.scale[row] = finite ? s : __int_as_float(0x7fc00000);
-    if (!finite) s = 1.0f;
-    return {Divisor(s)};
+    return {finite ? Divisor(s) : Divisor::of_any(1.0f)};
   }
   static __device__ int8_t encode(float v, const Scale& c) { return to_int8(c.divide(v), 0, -127); }
   static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
@@ -46,14 +45,13 @@ struct Asymmetric {
     if (s == 0.0f) s = 1.0f;
     const bool finite = isfinite(s);
     const float shown = finite ? s : __int_as_float(0x7fc00000);
-    if (!finite) s = 1.0f;
     const int zero = finite ? -128 - __float2int_rn(range.x / s) : -128;
     const int azp = min(127, max(-128, zero));
     if (write) {
       p.scale[row] = shown;
       p.azp[row] = azp;
     }
-    return {Divisor(s), azp};
+    return {finite ? Divisor(s) : Divisor::of_any(1.0f), azp};
   }
   static __device__ int8_t encode(float v, const Scale& c) {
     return to_int8(c.divide(v), c.azp, -128);

@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -21,12 +20,19 @@ namespace qcore_cuda {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Fails with a message made of the other arguments, and nothing about where in the source that was.
+// Text of what a message is made of. No stream: those carry a locale, which may be that of another C++
+// library in the process.
+inline std::string to_text(const std::string& text) { return text; }
+inline std::string to_text(const char* text) { return text; }
+template <typename Number>
+std::string to_text(Number number) {
+  return std::to_string(number);
+}
+
+// Fails with a message made of the arguments, and nothing about where in the source that was.
 template <typename... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  throw std::runtime_error(text.str());
+  throw std::runtime_error((std::string() + ... + to_text(parts)));
 }
 #define QCORE_CHECK(condition, ...)                   \
   do {                                                \

@@ -113,6 +113,12 @@ struct Divisor {
   Divisor() = default;
   __device__ explicit Divisor(float divisor)
       : s(divisor), r(1.0f / divisor), plain(fabsf(divisor) > 1e-37f && fabsf(divisor) < 1e37f) {}
+  // For an x that may be anything.
+  static __device__ Divisor of_any(float divisor) {
+    Divisor d(divisor);
+    d.plain = false;
+    return d;
+  }
   static Divisor on_host(float divisor) {
     Divisor d;
     d.s = divisor;

@@ -2,9 +2,10 @@
 //
 // Rows and columns change places: b's columns are the 64 rows of a wgmma, a's rows its N. The K of a
 // tile of 64 columns is shared by a cluster of four blocks, whose sums meet through distributed shared
-// memory, always in the same order. Each cluster goes through its tiles: of a block's eight warps four
-// multiply, one keeps the copy engine busy with what comes next, across tiles, and three add up and
-// store what the four are done with.
+// memory, always in the same order. Each cluster goes through its tiles: of a block's twelve warps
+// eight multiply, four the even and four the odd pieces of K, as one chain of products is too slow; one
+// keeps the copy engine busy with what comes next, across tiles; and three add up and store what the
+// eight are done with.
 
 #include "scaled_mm.cuh"
 #include "sm90_ptx.cuh"
@@ -19,7 +20,8 @@ namespace gmma = cute::SM90::GMMA;
 constexpr int kCluster = 4;
 constexpr int kColumns = 64;     // of b in a tile
 constexpr int kChunk = 128;      // bytes of K in a stage
-constexpr int kConsumers = 128;  // threads of a warpgroup
+constexpr int kGroups = 2;       // warpgroups that multiply
+constexpr int kConsumers = 128 * kGroups;
 constexpr int kEpilogue = 96;
 constexpr int kThreads = kConsumers + 32 + kEpilogue;
 
@@ -45,12 +47,13 @@ QCORE_ATOM(64)
 template <typename Acc, int ROWS>
 struct Shared {
   static constexpr int kStageBytes = (kColumns + ROWS) * kChunk;
-  static constexpr int kStages = ROWS <= 16 ? 20 : ROWS <= 32 ? 14 : 10;
+  static constexpr int kSumBytes = 2 * kGroups * ROWS * (kColumns + 1) * 4;
+  static constexpr int kStages = (224 * 1024 - kSumBytes) / (kStageBytes + 16) / 2 * 2;
   static constexpr int kPad = 1;  // columns of the sums lie in different banks
 
   alignas(1024) uint8_t b[kStages][kColumns * kChunk];
   alignas(1024) uint8_t a[kStages][ROWS * kChunk];
-  Acc sums[2][ROWS][kColumns + kPad];
+  Acc sums[2][kGroups][ROWS][kColumns + kPad];
   uint64_t full[kStages], empty[kStages];
   uint64_t summed[2], read[2];  // the cluster's sums are there; have been read
 };
@@ -94,11 +97,13 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll 4
       for (int item = worker; item < m * kShare; item += kEpilogue) {
         const int row = item / kShare, column = static_cast<int>(rank) * kShare + item % kShare;
-        Acc parts[kCluster], sum = 0;
+        Acc parts[kCluster * kGroups], sum = 0;
 #pragma unroll
-        for (int r = 0; r < kCluster; ++r) parts[r] = load_remote(&sums[row][column], r);
+        for (int r = 0; r < kCluster * kGroups; ++r) {
+          parts[r] = load_remote(&sums[r % kGroups][row][column], r / kGroups);
+        }
 #pragma unroll
-        for (int r = 0; r < kCluster; ++r) sum += parts[r];
+        for (int r = 0; r < kCluster * kGroups; ++r) sum += parts[r];
         const int at = tile * kColumns + column;
         if (at < n) end.store(row, at, sum);
       }
@@ -126,35 +131,33 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     using A = Atom<Element, ROWS>;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const bool first_of_group = threadIdx.x % 128 == 0;
     typename A::Register d[ROWS / 2];
-    int stage = 0;
-    uint32_t round = 0;
+    const int pieces = last_chunk - first_chunk;
+    int before = 0;  // pieces of earlier tiles
     int turn = 0;
-    for (int tile = cluster; tile < tiles; tile += clusters, ++turn) {
+    for (int tile = cluster; tile < tiles; tile += clusters, ++turn, before += pieces) {
       int waiting = -1;  // a stage whose products may still be under way
 #pragma unroll
       for (int i = 0; i < ROWS / 2; ++i) d[i] = 0;
-      for (int chunk = first_chunk; chunk < last_chunk; ++chunk) {
-        barrier_wait(&shared.full[stage], round);
+      for (int piece = group; piece < pieces; piece += kGroups) {
+        const int stage = (before + piece) % S::kStages;
+        barrier_wait(&shared.full[stage], (before + piece) / S::kStages % 2);
         cute::warpgroup_arrive();
         const uint64_t of_b = matrix_descriptor(shared.b[stage]), of_a = matrix_descriptor(shared.a[stage]);
 #pragma unroll
         for (int i = 0; i < kChunk / 32; ++i) {
-          wgmma<typename A::Type>(of_b + 2 * i, of_a + 2 * i, d, chunk > first_chunk || i > 0,
+          wgmma<typename A::Type>(of_b + 2 * i, of_a + 2 * i, d, piece >= kGroups || i > 0,
                                   std::make_index_sequence<ROWS / 2>{});
         }
         cute::warpgroup_commit_batch();
         cute::warpgroup_wait<1>();
-        if (waiting >= 0 && threadIdx.x == 0) barrier_arrive(&shared.empty[waiting]);
+        if (waiting >= 0 && first_of_group) barrier_arrive(&shared.empty[waiting]);
         waiting = stage;
-        if (++stage == S::kStages) {
-          stage = 0;
-          round ^= 1;
-        }
       }
       cute::warpgroup_wait<0>();
-      if (waiting >= 0 && threadIdx.x == 0) barrier_arrive(&shared.empty[waiting]);
+      if (waiting >= 0 && first_of_group) barrier_arrive(&shared.empty[waiting]);
 
       // This block's sums, transposed back, once those of the tile before last have been read.
       if (turn >= 2) barrier_wait(&shared.read[turn % 2], turn / 2 % 2 ^ 1);
@@ -165,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         const int row = i / 4 * 8 + lane % 4 * 2 + i % 2;
         Acc value;
         __builtin_memcpy(&value, &d[i], 4);
-        sums[row][column] = value;
+        sums[group][row][column] = value;
       }
       asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
       if (threadIdx.x < kCluster) barrier_arrive_remote(&shared.summed[turn % 2], threadIdx.x);
