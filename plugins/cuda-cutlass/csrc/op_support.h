@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <atomic>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
@@ -138,6 +139,15 @@ class Launch {
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_;
 };
+
+// Allows a kernel so much dynamic shared memory, once on each device. `done` belongs to the kernel.
+inline void allow_shared(const char* op, const void* kernel, int bytes, int device, std::atomic<uint64_t>& done) {
+  const uint64_t bit = uint64_t{1} << (device % 64);
+  if (done.load(std::memory_order_relaxed) & bit) return;
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  QCORE_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+  done.fetch_or(bit, std::memory_order_relaxed);
+}
 
 inline void check_launch(const char* op) {
   const cudaError_t error = cudaGetLastError();

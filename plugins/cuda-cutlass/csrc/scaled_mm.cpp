@@ -85,6 +85,7 @@ ScaledMM check(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor
     p.bias = bias->data_ptr();
   }
   const DeviceFacts& facts = device_facts(a.get_device_index());
+  p.device = a.get_device_index();
   p.capability = facts.capability;
   p.sm_count = facts.sm_count;
   QCORE_CHECK(!p.is_fp8 || p.capability >= 89, kOp, ": FP8 needs compute capability 8.9; this device has ",
@@ -97,17 +98,18 @@ void run(const ScaledMM& p, std::string_view path) {
     QCORE_CHECK(p.m <= kSkinnyMaxM, kOp, ": the skinny path takes M up to ", kSkinnyMaxM, "; it is ", p.m);
     return scaled_mm_skinny(p);
   }
-  if (path == "portable") return scaled_mm_portable(p);
+  if (path == "portable" || p.k == 0) return scaled_mm_portable(p);
 #ifdef QCORE_CUDA_SM90A
-  if (path == "sm90_decode") {
+  if (path == "sm90_decode" || path == "sm90_columns") {
     QCORE_CHECK(p.capability == 90 && !p.by_block && p.m <= kSkinnyMaxM, kOp,
-                    ": this path needs sm_90, scales by row, and M up to ", kSkinnyMaxM);
-    return scaled_mm_sm90_decode(p);
+                ": this path needs sm_90, scales by row, and M up to ", kSkinnyMaxM);
+    return path == "sm90_decode" ? scaled_mm_sm90_decode(p) : scaled_mm_sm90_columns(p);
   }
   for (const Sm90Tile& tile : kSm90Tiles) {
     if (path != tile.name) continue;
     QCORE_CHECK(p.capability == 90 && !p.by_block && p.n % 8 == 0 && p.out_stride % 8 == 0, kOp,
-                    ": this path needs sm_90, scales by row, and N in multiples of 8");
+                ": this path needs sm_90, scales by row, and N in multiples of 8");
+    QCORE_CHECK(tile.takes(p), kOp, ": this path is for FP8");
     return tile.run(p);
   }
 #endif
@@ -123,7 +125,7 @@ std::string_view choose(const ScaledMM& p) {
     if (!tile.empty()) return tile;
   }
 #endif
-  return p.m <= 32 ? "skinny" : "portable";
+  return p.m <= kSkinnyMaxM ? "skinny" : "portable";
 }
 
 void finish(const ScaledMM& p, const Tensor& out, const std::string& path) {
@@ -178,7 +180,7 @@ void scaled_mm_by(const Tensor& out, const Tensor& a, const Tensor& b, const Ten
 std::string scaled_mm_paths() {
   std::string names = "skinny,portable";
 #ifdef QCORE_CUDA_SM90A
-  names += ",sm90_decode";
+  names += ",sm90_decode,sm90_columns";
   for (const Sm90Tile& tile : kSm90Tiles) names += "," + std::string(tile.name);
 #endif
   return names;

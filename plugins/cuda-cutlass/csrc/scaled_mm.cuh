@@ -60,7 +60,7 @@ struct ScaledEnd {
   int64_t out_stride;
   bool a_per_token, b_per_channel, azp_per_token, scaled;
 
-  explicit ScaledEnd(const ScaledMM& p)
+  __host__ __device__ explicit ScaledEnd(const ScaledMM& p)
       : a_scale(p.a_scale),
         b_scale(p.b_scale),
         bias(static_cast<const Out*>(p.bias)),

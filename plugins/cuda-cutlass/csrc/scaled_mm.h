@@ -28,6 +28,7 @@ struct ScaledMM {
   bool by_block;
   int64_t a_scale_m, a_scale_k, b_scale_k, b_scale_n;
 
+  int device;
   int capability;
   int sm_count;
   cudaStream_t stream;
@@ -40,7 +41,9 @@ void scaled_mm_skinny(const ScaledMM& p);
 // Any M, any generation (FP8 from SM89 on).
 void scaled_mm_portable(const ScaledMM& p);
 
-// For few rows with SM90's own instructions; M <= kSkinnyMaxM, not by block.
+// For few rows with SM90's own instructions; M <= kSkinnyMaxM, not by block. One shares K among
+// blocks, the other columns alone.
 void scaled_mm_sm90_decode(const ScaledMM& p);
+void scaled_mm_sm90_columns(const ScaledMM& p);
 
 }  // namespace qcore_cuda

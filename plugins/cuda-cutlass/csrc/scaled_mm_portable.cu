@@ -132,8 +132,8 @@ template <typename Element, typename Out, bool BY_BLOCK>
 void launch(const ScaledMM& p) {
   constexpr int kBytes = kStages * kStageBytes;
   const auto kernel = portable_kernel<Element, Out, BY_BLOCK>;
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  QCORE_CHECK(error == cudaSuccess, "cutlass_scaled_mm: ", cudaGetErrorString(error));
+  static std::atomic<uint64_t> allowed{0};
+  allow_shared("cutlass_scaled_mm", reinterpret_cast<const void*>(kernel), kBytes, p.device, allowed);
   // Rows first, so that blocks beside each other read the same columns of b.
   const dim3 grid(static_cast<unsigned>(ceil_div(p.m, kTileM)), static_cast<unsigned>(ceil_div(p.n, kTileN)));
   kernel<<<grid, kThreads, kBytes, p.stream>>>(p, ScaledEnd<Out>(p));

@@ -27,8 +27,9 @@ struct Numbers<int8_t> {
   using Accumulator = int32_t;
 };
 
-// The products of 8-bit floats are added in the tensor core's own accumulators, of about 14 bits below
-// the largest summand, without going over to float32 now and then.
+// The products of 8-bit floats are added in the tensor core's own accumulators, which keep 13 bits
+// below the first of the largest summand. `promoted` schedules add those sums in float32 after every
+// 128 products.
 template <typename Element>
 struct Schedule {
   static constexpr bool kFp8 = std::is_same_v<Element, cutlass::float_e4m3_t>;
@@ -38,8 +39,12 @@ struct Schedule {
   using Mainloopcooperative =
       std::conditional_t<kFp8, cutlass::gemm::KernelTmaWarpSpecializedCooperativeFP8FastAccum,
                          cutlass::gemm::KernelTmaWarpSpecializedCooperative>;
+  using Mainlooppingpong_promoted = cutlass::gemm::KernelTmaWarpSpecializedPingpong;
+  using Mainloopcooperative_promoted = cutlass::gemm::KernelTmaWarpSpecializedCooperative;
   using Epiloguepingpong = cutlass::epilogue::TmaWarpSpecialized;
   using Epiloguecooperative = cutlass::epilogue::TmaWarpSpecializedCooperative;
+  using Epiloguepingpong_promoted = Epiloguepingpong;
+  using Epiloguecooperative_promoted = Epiloguecooperative;
 };
 
 // A vector along M (N), or one number for all rows (columns): decided by the stride at run time.
@@ -123,11 +128,14 @@ struct Gemm {
         {static_cast<const Element*>(p.a), a_stride, static_cast<const Element*>(p.b), b_stride},
         {Evt::arguments(p), nullptr, out_stride, static_cast<Out*>(p.out), out_stride}};
     arguments.hw_info.sm_count = p.sm_count;
-    Device device;
     const char* op = "cutlass_scaled_mm";
     QCORE_CHECK(Device::get_workspace_size(arguments) == 0, op, ": this kernel should need no workspace");
-    cutlass::Status status = device.initialize(arguments, nullptr, p.stream);
-    if (status == cutlass::Status::kSuccess) status = device.run(p.stream);
+    // What the adapter's `initialize` does, with the shared memory asked for once rather than each time.
+    static std::atomic<uint64_t> allowed{0};
+    allow_shared(op, reinterpret_cast<const void*>(cutlass::device_kernel<Kernel>), Kernel::SharedStorageSize,
+                 p.device, allowed);
+    typename Kernel::Params params = Kernel::to_underlying_arguments(arguments, nullptr);
+    const cutlass::Status status = Device::run(params, p.stream);
     QCORE_CHECK(status == cutlass::Status::kSuccess, op, ": CUTLASS says ", cutlassGetStatusString(status),
                     " for M, N, K = ", p.m, ", ", p.n, ", ", p.k);
   }

@@ -198,11 +198,12 @@ void launch(const ScaledMM& p) {
   config.attrs = &attribute;
   config.numAttrs = 1;
 
-  static thread_local int most = 0;  // clusters that fit on a device; all of a kind here
+  static std::atomic<uint64_t> allowed{0};
+  allow_shared(op, reinterpret_cast<const void*>(kernel), kBytes, p.device, allowed);
+  static thread_local int most = 0;  // clusters that fit on a device of sm_90; all of a kind here
   if (most == 0) {
-    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
     config.gridDim = dim3(kCluster);
-    if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(&most, kernel, &config);
+    const cudaError_t error = cudaOccupancyMaxActiveClusters(&most, kernel, &config);
     QCORE_CHECK(error == cudaSuccess && most > 0, op, ": ", cudaGetErrorString(error));
   }
   const int64_t tiles = ceil_div(p.n, kColumns);

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from qcore_cuda import library
+
+sys.path.append(str(Path(__file__).parent))  # for what several test modules share
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

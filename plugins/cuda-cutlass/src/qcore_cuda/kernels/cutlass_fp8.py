@@ -11,6 +11,7 @@ from qcore.layers.float8 import FP8ScaledMMLinearLayerConfig
 
 from qcore_cuda import library, ops
 from qcore_cuda.kernels.padding import pad_to
+from qcore_cuda.kernels.tensor_core import FP8_SUM_UNIT
 
 __all__ = ["CutlassFP8ScaledMMLinearKernel", "fp8_refusal"]
 
@@ -35,6 +36,8 @@ class CutlassFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
     K is padded to 16 and N to 8 when the weight is packed, never when the layer runs, except that an
     input with another K is padded then.
     """
+
+    accumulation = FP8_SUM_UNIT
 
     @classmethod
     def get_min_capability(cls) -> int:

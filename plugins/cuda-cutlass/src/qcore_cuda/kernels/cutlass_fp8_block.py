@@ -12,6 +12,7 @@ from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig
 from qcore_cuda import library, ops
 from qcore_cuda.kernels.cutlass_fp8 import fp8_refusal
 from qcore_cuda.kernels.padding import pad_to
+from qcore_cuda.kernels.tensor_core import FP8_SUM_UNIT
 
 __all__ = ["CutlassFp8BlockScaledMMKernel"]
 
@@ -22,6 +23,8 @@ class CutlassFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
     """Activations quantized here, in groups of 128."""
 
     apply_input_quant = False
+
+    accumulation = FP8_SUM_UNIT
 
     @classmethod
     def get_min_capability(cls) -> int:
