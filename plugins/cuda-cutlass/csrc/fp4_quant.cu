@@ -10,59 +10,89 @@
 namespace qcore_cuda {
 namespace {
 
-__device__ __forceinline__ uint32_t e2m1_code(float v) {
-  const float a = fabsf(v);
-  // Halfway between two values goes to the one whose code is even.
-  const uint32_t code = (a > 0.25f) + (a >= 0.75f) + (a > 1.25f) + (a >= 1.75f) + (a > 2.5f) + (a >= 3.5f) + (a > 5.0f);
-  return code | (__float_as_uint(v) >> 31 << 3);
+// The code of |v|, rounded to the nearest value, of two as near to the even code. With e the exponent of
+// |v|, at least 0, the values lie 2^(e-1) apart: added to 2^(e+22) a number is rounded to those, and how
+// many there are stands in the low bits. Below 2 that is the code; each exponent more adds two.
+__device__ __forceinline__ uint32_t e2m1_magnitude(float v) {
+  const float a = fminf(fabsf(v), 6.0f);
+  const uint32_t exponent = max(__float_as_uint(a) & 0x7f800000u, 0x3f800000u);
+  const uint32_t large = exponent + (22u << 23);
+  return __float_as_uint(a + __uint_as_float(large)) - large + (exponent >> 22) - 254;
 }
+
+__device__ __forceinline__ uint32_t e2m1_code(float v) { return e2m1_magnitude(v) | (__float_as_uint(v) >> 31 << 3); }
 
 __device__ __forceinline__ int64_t swizzled(int64_t row, int64_t group, int64_t group_tiles) {
   return (row / 128 * group_tiles + group / 4) * 512 + row % 32 * 16 + row % 128 / 32 * 4 + group % 4;
 }
 
-// A thread a group; with `group_tiles` the scales are swizzled, and padding is written as 0.
-template <typename T>
+// LANES threads a group, two where whole vectors can be read; with `group_tiles` the scales are
+// swizzled, and padding is written as 0. Index: of 32 bits, with which division is cheap, or of 64.
+template <typename T, int LANES, typename Index>
 __global__ void __launch_bounds__(256) fp4_quant_kernel(const T* __restrict__ x, int64_t stride, int64_t m,
-                                                        int groups, int64_t padded_m, int padded_groups,
-                                                        const float* __restrict__ global_scale, uint2* __restrict__ codes,
-                                                        uint8_t* __restrict__ scales, int64_t group_tiles,
-                                                        bool aligned) {
-  const int64_t item = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-  if (item >= padded_m * padded_groups) return;
-  const int64_t row = item / padded_groups;
-  const int group = static_cast<int>(item - row * padded_groups);
-  const int64_t place = group_tiles ? swizzled(row, group, group_tiles) : item;
-  if (row >= m || group >= groups) {
-    scales[place] = 0;
-    return;
-  }
-  const T* source = x + row * stride + group * 16;
-  T held[16];
-  if (aligned) {
-    constexpr int VEC = kVec<T>;
-#pragma unroll
-    for (int i = 0; i < 16 / VEC; ++i) {
-      const auto v = reinterpret_cast<const Vec<T, VEC>*>(source)[i];
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) held[i * VEC + j] = v.at[j];
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < 16; ++i) held[i] = source[i];
-  }
-  uint32_t bits = 0;
-#pragma unroll
-  for (int i = 0; i < 16; ++i) MaxBits::add(bits, to_float(held[i]));
+                                                        int groups, int64_t items, int padded_groups, FastDivisor by_groups,
+                                                        const float* __restrict__ global_scale,
+                                                        uint32_t* __restrict__ codes, uint8_t* __restrict__ scales,
+                                                        int64_t group_tiles) {
+  constexpr int COUNT = 16 / LANES;  // elements of a thread
+  constexpr int UNROLL = LANES == 2 ? 4 : 1;
   const float gs = *global_scale;
-  const __nv_fp8_storage_t sf = to_e4m3(gs * (__uint_as_float(bits) / 6.0f));
-  const float decoded = __half2float(__half(__nv_cvt_fp8_to_halfraw(sf, __NV_E4M3)));
-  const float factor = decoded == 0.0f ? 0.0f : gs / decoded;
-  uint32_t words[2] = {0, 0};
+  const Index step = static_cast<Index>(256 / LANES);
+  const Index first = static_cast<Index>(blockIdx.x) * (step * UNROLL) + threadIdx.x / LANES;
+  const int lane = threadIdx.x % LANES;
+  T held[UNROLL][COUNT] = {};
+  Index row[UNROLL], group[UNROLL];
 #pragma unroll
-  for (int i = 0; i < 16; ++i) words[i / 8] |= e2m1_code(to_float(held[i]) * factor) << (i % 8 * 4);
-  codes[row * groups + group] = make_uint2(words[0], words[1]);
-  scales[place] = sf;
+  for (int u = 0; u < UNROLL; ++u) {
+    const Index item = first + u * step;
+    if constexpr (sizeof(Index) == 4) {
+      row[u] = by_groups(item);
+    } else {
+      row[u] = item / padded_groups;
+    }
+    group[u] = item - row[u] * padded_groups;
+    if (static_cast<int64_t>(item) < items && static_cast<int64_t>(row[u]) < m && static_cast<int>(group[u]) < groups) {
+      const T* source = x + static_cast<int64_t>(row[u]) * stride + group[u] * 16 + lane * COUNT;
+      if constexpr (LANES == 2) {
+        constexpr int VEC = kVec<T>;
+#pragma unroll
+        for (int i = 0; i < COUNT / VEC; ++i) {
+          const auto v = reinterpret_cast<const Vec<T, VEC>*>(source)[i];
+#pragma unroll
+          for (int j = 0; j < VEC; ++j) held[u][i * VEC + j] = v.at[j];
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) held[u][i] = source[i];
+      }
+    }
+  }
+#pragma unroll
+  for (int u = 0; u < UNROLL; ++u) {
+    uint32_t bits = 0;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) MaxBits::add(bits, to_float(held[u][i]));
+    if constexpr (LANES == 2) bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, 1));
+    const Index item = first + u * step;
+    if (static_cast<int64_t>(item) >= items) continue;
+    const int64_t r = row[u], g = group[u];
+    const int64_t place = group_tiles ? swizzled(r, g, group_tiles) : static_cast<int64_t>(item);
+    if (r >= m || g >= groups) {
+      if (lane == 0) scales[place] = 0;
+      continue;
+    }
+    const __nv_fp8_storage_t sf = to_e4m3(gs * (__uint_as_float(bits) / 6.0f));
+    const float decoded = __half2float(__half(__nv_cvt_fp8_to_halfraw(sf, __NV_E4M3)));
+    const float factor = decoded == 0.0f ? 0.0f : gs / decoded;
+#pragma unroll
+    for (int w = 0; w < COUNT / 8; ++w) {
+      uint32_t word = 0;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) word |= e2m1_code(to_float(held[u][w * 8 + i]) * factor) << (i * 4);
+      codes[(r * groups + g) * 2 + lane + w] = word;
+    }
+    if (lane == 0) scales[place] = sf;
+  }
 }
 
 void quantize(const char* op, const Tensor& input, const Tensor& input_scale, bool swizzle, const Tensor& output,
@@ -73,15 +103,21 @@ void quantize(const char* op, const Tensor& input, const Tensor& input_scale, bo
   const int64_t padded_groups = swizzle ? ceil_div(groups, 4) * 4 : groups;
   if (padded_m * padded_groups == 0) return;
   const Launch launch(input);
-  const auto blocks = static_cast<unsigned>(ceil_div(padded_m * padded_groups, 256));
+  const int64_t items = padded_m * padded_groups;
   with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const T* data = static_cast<const T*>(x.data());
-    const bool aligned = is_aligned(data, 16) && x.stride % kVec<T> == 0;
-    fp4_quant_kernel<T><<<blocks, 256, 0, launch.stream()>>>(
-        data, x.stride, x.m, static_cast<int>(groups), padded_m, static_cast<int>(padded_groups),
-        static_cast<const float*>(input_scale.data_ptr()), static_cast<uint2*>(output.data_ptr()),
-        static_cast<uint8_t*>(output_scale.data_ptr()), swizzle ? padded_groups / 4 : 0, aligned);
+    const auto run = [&](auto kernel, int lanes, int unroll) {
+      const auto blocks = static_cast<unsigned>(ceil_div(items * lanes, 256 * unroll));
+      kernel<<<blocks, 256, 0, launch.stream()>>>(
+          data, x.stride, x.m, static_cast<int>(groups), items, static_cast<int>(padded_groups),
+          FastDivisor(static_cast<uint32_t>(padded_groups)), static_cast<const float*>(input_scale.data_ptr()),
+          static_cast<uint32_t*>(output.data_ptr()), static_cast<uint8_t*>(output_scale.data_ptr()),
+          swizzle ? padded_groups / 4 : 0);
+    };
+    if (!is_aligned(data, 16) || x.stride % kVec<T> != 0) return run(fp4_quant_kernel<T, 1, uint64_t>, 1, 1);
+    if (items < (int64_t{1} << 31) - 1024) return run(fp4_quant_kernel<T, 2, uint32_t>, 2, 4);
+    run(fp4_quant_kernel<T, 2, uint64_t>, 2, 4);
   });
   check_launch(op);
 }

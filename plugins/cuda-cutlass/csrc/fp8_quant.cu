@@ -2,6 +2,7 @@
 // activations to e4m3. Scales multiply: x = q * scale. Dynamic: amax / 448 of the tensor or the row,
 // and 1 where all is zero.
 
+#include "quantize_rows.h"
 #include "row_quant.cuh"
 
 namespace qcore_cuda {
@@ -31,7 +32,8 @@ struct PerToken {
   }
   static __device__ Code encode(float v, const Scale& c) { return to_e4m3(c.divide(v)); }
   static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
-    const float q[4] = {c.divide(v[0]), c.divide(v[1]), c.divide(v[2]), c.divide(v[3])};
+    float q[4] = {v[0], v[1], v[2], v[3]};
+    c.divide.all(q);
     return to_e4m3x4(q);
   }
 };
@@ -122,12 +124,7 @@ void static_scaled_fp8_quant(const Tensor& out, const Tensor& input, const Tenso
   check_scale(op, "scale", scale, input, 1);
   if (x.m * x.k == 0) return;
   const Launch launch(input);
-  with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
-    elementwise_quant<decltype(zero)>(x, static_cast<__nv_fp8_storage_t*>(out.data_ptr()),
-                                      KnownScale{static_cast<const float*>(scale.data_ptr())},
-                                      device_facts(input.get_device_index()).sm_count, launch.stream());
-  });
-  check_launch(op);
+  fp8_by_scale(where(op, input, launch), x, out.data_ptr(), static_cast<const float*>(scale.data_ptr()));
 }
 
 void dynamic_scaled_fp8_quant(const Tensor& out, const Tensor& input, const Tensor& scale) {
@@ -141,16 +138,8 @@ void dynamic_scaled_fp8_quant(const Tensor& out, const Tensor& input, const Tens
     return;
   }
   const Tensor amax = torch::stable::new_empty(input, {1}, ScalarType::Int);
-  auto* bits = static_cast<uint32_t*>(amax.data_ptr());
-  QCORE_CHECK(cudaMemsetAsync(bits, 0, 4, launch.stream()) == cudaSuccess, op, ": cudaMemsetAsync failed");
-  const int sm_count = device_facts(input.get_device_index()).sm_count;
-  with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    launch_amax<T>(x, bits, sm_count, launch.stream());
-    elementwise_quant<T>(x, static_cast<__nv_fp8_storage_t*>(out.data_ptr()),
-                         ScaleFromAmax{bits, static_cast<float*>(scale.data_ptr())}, sm_count, launch.stream());
-  });
-  check_launch(op);
+  fp8_by_tensor(where(op, input, launch), x, out.data_ptr(), static_cast<float*>(scale.data_ptr()),
+                static_cast<uint32_t*>(amax.data_ptr()));
 }
 
 void dynamic_per_token_scaled_fp8_quant(const Tensor& out, const Tensor& input, const Tensor& scale,
@@ -162,16 +151,61 @@ void dynamic_per_token_scaled_fp8_quant(const Tensor& out, const Tensor& input, 
   if (scale_ub) check_scale(op, "scale_ub", *scale_ub, input, 1);
   if (x.m == 0) return;
   const Launch launch(input);
-  const PerToken::Params params{static_cast<float*>(scale.data_ptr()),
-                                scale_ub ? static_cast<const float*>(scale_ub->data_ptr()) : nullptr};
-  with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
-    row_quant<decltype(zero), PerToken>(x, static_cast<__nv_fp8_storage_t*>(out.data_ptr()), params,
-                                        launch.stream());
-  });
-  check_launch(op);
+  fp8_by_row(where(op, input, launch), x, out.data_ptr(), static_cast<float*>(scale.data_ptr()),
+             scale_ub ? static_cast<const float*>(scale_ub->data_ptr()) : nullptr);
+}
+
+Tensor new_static(const Tensor& input, const Tensor& scale) {
+  const Tensor out = new_like(input, input.dim(), ScalarType::Float8_e4m3fn);
+  static_scaled_fp8_quant(out, input, scale);
+  return out;
+}
+
+std::tuple<Tensor, Tensor> new_dynamic(const Tensor& input) {
+  const Tensor out = new_like(input, input.dim(), ScalarType::Float8_e4m3fn);
+  const Tensor scale = torch::stable::new_empty(input, {1}, ScalarType::Float);
+  dynamic_scaled_fp8_quant(out, input, scale);
+  return {out, scale};
+}
+
+std::tuple<Tensor, Tensor> new_per_token(const Tensor& input, const std::optional<Tensor>& scale_ub) {
+  const Tensor out = new_like(input, input.dim(), ScalarType::Float8_e4m3fn);
+  const Tensor scale = new_column(input, ScalarType::Float);
+  dynamic_per_token_scaled_fp8_quant(out, input, scale, scale_ub);
+  return {out, scale};
 }
 
 }  // namespace
+
+void fp8_by_scale(const Where& at, const Rows& x, void* codes, const float* scale) {
+  if (x.m * x.k == 0) return;
+  with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
+    elementwise_quant<decltype(zero)>(x, static_cast<__nv_fp8_storage_t*>(codes), KnownScale{scale}, at.sm_count,
+                                      at.stream);
+  });
+  check_launch(at.op);
+}
+
+void fp8_by_tensor(const Where& at, const Rows& x, void* codes, float* scale, uint32_t* amax) {
+  if (x.m * x.k == 0) return;
+  QCORE_CHECK(cudaMemsetAsync(amax, 0, 4, at.stream) == cudaSuccess, at.op, ": cudaMemsetAsync failed");
+  with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    launch_amax<T>(x, amax, at.sm_count, at.stream);
+    elementwise_quant<T>(x, static_cast<__nv_fp8_storage_t*>(codes), ScaleFromAmax{amax, scale}, at.sm_count,
+                         at.stream);
+  });
+  check_launch(at.op);
+}
+
+void fp8_by_row(const Where& at, const Rows& x, void* codes, float* scale, const float* upper_bound) {
+  if (x.m == 0) return;
+  with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
+    row_quant<decltype(zero), PerToken>(x, static_cast<__nv_fp8_storage_t*>(codes), {scale, upper_bound}, at.stream);
+  });
+  check_launch(at.op);
+}
+
 }  // namespace qcore_cuda
 
 STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
@@ -179,10 +213,17 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
   m.def("dynamic_scaled_fp8_quant(Tensor(a!) out, Tensor input, Tensor(b!) scale) -> ()");
   m.def("dynamic_per_token_scaled_fp8_quant(Tensor(a!) out, Tensor input, Tensor(b!) scale, "
         "Tensor? scale_ub=None) -> ()");
+  // The same, making what they return.
+  m.def("static_scaled_fp8_quant.new(Tensor input, Tensor scale) -> Tensor");
+  m.def("dynamic_scaled_fp8_quant.new(Tensor input) -> (Tensor, Tensor)");
+  m.def("dynamic_per_token_scaled_fp8_quant.new(Tensor input, Tensor? scale_ub=None) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {
   m.impl("static_scaled_fp8_quant", TORCH_BOX(&qcore_cuda::static_scaled_fp8_quant));
   m.impl("dynamic_scaled_fp8_quant", TORCH_BOX(&qcore_cuda::dynamic_scaled_fp8_quant));
   m.impl("dynamic_per_token_scaled_fp8_quant", TORCH_BOX(&qcore_cuda::dynamic_per_token_scaled_fp8_quant));
+  m.impl("static_scaled_fp8_quant.new", TORCH_BOX(&qcore_cuda::new_static));
+  m.impl("dynamic_scaled_fp8_quant.new", TORCH_BOX(&qcore_cuda::new_dynamic));
+  m.impl("dynamic_per_token_scaled_fp8_quant.new", TORCH_BOX(&qcore_cuda::new_per_token));
 }

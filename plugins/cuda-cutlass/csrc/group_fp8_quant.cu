@@ -4,6 +4,7 @@
 // s = max(eps, amax) / fp8_max, with ue8m0 the power of two not below it; q = clamp(x / s).
 
 #include "quantize.cuh"
+#include "quantize_rows.h"
 
 namespace qcore_cuda {
 namespace {
@@ -54,59 +55,68 @@ __device__ __forceinline__ float clamp(float v, const GroupParams& p) {
   return min_nan(max_nan(v, p.fp8_min), p.fp8_max);
 }
 
-// LANES neighbouring threads hold a group, one vector each, and each thread works on UNROLL groups at
+// LANES neighbouring threads hold a group, VECS vectors each, and each thread works on UNROLL groups at
 // a time, so that several loads are under way.
-template <typename T, int LANES, int UNROLL, typename Scales>
+template <typename T, int LANES, int VECS, int UNROLL, typename Scales>
 __global__ void __launch_bounds__(256) group_quant_kernel(const T* __restrict__ x, __nv_fp8_storage_t* __restrict__ q,
                                                           Scales scales, GroupParams p) {
   constexpr int VEC = kVec<T>;
+  constexpr uint32_t kGroup = VEC * VECS * LANES;
   const int lane = threadIdx.x % LANES;
   const auto items = static_cast<uint32_t>(p.items);
   const uint32_t first = blockIdx.x * (256 / LANES * UNROLL) + threadIdx.x / LANES;
   constexpr uint32_t step = 256 / LANES;
-  Vec<T, VEC> held[UNROLL];
+  Vec<T, VEC> held[UNROLL][VECS] = {};
 #pragma unroll
   for (int u = 0; u < UNROLL; ++u) {
     const uint32_t item = first + u * step;
     if (item < items) {
-      int64_t at = static_cast<int64_t>(item) * p.group_size;
+      int64_t at = static_cast<int64_t>(item) * kGroup;
       if (!p.dense) {
         const uint32_t row = p.by_groups(item);
-        at = row * p.stride + (item - row * p.groups) * p.group_size;
+        at = row * p.stride + (item - row * p.groups) * kGroup;
       }
-      held[u] = reinterpret_cast<const Vec<T, VEC>*>(x + at)[lane];
+#pragma unroll
+      for (int v = 0; v < VECS; ++v) held[u][v] = reinterpret_cast<const Vec<T, VEC>*>(x + at)[lane + v * LANES];
     }
   }
 #pragma unroll
   for (int u = 0; u < UNROLL; ++u) {
     const uint32_t item = first + u * step;
     uint32_t bits = 0;
-    if (item < items) add_vec<MaxBits>(bits, held[u]);
+#pragma unroll
+    for (int v = 0; v < VECS; ++v) add_vec<MaxBits>(bits, held[u][v]);
 #pragma unroll
     for (int other = LANES / 2; other > 0; other /= 2) {
       bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, other));
     }
-    if (item < items) {
-      const float s = group_scale(bits, p);
-      const Divisor divide(s);
+    if (item >= items) continue;
+    const float s = group_scale(bits, p);
+    float parts[VECS * VEC];
+#pragma unroll
+    for (int i = 0; i < VECS * VEC; ++i) parts[i] = to_float(held[u][i / VEC].at[i % VEC]);
+    Divisor(s).all(parts);
+    if (p.clamps) {
+#pragma unroll
+      for (int i = 0; i < VECS * VEC; ++i) parts[i] = clamp(parts[i], p);
+    }
+    auto* target = reinterpret_cast<Vec<__nv_fp8_storage_t, VEC>*>(q + static_cast<int64_t>(item) * kGroup);
+#pragma unroll
+    for (int v = 0; v < VECS; ++v) {
       Vec<__nv_fp8_storage_t, VEC> out;
       uint32_t words[VEC / 4];
 #pragma unroll
       for (int w = 0; w < VEC / 4; ++w) {
-        float q[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          q[j] = divide(to_float(held[u].at[4 * w + j]));
-          if (p.clamps) q[j] = clamp(q[j], p);
-        }
-        words[w] = to_e4m3x4(q);
+        const int i = v * VEC + 4 * w;
+        const float four[4] = {parts[i], parts[i + 1], parts[i + 2], parts[i + 3]};
+        words[w] = to_e4m3x4(four);
       }
       __builtin_memcpy(&out, words, sizeof(out));
-      reinterpret_cast<Vec<__nv_fp8_storage_t, VEC>*>(q + static_cast<int64_t>(item) * p.group_size)[lane] = out;
-      if (lane == 0) {
-        const uint32_t row = p.by_groups(item);
-        scales.store(row, static_cast<int>(item - row * p.groups), s);
-      }
+      target[lane + v * LANES] = out;
+    }
+    if (lane == 0) {
+      const uint32_t row = p.by_groups(item);
+      scales.store(row, static_cast<int>(item - row * p.groups), s);
     }
   }
 }
@@ -138,25 +148,35 @@ template <typename T, typename Scales>
 void launch_group_quant(const Rows& x, __nv_fp8_storage_t* q, const Scales& scales, const GroupParams& p,
                         cudaStream_t stream) {
   constexpr int VEC = kVec<T>;
-  constexpr int UNROLL = 4;
   const T* data = static_cast<const T*>(x.data());
   const bool whole = p.k % p.group_size == 0 && p.group_size % VEC == 0 && x.stride % VEC == 0 &&
                      is_aligned(data, 16) && is_aligned(q, VEC);
-  const auto launch = [&](auto lanes) {
-    constexpr int LANES = decltype(lanes)::value;
+  const auto launch = [&](auto lanes, auto vecs) {
+    constexpr int LANES = decltype(lanes)::value, VECS = decltype(vecs)::value;
+    constexpr int UNROLL = 4 / VECS;
     const auto blocks = static_cast<unsigned>(ceil_div(p.items * LANES, 256 * UNROLL));
-    group_quant_kernel<T, LANES, UNROLL><<<blocks, 256, 0, stream>>>(data, q, scales, p);
+    group_quant_kernel<T, LANES, VECS, UNROLL><<<blocks, 256, 0, stream>>>(data, q, scales, p);
   };
+  constexpr std::integral_constant<int, 1> one;
+  constexpr std::integral_constant<int, 2> two;
   switch (whole && p.items < (int64_t{1} << 31) ? p.group_size / VEC : 0) {
-    case 4: return launch(std::integral_constant<int, 4>{});
-    case 8: return launch(std::integral_constant<int, 8>{});
-    case 16: return launch(std::integral_constant<int, 16>{});
-    case 32: return launch(std::integral_constant<int, 32>{});
+    case 4: return launch(std::integral_constant<int, 4>{}, one);
+    case 8: return launch(std::integral_constant<int, 4>{}, two);
+    case 16: return launch(std::integral_constant<int, 8>{}, two);
+    case 32: return launch(std::integral_constant<int, 16>{}, two);
     default: {
       const auto blocks = static_cast<unsigned>(ceil_div(p.items * 32, 256));
       any_group_quant_kernel<T><<<blocks, 256, 0, stream>>>(data, q, scales, p);
     }
   }
+}
+
+GroupParams fill_params(const Rows& x, int64_t group_size, double eps, double fp8_min, double fp8_max, bool ue8m0) {
+  const int64_t groups = ceil_div(x.k, group_size);
+  return {x.stride, static_cast<int>(x.k), static_cast<int>(std::min<int64_t>(group_size, 1 << 30)),
+          static_cast<int>(groups), x.m * groups, static_cast<float>(eps), static_cast<float>(fp8_min),
+          static_cast<float>(fp8_max), ue8m0, x.stride == x.k, fp8_max != 448 || fp8_min != -448,
+          Divisor::on_host(static_cast<float>(fp8_max)), FastDivisor(static_cast<uint32_t>(std::max<int64_t>(groups, 1)))};
 }
 
 GroupParams make_params(const char* op, const Rows& x, const Tensor& input, const Tensor& q, int64_t group_size,
@@ -169,11 +189,7 @@ GroupParams make_params(const char* op, const Rows& x, const Tensor& input, cons
                   shape_of(input));
   QCORE_CHECK(fp8_max > 0 && fp8_max <= 448 && fp8_min < 0, op, ": fp8_min, fp8_max are ", fp8_min, ", ",
                   fp8_max, "; for e4m3 they are -448, 448");
-  const int64_t groups = ceil_div(x.k, group_size);
-  return {x.stride, static_cast<int>(x.k), static_cast<int>(std::min<int64_t>(group_size, 1 << 30)),
-          static_cast<int>(groups), x.m * groups, static_cast<float>(eps), static_cast<float>(fp8_min),
-          static_cast<float>(fp8_max), ue8m0, x.stride == x.k, fp8_max != 448 || fp8_min != -448,
-          Divisor::on_host(static_cast<float>(fp8_max)), FastDivisor(static_cast<uint32_t>(std::max<int64_t>(groups, 1)))};
+  return fill_params(x, group_size, eps, fp8_min, fp8_max, ue8m0);
 }
 
 void per_token_group_fp8_quant(const Tensor& input, const Tensor& output_q, const Tensor& output_s,
@@ -229,7 +245,59 @@ void per_token_group_fp8_quant_packed(const Tensor& input, const Tensor& output_
   check_launch(op);
 }
 
+constexpr double kMost = 448;
+
+std::tuple<Tensor, Tensor> new_groups(const Tensor& input, int64_t group_size, double eps, bool column_major,
+                                      bool tma_aligned, bool use_ue8m0) {
+  const char* op = "per_token_group_fp8_quant";
+  check_cuda(op, "input", input);
+  const int64_t dim = input.dim();
+  QCORE_CHECK(dim >= 1 && group_size >= 1, op, ": group_size is ", group_size, ", input has shape ", shape_of(input),
+              "; group_size must be positive, and input [..., K]");
+  QCORE_CHECK(dim == 2 || !column_major, op, ": column-major scales need an input [M, K]; this one has shape ",
+              shape_of(input));
+  const Tensor q = new_like(input, dim, ScalarType::Float8_e4m3fn);
+  const int64_t groups = ceil_div(input.size(dim - 1), group_size);
+  if (!column_major) {
+    const Tensor s = torch::stable::new_empty(input, shape_with_last(input, groups), ScalarType::Float);
+    per_token_group_fp8_quant(input, q, dim == 1 ? torch::stable::view(s, {1, groups}) : s, group_size, eps, -kMost,
+                              kMost, use_ue8m0, false, false);
+    return {q, s};
+  }
+  const int64_t m = input.size(0), rows = tma_aligned ? ceil_div(m, 4) * 4 : m;
+  const Tensor storage = torch::stable::new_empty(input, {groups, rows}, ScalarType::Float);
+  Tensor all = torch::stable::transpose(storage, 0, 1);
+  const Tensor s = torch::stable::narrow(all, 0, 0, m);
+  per_token_group_fp8_quant(input, q, s, group_size, eps, -kMost, kMost, use_ue8m0, true, tma_aligned);
+  return {q, s};
+}
+
+std::tuple<Tensor, Tensor> new_packed(const Tensor& input, int64_t group_size, double eps) {
+  const char* op = "per_token_group_fp8_quant_packed";
+  check_cuda(op, "input", input);
+  QCORE_CHECK(input.dim() == 2 && group_size >= 1, op, ": group_size is ", group_size, ", input has shape ",
+              shape_of(input), "; group_size must be positive, and input [M, K]");
+  const int64_t m = input.size(0), words = ceil_div(ceil_div(input.size(1), group_size), 4);
+  const Tensor q = new_like(input, 2, ScalarType::Float8_e4m3fn);
+  const Tensor storage = torch::stable::new_empty(input, {words, ceil_div(m, 4) * 4}, ScalarType::Int);
+  Tensor all = torch::stable::transpose(storage, 0, 1);
+  const Tensor s = torch::stable::narrow(all, 0, 0, m);
+  per_token_group_fp8_quant_packed(input, q, s, group_size, eps, -kMost, kMost);
+  return {q, s};
+}
+
 }  // namespace
+
+void fp8_by_group_of_128(const Where& at, const Rows& x, void* codes, float* scale, float eps) {
+  const GroupParams p = fill_params(x, 128, eps, -kMost, kMost, false);
+  if (p.items == 0) return;
+  const FloatScales scales{scale, 1, x.m};
+  with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
+    launch_group_quant<decltype(zero)>(x, static_cast<__nv_fp8_storage_t*>(codes), scales, p, at.stream);
+  });
+  check_launch(at.op);
+}
+
 }  // namespace qcore_cuda
 
 STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
@@ -238,9 +306,15 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
         "bool dummy_is_tma_aligned=False) -> ()");
   m.def("per_token_group_fp8_quant_packed(Tensor input, Tensor(a!) output_q, Tensor(b!) output_s_packed, "
         "int group_size, float eps, float fp8_min, float fp8_max) -> ()");
+  // The same, making what they return.
+  m.def("per_token_group_fp8_quant.new(Tensor input, int group_size, float eps, bool column_major, "
+        "bool tma_aligned, bool use_ue8m0) -> (Tensor, Tensor)");
+  m.def("per_token_group_fp8_quant_packed.new(Tensor input, int group_size, float eps) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {
   m.impl("per_token_group_fp8_quant", TORCH_BOX(&qcore_cuda::per_token_group_fp8_quant));
   m.impl("per_token_group_fp8_quant_packed", TORCH_BOX(&qcore_cuda::per_token_group_fp8_quant_packed));
+  m.impl("per_token_group_fp8_quant.new", TORCH_BOX(&qcore_cuda::new_groups));
+  m.impl("per_token_group_fp8_quant_packed.new", TORCH_BOX(&qcore_cuda::new_packed));
 }

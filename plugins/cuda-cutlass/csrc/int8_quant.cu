@@ -3,6 +3,7 @@
 // Scales multiply: x = (q - azp) * scale. Dynamic: a scale for each row, amax / 127, or with a zero
 // point (high - low) / 255. A row of zeros has scale 1; one with an infinity or NaN has scale NaN.
 
+#include "quantize_rows.h"
 #include "row_quant.cuh"
 
 namespace qcore_cuda {
@@ -27,7 +28,8 @@ struct Symmetric {
   }
   static __device__ int8_t encode(float v, const Scale& c) { return to_int8(c.divide(v), 0, -127); }
   static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
-    const float q[4] = {c.divide(v[0]), c.divide(v[1]), c.divide(v[2]), c.divide(v[3])};
+    float q[4] = {v[0], v[1], v[2], v[3]};
+    c.divide.all(q);
     return to_int8x4(q, 0, -127);
   }
 };
@@ -57,7 +59,15 @@ struct Asymmetric {
     return to_int8(c.divide(v), c.azp, -128);
   }
   static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
-    const float q[4] = {c.divide(v[0]), c.divide(v[1]), c.divide(v[2]), c.divide(v[3])};
+    if (c.divide.plain) {
+      // |v / scale| is at most 255 and a little: added to 1.5 * 2^23 it is rounded, ties to even, and
+      // stands in the low bits.
+      int code[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) code[i] = __float_as_int(c.divide.fast(v[i]) + 12582912.0f) + (c.azp - 0x4b400000);
+      return pack_int8x4(code);
+    }
+    const float q[4] = {v[0] / c.divide.s, v[1] / c.divide.s, v[2] / c.divide.s, v[3] / c.divide.s};
     return to_int8x4(q, c.azp, -128);
   }
 };
@@ -101,13 +111,8 @@ void static_scaled_int8_quant(const Tensor& out, const Tensor& input, const Tens
   }
   if (x.m * x.k == 0) return;
   const Launch launch(input);
-  const StaticScale known{static_cast<const float*>(scale.data_ptr()),
-                          azp ? static_cast<const int32_t*>(azp->data_ptr()) : nullptr};
-  with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
-    elementwise_quant<decltype(zero)>(x, static_cast<int8_t*>(out.data_ptr()), known,
-                                      device_facts(input.get_device_index()).sm_count, launch.stream());
-  });
-  check_launch(op);
+  int8_by_scale(where(op, input, launch), x, out.data_ptr(), static_cast<const float*>(scale.data_ptr()),
+                azp ? static_cast<const int32_t*>(azp->data_ptr()) : nullptr);
 }
 
 void dynamic_scaled_int8_quant(const Tensor& out, const Tensor& input, const Tensor& scale,
@@ -129,29 +134,65 @@ void dynamic_scaled_int8_quant(const Tensor& out, const Tensor& input, const Ten
   }
   if (x.m == 0) return;
   const Launch launch(input);
-  const Symmetric::Params params{static_cast<float*>(scale.data_ptr()),
-                                 azp ? static_cast<int32_t*>(azp->data_ptr()) : nullptr};
-  with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    auto* codes = static_cast<int8_t*>(out.data_ptr());
-    if (azp) {
-      row_quant<T, Asymmetric>(x, codes, params, launch.stream());
-    } else {
-      row_quant<T, Symmetric>(x, codes, params, launch.stream());
-    }
-  });
-  check_launch(op);
+  int8_by_row(where(op, input, launch), x, out.data_ptr(), static_cast<float*>(scale.data_ptr()),
+              azp ? static_cast<int32_t*>(azp->data_ptr()) : nullptr);
+}
+
+Tensor new_static(const Tensor& input, const Tensor& scale, const std::optional<Tensor>& azp) {
+  const Tensor out = new_like(input, input.dim(), ScalarType::Char);
+  static_scaled_int8_quant(out, input, scale, azp);
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> new_dynamic(const Tensor& input, bool symmetric) {
+  const Tensor out = new_like(input, input.dim(), ScalarType::Char);
+  const Tensor scale = new_column(input, ScalarType::Float);
+  if (symmetric) {
+    dynamic_scaled_int8_quant(out, input, scale, std::nullopt);
+    return {out, scale, torch::stable::new_empty(input, {0}, ScalarType::Int)};
+  }
+  const Tensor azp = new_column(input, ScalarType::Int);
+  dynamic_scaled_int8_quant(out, input, scale, azp);
+  return {out, scale, azp};
 }
 
 }  // namespace
+
+void int8_by_scale(const Where& at, const Rows& x, void* codes, const float* scale, const int32_t* azp) {
+  if (x.m * x.k == 0) return;
+  with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
+    elementwise_quant<decltype(zero)>(x, static_cast<int8_t*>(codes), StaticScale{scale, azp}, at.sm_count, at.stream);
+  });
+  check_launch(at.op);
+}
+
+void int8_by_row(const Where& at, const Rows& x, void* codes, float* scale, int32_t* azp) {
+  if (x.m == 0) return;
+  const Symmetric::Params params{scale, azp};
+  with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    if (azp) {
+      row_quant<T, Asymmetric>(x, static_cast<int8_t*>(codes), params, at.stream);
+    } else {
+      row_quant<T, Symmetric>(x, static_cast<int8_t*>(codes), params, at.stream);
+    }
+  });
+  check_launch(at.op);
+}
+
 }  // namespace qcore_cuda
 
 STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
   m.def("static_scaled_int8_quant(Tensor(a!) out, Tensor input, Tensor scale, Tensor? azp=None) -> ()");
   m.def("dynamic_scaled_int8_quant(Tensor(a!) out, Tensor input, Tensor(b!) scale, Tensor(c!)? azp=None) -> ()");
+  // The same, making what they return; without a zero point the last of the three is empty.
+  m.def("static_scaled_int8_quant.new(Tensor input, Tensor scale, Tensor? azp=None) -> Tensor");
+  m.def("dynamic_scaled_int8_quant.new(Tensor input, bool symmetric) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {
   m.impl("static_scaled_int8_quant", TORCH_BOX(&qcore_cuda::static_scaled_int8_quant));
   m.impl("dynamic_scaled_int8_quant", TORCH_BOX(&qcore_cuda::dynamic_scaled_int8_quant));
+  m.impl("static_scaled_int8_quant.new", TORCH_BOX(&qcore_cuda::new_static));
+  m.impl("dynamic_scaled_int8_quant.new", TORCH_BOX(&qcore_cuda::new_dynamic));
 }

@@ -125,6 +125,16 @@ inline std::vector<int64_t> shape_with_last(const Tensor& x, int64_t last) {
   return shape;
 }
 
+// New tensors on the device of x: of its shape in the first `dim` dimensions, contiguous.
+inline Tensor new_like(const Tensor& x, int64_t dim, ScalarType type) {
+  std::vector<int64_t> shape(dim);
+  for (int64_t i = 0; i < dim; ++i) shape[i] = x.size(i);
+  return torch::stable::new_empty(x, shape, type);
+}
+inline Tensor new_column(const Tensor& x, ScalarType type) {
+  return torch::stable::new_empty(x, shape_with_last(x, 1), type);
+}
+
 // Makes the device of a tensor current while it lives, and knows torch's current stream there.
 class Launch {
  public:

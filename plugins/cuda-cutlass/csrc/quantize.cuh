@@ -104,6 +104,13 @@ __device__ __forceinline__ typename Reduction::Value block_reduce(typename Reduc
 
 // ---- rounding ----------------------------------------------------------------------------------
 
+// Correctly rounded, as 1 / v is, which takes longer.
+__device__ __forceinline__ float reciprocal(float v) {
+  float r;
+  asm("rcp.rn.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return r;
+}
+
 // Divides by one number again and again: a correctly rounded x / s at three instructions, as the
 // reference divides. `x` is finite wherever `s` is a plain number.
 struct Divisor {
@@ -112,7 +119,7 @@ struct Divisor {
 
   Divisor() = default;
   __device__ explicit Divisor(float divisor)
-      : s(divisor), r(1.0f / divisor), plain(fabsf(divisor) > 1e-37f && fabsf(divisor) < 1e37f) {}
+      : s(divisor), r(reciprocal(divisor)), plain(fabsf(divisor) > 1e-37f && fabsf(divisor) < 1e37f) {}
   // For an x that may be anything.
   static __device__ Divisor of_any(float divisor) {
     Divisor d(divisor);
@@ -127,9 +134,23 @@ struct Divisor {
     return d;
   }
   __device__ __forceinline__ float operator()(float x) const {
-    if (!plain) return x / s;
+    return plain ? fast(x) : x / s;
+  }
+  // Where `plain` is known to hold.
+  __device__ __forceinline__ float fast(float x) const {
     const float q = x * r;
     return fmaf(fmaf(-q, s, x), r, q);
+  }
+  // Several, with one look at `plain`.
+  template <int COUNT>
+  __device__ __forceinline__ void all(float (&x)[COUNT]) const {
+    if (plain) {
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) x[i] = fast(x[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) x[i] = x[i] / s;
+    }
   }
 };
 
@@ -157,6 +178,17 @@ struct FastDivisor {
   }
 };
 
+// Saturates.
+__device__ __forceinline__ uint32_t pack_int8x4(const int (&code)[4]) {
+  uint32_t word;
+  asm("{.reg .u32 high;\n"
+      "cvt.pack.sat.s8.s32.b32 high, %4, %3, 0;\n"
+      "cvt.pack.sat.s8.s32.b32 %0, %2, %1, high;}"
+      : "=r"(word)
+      : "r"(code[0]), "r"(code[1]), "r"(code[2]), "r"(code[3]));
+  return word;
+}
+
 // Four codes from four numbers; NaN becomes 0. The conversion to 32 bits saturates, and so does the one
 // from there to 8 bits, at 127 and -128.
 __device__ __forceinline__ uint32_t to_int8x4(const float (&v)[4], int azp, int lowest) {
@@ -167,13 +199,7 @@ __device__ __forceinline__ uint32_t to_int8x4(const float (&v)[4], int azp, int 
     if (azp != 0) code[i] = max(-1024, min(1024, code[i])) + azp;
     if (lowest != -128) code[i] = max(code[i], lowest);
   }
-  uint32_t word;
-  asm("{.reg .u32 high;\n"
-      "cvt.pack.sat.s8.s32.b32 high, %4, %3, 0;\n"
-      "cvt.pack.sat.s8.s32.b32 %0, %2, %1, high;}"
-      : "=r"(word)
-      : "r"(code[0]), "r"(code[1]), "r"(code[2]), "r"(code[3]));
-  return word;
+  return pack_int8x4(code);
 }
 
 __device__ __forceinline__ int8_t to_int8(float v, int azp, int lowest) {

@@ -73,7 +73,6 @@ ScaledMM check(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor
                     "; for M, N, K = ", p.m, ", ", p.n, ", ", p.k, " they have 1 or ", p.m, ", and 1 or ", p.n,
                     " elements, or are [", p.m, ", ", k_blocks, "] and [", k_blocks, ", ", n_blocks, "]");
     QCORE_CHECK(p.is_fp8, kOp, ": scales by block are for FP8; a is ", dtype_name(a.scalar_type()));
-    QCORE_CHECK(!bias, kOp, ": a bias does not go with scales by block");
     p.by_block = true;
     p.a_scale_m = a_scales.stride(0);
     p.a_scale_k = a_scales.stride(1);
@@ -84,10 +83,7 @@ ScaledMM check(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor
     check_tensor(kOp, "bias", *bias, a, {out.scalar_type()}, {p.n});
     p.bias = bias->data_ptr();
   }
-  const DeviceFacts& facts = device_facts(a.get_device_index());
-  p.device = a.get_device_index();
-  p.capability = facts.capability;
-  p.sm_count = facts.sm_count;
+  set_device(p, a.get_device_index());
   QCORE_CHECK(!p.is_fp8 || p.capability >= 89, kOp, ": FP8 needs compute capability 8.9; this device has ",
                   p.capability / 10, ".", p.capability % 10);
   return p;
@@ -126,6 +122,13 @@ std::string_view choose(const ScaledMM& p) {
   }
 #endif
   return p.m <= kSkinnyMaxM ? "skinny" : "portable";
+}
+
+Tensor new_output(const Tensor& a, const Tensor& b, ScalarType out_dtype) {
+  check_cuda(kOp, "a", a);
+  QCORE_CHECK(a.dim() == 2 && b.dim() == 2, kOp, ": a has shape ", shape_of(a), ", b ", shape_of(b),
+              "; they must be [M, K] and [K, N]");
+  return torch::stable::new_empty(a, {a.size(0), b.size(1)}, out_dtype);
 }
 
 void finish(const ScaledMM& p, const Tensor& out, const std::string& path) {
@@ -168,6 +171,21 @@ void cutlass_scaled_mm_azp(const Tensor& out, const Tensor& a, const Tensor& b, 
   finish(check_azp(out, a, b, a_scales, b_scales, azp_adj, azp, bias), out, "");
 }
 
+Tensor new_scaled_mm(const Tensor& a, const Tensor& b, const Tensor& a_scales, const Tensor& b_scales,
+                     ScalarType out_dtype, const std::optional<Tensor>& bias) {
+  const Tensor out = new_output(a, b, out_dtype);
+  cutlass_scaled_mm(out, a, b, a_scales, b_scales, bias);
+  return out;
+}
+
+Tensor new_scaled_mm_azp(const Tensor& a, const Tensor& b, const Tensor& a_scales, const Tensor& b_scales,
+                         ScalarType out_dtype, const Tensor& azp_adj, const std::optional<Tensor>& azp,
+                         const std::optional<Tensor>& bias) {
+  const Tensor out = new_output(a, b, out_dtype);
+  cutlass_scaled_mm_azp(out, a, b, a_scales, b_scales, azp_adj, azp, bias);
+  return out;
+}
+
 // For tests and measurements: by a path that is named.
 void scaled_mm_by(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor& a_scales,
                   const Tensor& b_scales, const std::optional<Tensor>& azp_adj, const std::optional<Tensor>& azp,
@@ -187,6 +205,22 @@ std::string scaled_mm_paths() {
 }
 
 }  // namespace
+
+void set_device(ScaledMM& p, int32_t device) {
+  const DeviceFacts& facts = device_facts(device);
+  p.device = device;
+  p.capability = facts.capability;
+  p.sm_count = facts.sm_count;
+}
+
+void scaled_mm(const char* op, const ScaledMM& p) {
+  QCORE_CHECK(!p.is_fp8 || p.capability >= 89, op, ": FP8 needs compute capability 8.9; this device has ",
+              p.capability / 10, ".", p.capability % 10);
+  if (p.m == 0 || p.n == 0) return;
+  run(p, choose(p));
+  check_launch(op);
+}
+
 }  // namespace qcore_cuda
 
 STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
@@ -194,6 +228,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
         "Tensor? bias=None) -> ()");
   m.def("cutlass_scaled_mm_azp(Tensor(a!) out, Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, "
         "Tensor azp_adj, Tensor? azp=None, Tensor? bias=None) -> ()");
+  // The same, making what they return.
+  m.def("cutlass_scaled_mm.new(Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, ScalarType out_dtype, "
+        "Tensor? bias=None) -> Tensor");
+  m.def("cutlass_scaled_mm_azp.new(Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, ScalarType out_dtype, "
+        "Tensor azp_adj, Tensor? azp=None, Tensor? bias=None) -> Tensor");
   m.def("scaled_mm_by(Tensor(a!) out, Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, Tensor? azp_adj, "
         "Tensor? azp, Tensor? bias, str path) -> ()");
   m.def("scaled_mm_paths() -> str");
@@ -202,6 +241,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
 STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {
   m.impl("cutlass_scaled_mm", TORCH_BOX(&qcore_cuda::cutlass_scaled_mm));
   m.impl("cutlass_scaled_mm_azp", TORCH_BOX(&qcore_cuda::cutlass_scaled_mm_azp));
+  m.impl("cutlass_scaled_mm.new", TORCH_BOX(&qcore_cuda::new_scaled_mm));
+  m.impl("cutlass_scaled_mm_azp.new", TORCH_BOX(&qcore_cuda::new_scaled_mm_azp));
   m.impl("scaled_mm_by", TORCH_BOX(&qcore_cuda::scaled_mm_by));
 }
 

@@ -34,6 +34,12 @@ struct ScaledMM {
   cudaStream_t stream;
 };
 
+// Fills in what is known of the device.
+void set_device(ScaledMM& p, int32_t device);
+
+// By the kernel that suits the problem. All but this has been checked; p.stream is set.
+void scaled_mm(const char* op, const ScaledMM& p);
+
 // For few rows: any generation (FP8 from SM89 on). M <= kSkinnyMaxM.
 constexpr int kSkinnyMaxM = 64;
 void scaled_mm_skinny(const ScaledMM& p);

@@ -69,47 +69,39 @@ class CutlassFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
     ) -> None:
         super().__init__(c, layer_param_names)
         library.load()
+        key = c.activation_quant_key
+        assert key is not None
+        self.static = key.scale.static
+        self.per_token = not self.static and key.scale.group_shape.is_per_token()
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """The transposed view of [N, K], N padded to 8 and K to 16, and float32 scales."""
-        # As bytes: torch fills and copies those on every device.
+        """Bytes [N, K] with N padded to 8 and K to 16, and float32 scales."""
+        # As bytes: torch fills, copies and compares those on every device.
         weight = tensors["weight"].t().view(torch.uint8)
-        weight = pad_to(pad_to(weight, 1, 16), 0, 8).contiguous().view(torch.float8_e4m3fn)
+        weight = pad_to(pad_to(weight, 1, 16), 0, 8).contiguous()
         scale = tensors["weight_scale"].to(torch.float32).reshape(-1)
         if scale.numel() > 1:
             scale = pad_to(scale, 0, 8, value=1.0)
-        return {**tensors, "weight": weight.t(), "weight_scale": scale.contiguous()}
+        return {**tensors, "weight": weight, "weight_scale": scale.contiguous()}
 
     def apply_weights(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Quantize ``x``, unless it is e4m3 already, multiply, scale."""
         weight, weight_scale, input_scale, upper_bound = self._get_layer_params(layer)
-        N, K = self.config.weight_shape
-        rows = x.reshape(-1, K)
-        key = self.config.activation_quant_key
-        assert key is not None
-        if rows.dtype == torch.float8_e4m3fn:
-            codes, scale = rows, input_scale
-        else:
-            if weight.shape[0] != K:
-                rows = torch.nn.functional.pad(rows, (0, weight.shape[0] - K))
-            if key.scale.static:
-                codes, scale = ops.scaled_fp8_quant(rows, input_scale)
-            elif key.scale.group_shape.is_per_token():
-                codes, scale = ops.scaled_fp8_quant(
-                    rows, scale_ub=upper_bound, use_per_token_if_dynamic=True
-                )
-            else:
-                codes, scale = ops.scaled_fp8_quant(rows)
-        return self.apply_scaled_mm(
-            A=codes,
-            B=weight,
-            out_dtype=self.config.out_dtype,
-            As=scale,
-            Bs=weight_scale,
-            bias=bias,
-            output_shape=[*x.shape[:-1], N],
+        out_dtype = self.config.out_dtype
+        if bias is not None and bias.dtype != out_dtype:
+            bias = bias.to(out_dtype)
+        return torch.ops.qcore_cuda.fp8_linear.default(  # type: ignore[no-any-return]
+            x,
+            weight,
+            weight_scale,
+            bias,
+            input_scale if self.static or x.dtype == torch.float8_e4m3fn else None,
+            upper_bound if self.per_token else None,
+            self.per_token,
+            self.config.weight_shape[0],
+            out_dtype,
         )
 
     def apply_scaled_mm(

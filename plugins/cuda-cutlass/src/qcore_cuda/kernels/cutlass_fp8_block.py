@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from qcore.kernels.base import Answer, answer
@@ -54,11 +55,23 @@ class CutlassFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
         )
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """[N, K] with K padded to 16, and the scales transposed, in float32."""
+        """Bytes [N, K] with K padded to 16, and the scales in float32."""
         library.load()
-        weight = pad_to(tensors["weight"].view(torch.uint8), 1, 16).view(torch.float8_e4m3fn)
+        weight = pad_to(tensors["weight"].view(torch.uint8), 1, 16)
         scale = tensors["weight_scale_inv"].to(torch.float32).contiguous()
         return {"weight": weight.contiguous(), "weight_scale_inv": scale}
+
+    def apply_weights(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Quantize ``x`` in groups, multiply, scale."""
+        out_dtype = self.config.out_dtype
+        if bias is not None and bias.dtype != out_dtype:
+            bias = bias.to(out_dtype)
+        weight: Any = layer.weight
+        return torch.ops.qcore_cuda.fp8_block_linear.default(  # type: ignore[no-any-return]
+            x, weight, layer.weight_scale_inv, bias, weight.shape[0], out_dtype
+        )
 
     def apply_block_scaled_mm(
         self, A: torch.Tensor, B: torch.Tensor, As: torch.Tensor | None, Bs: torch.Tensor
@@ -67,4 +80,4 @@ class CutlassFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
         if A.shape[1] != B.shape[1]:
             A = pad_to(A, 1, 16)
         codes, scale = ops.per_token_group_fp8_quant(A, 128, _EPS, column_major_scales=True)
-        return ops.cutlass_scaled_mm(codes, B.t(), scale, Bs.t(), self.config.out_dtype)
+        return ops.cutlass_scaled_mm(codes, B.view(codes.dtype).t(), scale, Bs.t(), self.config.out_dtype)

@@ -9,7 +9,7 @@ from qcore.kernels.base import Answer, answer
 from qcore.kernels.scaled_mm import Int8ScaledMMLinearKernel
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
 
-from qcore_cuda import library, ops
+from qcore_cuda import library
 from qcore_cuda.kernels.padding import MAX_INT32_K, pad_to
 
 __all__ = ["CutlassInt8ScaledMMLinearKernel"]
@@ -56,6 +56,10 @@ class CutlassInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
         out_dtype = c.out_dtype or c.input_dtype
         assert out_dtype is not None
         self.out_dtype = out_dtype
+        self.static = c.is_static_input_scheme
+        self.symmetric = c.input_symmetric
+        assert c.weight_shape is not None
+        self.out_features = c.weight_shape[0]
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """[N, K] with K padded to 16 and N to 8, and for zero points the sum of each row."""
@@ -78,30 +82,19 @@ class CutlassInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
     ) -> torch.Tensor:
         """Quantize ``x``, multiply, scale; ``x`` may be strided."""
         weight, weight_scale, input_scale, input_azp, azp_adj = self._get_layer_params(layer)
-        config = self.config
-        N, K = config.weight_shape  # type: ignore[misc]
-        rows = x.reshape(-1, K)
-        if weight.shape[1] != K:
-            rows = torch.nn.functional.pad(rows, (0, weight.shape[1] - K))
-        symmetric = config.input_symmetric
-        if bias is not None:
-            bias = pad_to(bias.to(self.out_dtype), 0, 8)
-        if config.is_static_input_scheme:
-            codes, scale, azp = ops.scaled_int8_quant(
-                rows, input_scale, None if symmetric else input_azp, symmetric
-            )
-        else:
-            codes, scale, azp = ops.scaled_int8_quant(rows, symmetric=symmetric)
-        b = weight.t()
-        if symmetric:
-            out = ops.cutlass_scaled_mm(codes, b, scale, weight_scale, self.out_dtype, bias)
-        else:
-            out = ops.cutlass_scaled_mm_azp(
-                codes, b, scale, weight_scale, self.out_dtype, azp_adj, azp, bias
-            )
-        if out.shape[1] != N:
-            out = out[:, :N]
-        return out.reshape(*x.shape[:-1], N)
+        if bias is not None and bias.dtype != self.out_dtype:
+            bias = bias.to(self.out_dtype)
+        return torch.ops.qcore_cuda.int8_linear.default(  # type: ignore[no-any-return]
+            x,
+            weight,
+            weight_scale,
+            bias,
+            input_scale if self.static else None,
+            input_azp if self.static and not self.symmetric else None,
+            None if self.symmetric else azp_adj,
+            self.out_features,
+            self.out_dtype,
+        )
 
 
 def _name(dtype: torch.dtype | None) -> str:

@@ -14,6 +14,7 @@ from qcore_cuda.ops.quantize import (
     scaled_fp8_quant,
     scaled_int8_quant,
 )
+from qcore_cuda.ops.scaled_linear import fp8_block_linear, fp8_linear, int8_linear
 from qcore_cuda.ops.scaled_mm import (
     cutlass_scaled_mm,
     cutlass_scaled_mm_azp,
@@ -24,6 +25,9 @@ from qcore_cuda.ops.scaled_mm import (
 __all__ = [
     "cutlass_scaled_mm",
     "cutlass_scaled_mm_azp",
+    "fp8_block_linear",
+    "fp8_linear",
+    "int8_linear",
     "per_token_group_fp8_quant",
     "per_token_group_fp8_quant_packed",
     "register_fakes",

@@ -19,7 +19,6 @@ __all__ = [
 ]
 
 Tensor = torch.Tensor
-_E4M3_MAX = 448.0
 
 
 def scaled_int8_quant(
@@ -42,7 +41,6 @@ def scaled_int8_quant(
         ValueError: ``azp`` and ``symmetric`` contradict each other.
     """
     library.load()
-    out = torch.empty(input.shape, dtype=torch.int8, device=input.device)
     if scale is not None:
         if symmetric != (azp is None):
             raise ValueError(
@@ -50,13 +48,9 @@ def scaled_int8_quant(
                 f"{'not given' if azp is None else 'given'}; a static zero point is for "
                 "symmetric=False, and that needs one"
             )
-        torch.ops.qcore_cuda.static_scaled_int8_quant(out, input, scale, azp)
-        return out, scale, azp
-    column = (*input.shape[:-1], 1)
-    scale = torch.empty(column, dtype=torch.float32, device=input.device)
-    azp = None if symmetric else torch.empty(column, dtype=torch.int32, device=input.device)
-    torch.ops.qcore_cuda.dynamic_scaled_int8_quant(out, input, scale, azp)
-    return out, scale, azp
+        return torch.ops.qcore_cuda.static_scaled_int8_quant.new(input, scale, azp), scale, azp
+    out, scale, azp = torch.ops.qcore_cuda.dynamic_scaled_int8_quant.new(input, symmetric)
+    return out, scale, None if symmetric else azp
 
 
 def scaled_fp8_quant(
@@ -86,16 +80,12 @@ def scaled_fp8_quant(
             "scaled_fp8_quant: scale_ub is for scales that are computed for each row; "
             "pass use_per_token_if_dynamic=True and no scale"
         )
-    out = torch.empty(input.shape, dtype=torch.float8_e4m3fn, device=input.device)
+    space = torch.ops.qcore_cuda
     if scale is not None:
-        torch.ops.qcore_cuda.static_scaled_fp8_quant(out, input, scale)
-    elif use_per_token_if_dynamic:
-        scale = torch.empty((*input.shape[:-1], 1), dtype=torch.float32, device=input.device)
-        torch.ops.qcore_cuda.dynamic_per_token_scaled_fp8_quant(out, input, scale, scale_ub)
-    else:
-        scale = torch.empty(1, dtype=torch.float32, device=input.device)
-        torch.ops.qcore_cuda.dynamic_scaled_fp8_quant(out, input, scale)
-    return out, scale
+        return space.static_scaled_fp8_quant.new(input, scale), scale
+    if use_per_token_if_dynamic:
+        return space.dynamic_per_token_scaled_fp8_quant.new(input, scale_ub)  # type: ignore[no-any-return]
+    return space.dynamic_scaled_fp8_quant.new(input)  # type: ignore[no-any-return]
 
 
 def per_token_group_fp8_quant(
@@ -121,28 +111,12 @@ def per_token_group_fp8_quant(
         float8_e4m3fn [..., K] and scales float32 [..., ceil(K / group_size)].
 
     Raises:
-        ValueError: column-major scales of an input that is not 2-D.
+        RuntimeError: an argument does not fit, as column-major scales of an input that is not 2-D.
     """
     library.load()
-    groups = -(-input.shape[-1] // group_size)
-    out = torch.empty(input.shape, dtype=torch.float8_e4m3fn, device=input.device)
-    if column_major_scales:
-        if input.dim() != 2:
-            raise ValueError(
-                "per_token_group_fp8_quant: column_major_scales needs a 2-D input; "
-                f"this one has shape {list(input.shape)}"
-            )
-        M = input.shape[0]
-        rows = -(-M // 4) * 4 if tma_aligned_scales else M
-        storage = torch.empty((groups, rows), dtype=torch.float32, device=input.device)
-        scale = storage.t()[:M]
-    else:
-        shape = (*input.shape[:-1], groups)
-        scale = torch.empty(shape, dtype=torch.float32, device=input.device)
-    torch.ops.qcore_cuda.per_token_group_fp8_quant(
-        input, out, scale, group_size, eps, -_E4M3_MAX, _E4M3_MAX, use_ue8m0
+    return torch.ops.qcore_cuda.per_token_group_fp8_quant.new(  # type: ignore[no-any-return]
+        input, group_size, eps, column_major_scales, tma_aligned_scales, use_ue8m0
     )
-    return out, scale
 
 
 def per_token_group_fp8_quant_packed(
@@ -160,24 +134,12 @@ def per_token_group_fp8_quant_packed(
         ``g % 4`` of word [m, g // 4] is the biased exponent of group g; padding is 0.
 
     Raises:
-        ValueError: ``input`` is not 2-D.
+        RuntimeError: an argument does not fit, as an input that is not 2-D.
     """
     library.load()
-    if input.dim() != 2:
-        raise ValueError(
-            "per_token_group_fp8_quant_packed: input must be [M, K]; "
-            f"this one has shape {list(input.shape)}"
-        )
-    M, K = input.shape
-    groups = -(-K // group_size)
-    words = -(-groups // 4)
-    out = torch.empty(input.shape, dtype=torch.float8_e4m3fn, device=input.device)
-    storage = torch.empty((words, -(-M // 4) * 4), dtype=torch.int32, device=input.device)
-    scale = storage.t()[:M]
-    torch.ops.qcore_cuda.per_token_group_fp8_quant_packed(
-        input, out, scale, group_size, eps, -_E4M3_MAX, _E4M3_MAX
+    return torch.ops.qcore_cuda.per_token_group_fp8_quant_packed.new(  # type: ignore[no-any-return]
+        input, group_size, eps
     )
-    return out, scale
 
 
 def scaled_fp4_quant(
@@ -222,3 +184,63 @@ def _scaled_fp4_quant(
         shape = (-(-M // 128) * 128, -(-(N // 16) // 4))
         return out, input.new_empty(shape, dtype=torch.int32)
     return out, input.new_empty((M, N // 16), dtype=torch.uint8)
+
+
+def _column(input: Tensor, dtype: torch.dtype) -> Tensor:
+    return input.new_empty((*input.shape[:-1], 1), dtype=dtype)
+
+
+@fake("static_scaled_int8_quant.new")
+def _static_int8(input: Tensor, scale: Tensor, azp: Tensor | None = None) -> Tensor:
+    return input.new_empty(input.shape, dtype=torch.int8)
+
+
+@fake("dynamic_scaled_int8_quant.new")
+def _dynamic_int8(input: Tensor, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    azp = input.new_empty(0, dtype=torch.int32) if symmetric else _column(input, torch.int32)
+    return input.new_empty(input.shape, dtype=torch.int8), _column(input, torch.float32), azp
+
+
+def _e4m3(input: Tensor) -> Tensor:
+    return input.new_empty(input.shape, dtype=torch.float8_e4m3fn)
+
+
+@fake("static_scaled_fp8_quant.new")
+def _static_fp8(input: Tensor, scale: Tensor) -> Tensor:
+    return _e4m3(input)
+
+
+@fake("dynamic_scaled_fp8_quant.new")
+def _dynamic_fp8(input: Tensor) -> tuple[Tensor, Tensor]:
+    return _e4m3(input), input.new_empty(1, dtype=torch.float32)
+
+
+@fake("dynamic_per_token_scaled_fp8_quant.new")
+def _per_token_fp8(input: Tensor, scale_ub: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    return _e4m3(input), _column(input, torch.float32)
+
+
+@fake("per_token_group_fp8_quant.new")
+def _groups(
+    input: Tensor,
+    group_size: int,
+    eps: float,
+    column_major: bool,
+    tma_aligned: bool,
+    use_ue8m0: bool,
+) -> tuple[Tensor, Tensor]:
+    groups = -(-input.shape[-1] // group_size)
+    if not column_major:
+        shape = (*input.shape[:-1], groups)
+        return _e4m3(input), input.new_empty(shape, dtype=torch.float32)
+    M = input.shape[0]
+    rows = -(-M // 4) * 4 if tma_aligned else M
+    return _e4m3(input), input.new_empty((groups, rows), dtype=torch.float32).t()[:M]
+
+
+@fake("per_token_group_fp8_quant_packed.new")
+def _packed(input: Tensor, group_size: int, eps: float) -> tuple[Tensor, Tensor]:
+    M, K = input.shape
+    groups = -(-K // group_size)
+    words = -(-groups // 4)
+    return _e4m3(input), input.new_empty((words, -(-M // 4) * 4), dtype=torch.int32).t()[:M]

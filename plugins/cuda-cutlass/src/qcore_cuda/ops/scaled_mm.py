@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from qcore_cuda import library
-from qcore_cuda.ops.fakes import fake_nothing
+from qcore_cuda.ops.fakes import fake, fake_nothing
 
 __all__ = ["cutlass_scaled_mm", "cutlass_scaled_mm_azp", "scaled_mm_by", "scaled_mm_paths"]
 
@@ -27,7 +27,7 @@ def cutlass_scaled_mm(
         b: the same dtype [K, N], column-major, K a multiple of 16.
         scale_a: float32 of 1 or M elements; by block [M, ceil(K / 128)], of any strides.
         scale_b: float32 of 1 or N elements; by block [ceil(K / 128), ceil(N / 128)]. Blocks are for
-            FP8 without bias.
+            FP8.
         out_dtype: float16 or bfloat16.
         bias: [N] of ``out_dtype``.
 
@@ -38,9 +38,9 @@ def cutlass_scaled_mm(
         RuntimeError: an argument does not fit; the message names it.
     """
     library.load()
-    out = torch.empty((a.shape[0], b.shape[1]), dtype=out_dtype, device=a.device)
-    torch.ops.qcore_cuda.cutlass_scaled_mm(out, a, b, scale_a, scale_b, bias)
-    return out
+    return torch.ops.qcore_cuda.cutlass_scaled_mm.new(  # type: ignore[no-any-return]
+        a, b, scale_a, scale_b, out_dtype, bias
+    )
 
 
 def cutlass_scaled_mm_azp(
@@ -72,9 +72,9 @@ def cutlass_scaled_mm_azp(
         RuntimeError: an argument does not fit; the message names it.
     """
     library.load()
-    out = torch.empty((a.shape[0], b.shape[1]), dtype=out_dtype, device=a.device)
-    torch.ops.qcore_cuda.cutlass_scaled_mm_azp(out, a, b, scale_a, scale_b, azp_adj, azp, bias)
-    return out
+    return torch.ops.qcore_cuda.cutlass_scaled_mm_azp.new(  # type: ignore[no-any-return]
+        a, b, scale_a, scale_b, out_dtype, azp_adj, azp, bias
+    )
 
 
 def scaled_mm_paths() -> tuple[str, ...]:
@@ -107,3 +107,29 @@ def scaled_mm_by(
 
 
 fake_nothing("cutlass_scaled_mm", "cutlass_scaled_mm_azp", "scaled_mm_by")
+
+
+@fake("cutlass_scaled_mm.new")
+def _scaled_mm(
+    a: Tensor,
+    b: Tensor,
+    a_scales: Tensor,
+    b_scales: Tensor,
+    out_dtype: torch.dtype,
+    bias: Tensor | None = None,
+) -> Tensor:
+    return a.new_empty((a.shape[0], b.shape[1]), dtype=out_dtype)
+
+
+@fake("cutlass_scaled_mm_azp.new")
+def _scaled_mm_azp(
+    a: Tensor,
+    b: Tensor,
+    a_scales: Tensor,
+    b_scales: Tensor,
+    out_dtype: torch.dtype,
+    azp_adj: Tensor,
+    azp: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    return a.new_empty((a.shape[0], b.shape[1]), dtype=out_dtype)
