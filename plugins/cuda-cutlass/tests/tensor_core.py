@@ -1,9 +1,9 @@
 """The sums of Hopper's tensor cores, of products of 8-bit floats, computed in float64.
 
-An accumulator and 32 products are aligned with the largest of these 33 numbers, by the exponents of
-the accumulator and of the products' factors, and cut off (toward zero) 13 bits below its first bit;
-then they are added. That is what the DeepSeek-V3 report (arXiv 2412.19437, 3.5.2) says of it, and with
-exactly this reading `sums` gave, to the last bit, what an H200 had computed.
+An accumulator and 32 products are aligned with the largest of these 33 numbers, by the exponents
+of the accumulator and of the products' factors, and cut off (toward zero) 13 bits below its first
+bit; then they are added. That is what the DeepSeek-V3 report (arXiv 2412.19437, 3.5.2) says of it,
+and with exactly this reading `sums` gave, to the last bit, what an H200 had computed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Every path of the scaled products against float64.
 
-8-bit floats are another matter: Hopper's tensor cores keep 13 bits below the largest number of a sum,
-and lose up to a percent of the result's magnitude at K = 4096. Those sums are computed here as the
-tensor cores do it (`tensor_core`), and the rest must be as exact as float32.
+8-bit floats are another matter: Hopper's tensor cores keep 13 bits below the largest number of a
+sum, and lose up to a percent of the result's magnitude at K = 4096. Those sums are computed here as
+the tensor cores do it (`tensor_core`), and the rest must be as exact as float32.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The emulation of the tensor cores that other tests compare with, and what kernels declare of it."""
+"""The emulation of tensor cores that other tests compare with, and what kernels declare of them."""
 
 from __future__ import annotations
 

@@ -33,8 +33,7 @@ def fp8_refusal(config: FP8ScaledMMLinearLayerConfig) -> str | None:
 class CutlassFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
     """Scales per tensor, channel and token, static and dynamic.
 
-    K is padded to 16 and N to 8 when the weight is packed, never when the layer runs, except that an
-    input with another K is padded then.
+    The weight's K is padded to 16 and its N to 8 when it is packed; the op knows what is the layer's.
     """
 
     accumulation = FP8_SUM_UNIT

@@ -1,4 +1,4 @@
-"""`CutlassFp8BlockScaledMMKernel`: e4m3 with scales by 128 x 128 of weights, 1 x 128 of activations."""
+"""`CutlassFp8BlockScaledMMKernel`: e4m3, scales for 128 x 128 weights and 1 x 128 activations."""
 
 from __future__ import annotations
 
@@ -80,4 +80,6 @@ class CutlassFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
         if A.shape[1] != B.shape[1]:
             A = pad_to(A, 1, 16)
         codes, scale = ops.per_token_group_fp8_quant(A, 128, _EPS, column_major_scales=True)
-        return ops.cutlass_scaled_mm(codes, B.view(codes.dtype).t(), scale, Bs.t(), self.config.out_dtype)
+        return ops.cutlass_scaled_mm(
+            codes, B.view(codes.dtype).t(), scale, Bs.t(), self.config.out_dtype
+        )

@@ -11,7 +11,7 @@ MAX_INT32_K = 65536
 
 
 def pad_to(tensor: torch.Tensor, dim: int, multiple: int, value: float = 0.0) -> torch.Tensor:
-    """``tensor`` with its dimension ``dim`` grown to a multiple; the same tensor where it is one."""
+    """``tensor``, its dimension ``dim`` grown to a multiple; the same tensor where it is one."""
     missing = -tensor.shape[dim] % multiple
     if missing == 0:
         return tensor

@@ -1,9 +1,9 @@
 """A layer in one call: quantize the input, multiply, scale, add the bias.
 
-What the three ops have in common: ``x`` is [..., K], the weight [N', K'] by rows, K' being K rounded up
-to a multiple of 16 and N' at least N, with zeros around the layer's own numbers, and the result
-[..., N] of ``out_dtype``, float16 or bfloat16. On SM90 products of many rows are fastest where N' is a
-multiple of 8.
+What the three ops have in common: ``x`` is [..., K], the weight [N', K'] by rows, K' being K
+rounded up to a multiple of 16 and N' at least N, with zeros around the layer's own numbers, and the
+result [..., N] of ``out_dtype``, float16 or bfloat16. On SM90 products of many rows are fastest
+where N' is a multiple of 8.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def fp8_linear(
     """E4m3 activations and weights.
 
     Args:
-        x: float32, float16 or bfloat16 [..., K]; or float8_e4m3fn, with its scale as ``input_scale``
+        x: float32, float16 or bfloat16 [..., K]; or float8_e4m3fn, and its scale is ``input_scale``
             of 1 or M elements.
         weight: float8_e4m3fn [N', K'], or its bytes as uint8.
         weight_scale: float32 of 1 or N' elements.
