@@ -33,7 +33,7 @@ def fp8_refusal(config: FP8ScaledMMLinearLayerConfig) -> str | None:
 class CutlassFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
     """Scales per tensor, channel and token, static and dynamic.
 
-    The weight's K is padded to 16 and its N to 8 when it is packed; the op knows what is the layer's.
+    The weight's K is padded to 16 and its N to 8 when it is packed.
     """
 
     accumulation = FP8_SUM_UNIT
