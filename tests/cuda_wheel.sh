@@ -19,7 +19,7 @@ if [ "$step" = build ]; then
     exit 0
 fi
 
-wheel=$(find "$folder" -name "*.whl" 2>/dev/null | head -n 1)
+wheel=$(find "$folder" -name "*.whl" 2>/dev/null | head -n 1 || true)
 if [ -z "$wheel" ]; then
     echo "skipped: no wheel of qcore-cuda was built"
     exit 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import qcore
 from qcore.facts.target import TARGET_EXAMPLES, Target
-from qcore.registry import Priority
+from qcore.registry import Priority, get_registry
 from qcore.selection import Stage
 from qcore.settings import VARIABLES
 
@@ -57,4 +57,9 @@ def test_the_page_of_kernels_is_up_to_date():
     spec = importlib.util.spec_from_file_location("kernels_page", ROOT / "docs/kernels_page.py")
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
-    assert page.PAGE.read_text(encoding="utf-8") == page.render()
+    text = page.PAGE.read_text(encoding="utf-8")
+    here = {kernel.distribution for kernel in get_registry().kernels()}
+    absent = [wheel for wheel in page.OURS if f"| {wheel} |" in text and wheel not in here]
+    if absent:
+        pytest.skip(f"the page has kernels of {', '.join(absent)}, not installed here")
+    assert text == page.render()

@@ -10,9 +10,11 @@ import pytest
 import torch
 from qcore.facts.current_platform import weighing
 from qcore.facts.target import Target
+from qcore.kernels import process_weights
 from qcore.plugin import KernelSpec
-from qcore.testing import Subject, conformance_configs
+from qcore.testing import Subject, conformance_configs, make_layer, random_tensors
 from qcore.testing.answers import check_answers
+from qcore.testing.tensors import input_dtype, output_dtype
 from qcore_cuda import library, ops, plugin
 from qcore_cuda.kernels.cutlass_fp8 import CutlassFP8ScaledMMLinearKernel
 from qcore_cuda.kernels.cutlass_int8 import CutlassInt8ScaledMMLinearKernel
@@ -20,6 +22,8 @@ from qcore_cuda.kernels.tensor_core import FP8_SUM_UNIT
 
 E4M3 = torch.float8_e4m3fn
 BF16 = torch.bfloat16
+
+SCALED = [s for s in plugin.qcore_kernels() if s.kernel_type in ("int8", "fp8", "fp8_block")]
 
 needs_library = pytest.mark.skipif(
     not library.LIBRARY.is_file(), reason="qcore-cuda is installed without its compiled library"
@@ -198,3 +202,28 @@ def test_what_is_declared() -> None:
     assert fp8.min_capability == CutlassFP8ScaledMMLinearKernel.get_min_capability()
     assert CutlassFP8ScaledMMLinearKernel.accumulation == FP8_SUM_UNIT
     assert CutlassInt8ScaledMMLinearKernel.accumulation == torch.float32
+
+
+@needs_library
+@pytest.mark.parametrize("spec", SCALED, ids=lambda spec: spec.name)
+def test_kernels_on_meta_tensors(spec: KernelSpec) -> None:
+    module, _, name = spec.entry.partition(":")
+    kernel_class = getattr(import_module(module), name)
+    configs = [
+        config
+        for config in conformance_configs(kernel_class.kernel_type)
+        if kernel_class.can_implement(config)[0]
+    ]
+    assert len(configs) > 3
+    for config in configs:
+        kernel = kernel_class.from_config(config)
+        layer = make_layer(config, random_tensors(config))
+        process_weights(kernel, layer)
+        layer = layer.to("meta")
+        N, K = config.out_features, config.in_features
+        for shape in [(K,), (3, K), (2, 0, K)]:
+            x = meta(*shape, dtype=input_dtype(config))
+            for bias in (None, meta(N, dtype=torch.float32)):
+                out = kernel.apply_weights(layer, x, bias)
+                assert out.shape == (*shape[:-1], N)
+                assert out.dtype == output_dtype(config)
