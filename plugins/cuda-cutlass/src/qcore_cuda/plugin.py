@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qcore.plugin import API_VERSION, DoctorLine, KernelSpec, PluginInfo, hookimpl
+from qcore.plugin import (
+    API_VERSION,
+    DoctorLine,
+    Evidence,
+    KernelSpec,
+    Platform,
+    PluginInfo,
+    Priority,
+    hookimpl,
+)
 
 
 @hookimpl
@@ -13,14 +22,29 @@ def qcore_plugin() -> PluginInfo:
     return PluginInfo(
         name="cuda",
         api_version=API_VERSION,
-        backends={"qcore_cuda": "qcore's own CUDA kernels"},
+        backends={
+            "qcore_cuda": "qcore's own CUDA kernels",
+            "exllama": "weights in GPTQ's layout, activations in 16 bits",
+        },
     )
 
 
 @hookimpl
 def qcore_kernels() -> Sequence[KernelSpec]:
     """All kernels."""
-    return []
+    return [
+        KernelSpec(
+            name="ExllamaLinearKernel",
+            kernel_type="mp",
+            platforms=(Platform.CUDA,),
+            entry="qcore_cuda.kernels.exllama:ExllamaLinearKernel",
+            priority=Priority.VENDOR,
+            backend="exllama",
+            min_capability=80,
+            evidence=Evidence.COMPILED,
+            description="2, 3, 4 and 8 bits, any group size, zero points, g_idx",
+        ),
+    ]
 
 
 @hookimpl

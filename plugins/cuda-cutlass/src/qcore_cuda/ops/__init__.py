@@ -6,7 +6,10 @@ functions load the library when they are first called.
 
 from __future__ import annotations
 
+from qcore_cuda.ops.awq import awq_dequantize, awq_gemm
 from qcore_cuda.ops.fakes import register_fakes
+from qcore_cuda.ops.gptq import gptq_dequantize, gptq_gemm, gptq_shuffle
+from qcore_cuda.ops.marlin import awq_marlin_repack, gptq_marlin_repack, marlin_gemm
 from qcore_cuda.ops.quantize import (
     per_token_group_fp8_quant,
     per_token_group_fp8_quant_packed,
@@ -16,6 +19,14 @@ from qcore_cuda.ops.quantize import (
 )
 
 __all__ = [
+    "awq_dequantize",
+    "awq_gemm",
+    "awq_marlin_repack",
+    "gptq_dequantize",
+    "gptq_gemm",
+    "gptq_marlin_repack",
+    "gptq_shuffle",
+    "marlin_gemm",
     "per_token_group_fp8_quant",
     "per_token_group_fp8_quant_packed",
     "register_fakes",
