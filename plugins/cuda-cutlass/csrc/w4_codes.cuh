@@ -38,9 +38,7 @@ __device__ __forceinline__ uint32_t twice(__nv_bfloat16 v) { return as_bits(__bf
 
 // (a & mask) | base
 __device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t mask, uint32_t base) {
-  uint32_t r;
-  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(r) : "r"(a), "r"(mask), "r"(base));
-  return r;
+  return (a & mask) | base;  // one LOP3
 }
 
 __device__ __forceinline__ void assign_to(float& to, float v) { to = v; }

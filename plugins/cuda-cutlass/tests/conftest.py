@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from qcore_cuda import library
+
+sys.path.insert(0, str(Path(__file__).parent))  # for w4_oracle, in every import mode of pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 
 from qcore_cuda import library
-from qcore_cuda.ops.fakes import fake
+from qcore_cuda.ops.fakes import fake, fake_nothing
 
 __all__ = ["awq_marlin_repack", "gptq_marlin_repack", "marlin_gemm"]
 
