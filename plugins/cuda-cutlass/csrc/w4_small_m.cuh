@@ -330,6 +330,9 @@ __global__ void __launch_bounds__(kMostThreads) small_m_kernel(const __grid_cons
     row_valid[i] = row < p.m;
     rows[i] = static_cast<const T*>(p.a) + (row_valid[i] ? row * p.a_stride : 0);
   }
+#if __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();  // launched before its turn: wait until what came before is done
+#endif
   const auto slot = [&](int stage, int s) { return ring + (stage * SLOTS + s) * blockDim.x + threadIdx.x; };
   const auto issue = [&](int block, int stage) {
     if (block < last) {
@@ -478,7 +481,7 @@ inline Division divide(Division wish, int m, int n, int blocks, int columns_of_w
 template <class W, typename T, int ROW_TILES>
 void launch_small_m(const char* op, SmallMParams p, Division wish, int32_t device, cudaStream_t stream) {
   const auto kernel = small_m_kernel<W, T, ROW_TILES>;
-  static std::array<std::atomic<int>, 64> known{};  // 0: not yet; else 1 + whether clusters are there
+  static std::array<std::atomic<int>, 64> known{};  // 0: not yet; else 1 + whether it is code for SM90 and later
   int state = known[device].load(std::memory_order_acquire);
   if (state == 0) {
     cudaFuncAttributes facts;
@@ -504,12 +507,16 @@ void launch_small_m(const char* op, SmallMParams p, Division wish, int32_t devic
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = std::max(ring, sums);
   config.stream = stream;
-  cudaLaunchAttribute attributes[1];
+  cudaLaunchAttribute attributes[2];
+  config.attrs = attributes;
+  if (state == 2) {
+    // Its blocks may be placed while the kernel before it ends: they wait for that before they read.
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
   if (d.split > 1) {
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim = {1, static_cast<unsigned>(d.split), 1};
-    config.attrs = attributes;
-    config.numAttrs = 1;
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {1, static_cast<unsigned>(d.split), 1};
   }
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, p);
   STD_TORCH_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));

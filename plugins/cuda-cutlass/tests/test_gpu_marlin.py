@@ -111,9 +111,8 @@ def test_integers(type_name: str, group_size: int, dtype: torch.dtype) -> None:
     K, N = 256, 192
     bits = 8 if "8" in type_name.split("b")[0] else 4
     w = random_weight(K, N, bits, group_size, dtype)
-    zeros = marlin_zeros(w.zeros, bits)
-    if "b" in type_name:
-        zeros = None
+    zeros = None if "b" in type_name else marlin_zeros(w.zeros, bits)
+    if zeros is None:
         w.zeros[:] = 1 << (bits - 1)
     bias = torch.randn(N).to(dtype)
     for M in (0, 1, 17, 100):

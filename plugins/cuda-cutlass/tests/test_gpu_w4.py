@@ -143,7 +143,7 @@ def test_gptq_activation_order(bits: int, dtype: torch.dtype) -> None:
 
 
 def test_gptq_groups_of_any_kind() -> None:
-    """Unequal groups, one of them empty; a group that is not there makes its input's weights NaN."""
+    """Unequal groups, one of them empty; one that is not there makes its inputs' weights NaN."""
     K, N = 128, 32
     g_idx = np.random.default_rng(2).choice([0, 0, 0, 2, 3], K)
     w = random_weight(K, N, 4, 32, BFLOAT, groups=g_idx)
@@ -282,7 +282,7 @@ def test_unaligned_weights() -> None:
         return room[1:].view(t.shape)
 
     for rows in (x, activations(80, 256, BFLOAT)):
-        args = tuple(moved(t) if isinstance(t, Tensor) else t for t in gptq_args)
+        args: Any = tuple(moved(t) if isinstance(t, Tensor) else t for t in gptq_args)
         assert_product(ops.gptq_gemm(rows.cuda(), *args), rows, w.exact, len(rows) > 64, "gptq")
         args = tuple(moved(t) if isinstance(t, Tensor) else t for t in awq_args)
         assert_product(ops.awq_gemm(rows.cuda(), *args), rows, w.exact, len(rows) > 64, "awq")
@@ -293,7 +293,7 @@ def test_graph_stream_and_repetition(M: int) -> None:
     w, gptq_args, awq_args = small_layer()
     x = activations(M, 256, BFLOAT)
     static = torch.zeros_like(x, device="cuda")
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         for _ in range(2):
             ops.gptq_gemm(static, *gptq_args), ops.awq_gemm(static, *awq_args)
@@ -328,7 +328,7 @@ def test_compiled(M: int) -> None:
 
 
 def test_opcheck() -> None:
-    w, gptq_args, awq_args = small_layer()
+    _, gptq_args, awq_args = small_layer()
     x = activations(4, 256, BFLOAT).cuda()
     words, zeros, scales = gptq_args[:3]
     q = torch.ops.qcore_cuda
@@ -343,7 +343,7 @@ def test_opcheck() -> None:
 
 
 def test_refusals() -> None:
-    w, gptq_args, awq_args = small_layer()
+    _, gptq_args, awq_args = small_layer()
     x = activations(4, 256, BFLOAT).cuda()
     words, zeros, scales = gptq_args[:3]
 
