@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ Step = Callable[[], Any]
 
 def median_us(steps: list[Step], repetitions: int = 25) -> float:
     """Of one step, in a graph of them all."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         for step in steps[:2]:
             step()
@@ -40,9 +41,10 @@ def median_us(steps: list[Step], repetitions: int = 25) -> float:
     with torch.cuda.graph(graph):
         for step in calls:
             step()
-    times = []
+    times: list[float] = []
     for i in range(repetitions + 3):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         begin.record()
         graph.replay()
         end.record()
@@ -86,30 +88,22 @@ class Layer:
     def linear(self, M: int, few_rows: int = -1) -> list[Step]:
         """Symmetric 4 bits, shuffled, as a layer's kernel calls it."""
         x, op = self.input(M), torch.ops.qcore_cuda.wna16_linear
-        return [
-            lambda w=w, s=s: op(
-                x, w, s, None, None, None, None, 4, 8, GROUP, self.K, self.N, False, few_rows
-            )
-            for w, s in zip(self.gptq, self.scales, strict=True)
-        ]
+        rest = (None, None, None, None, 4, 8, GROUP, self.K, self.N, False, few_rows)
+        return [partial(op, x, w, s, *rest) for w, s in zip(self.gptq, self.scales, strict=True)]
 
     def awq_gemm(self, M: int, few_rows: int, *division: int) -> list[Step]:
         x, op = self.input(M), torch.ops.qcore_cuda.awq_gemm_divided
-        return [
-            lambda w=w, z=z, s=s: op(x, w, s, z, few_rows, *division)
-            for (w, z), s in zip(self.awq, self.scales, strict=True)
-        ]
+        weights = zip(self.awq, self.scales, strict=True)
+        return [partial(op, x, w, s, z, few_rows, *division) for (w, z), s in weights]
 
     def small_m(self, M: int, *division: int) -> list[Step]:
         x, op = self.input(M), torch.ops.qcore_cuda.wna16_small_m
-        return [
-            lambda w=w, s=s: op(x, w, s, None, 4, 8, GROUP, *division)
-            for w, s in zip(self.gptq, self.scales, strict=True)
-        ]
+        rest = (None, 4, 8, GROUP, *division)
+        return [partial(op, x, w, s, *rest) for w, s in zip(self.gptq, self.scales, strict=True)]
 
     def matmul(self, M: int) -> list[Step]:
         x = self.input(M)
-        return [lambda w=w: x @ w for w in self.dense]
+        return [partial(torch.matmul, x, w) for w in self.dense]
 
 
 def table(layer: Layer) -> list[dict[str, Any]]:

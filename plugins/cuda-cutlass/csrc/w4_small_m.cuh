@@ -348,13 +348,14 @@ __global__ void __launch_bounds__(kMostThreads) small_m_kernel(const __grid_cons
   };
 
   float sums[ROW_TILES][TILES][4] = {}, of_group[ROW_TILES][TILES][4] = {};
-  typename W::Ahead next = {};
+  typename W::Ahead next = {}, current = {};  // scales stay as they came until the group's end
   typename W::template Zeros<T> zeros;
-  float2 scales[TILES];
   // Counts down to the next group. What a group needs is fetched when the one before begins.
   int group = first / p.group_blocks, left = 0;
   if (first < last) W::fetch(p, group, column0, lane, next);
   const auto close_group = [&] {
+    float2 scales[TILES];
+    W::scales(p, current, scales);
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r) {
 #pragma unroll
@@ -376,7 +377,7 @@ __global__ void __launch_bounds__(kMostThreads) small_m_kernel(const __grid_cons
     if (left == 0) {
       if (block != first) close_group();
       W::template zeros<T>(p, next, zeros);
-      W::scales(p, next, scales);
+      current = next;
       left = min(last, (group + 1) * p.group_blocks) - block;
       ++group;
       if (block + left < last) W::fetch(p, group, column0, lane, next);
