@@ -66,15 +66,15 @@ __global__ void __launch_bounds__(128)
 }
 
 ScaleType scale_type(const Tensor& scales) {
-  return scales.scalar_type() == ScalarType::Half ? ScaleType::kHalf : ScaleType::kBFloat16;
+  return dtype_of(scales) == ScalarType::Half ? ScaleType::kHalf : ScaleType::kBFloat16;
 }
 
 AwqWeight awq_weight(const char* op, const Tensor& kernel, const Tensor& scales, const Tensor& zeros) {
   check_cuda(op, "_kernel", kernel);
-  STD_TORCH_CHECK(kernel.dim() == 2 && scales.dim() == 2, op, ": _kernel has shape ", shape_of(kernel),
+  QCORE_CHECK(kernel.dim() == 2 && scales.dim() == 2, op, ": _kernel has shape ", shape_of(kernel),
                   " and _scaling_factors ", shape_of(scales), "; both must have two dimensions");
   const int64_t k = kernel.size(0), words = kernel.size(1), groups = scales.size(0);
-  STD_TORCH_CHECK(k > 0 && words > 0 && groups > 0 && k % groups == 0, op, ": _kernel has ", k,
+  QCORE_CHECK(k > 0 && words > 0 && groups > 0 && k % groups == 0, op, ": _kernel has ", k,
                   " inputs, _scaling_factors ", groups, " groups; groups must be equal");
   check_tensor(op, "_kernel", kernel, kernel, {ScalarType::Int}, {k, words});
   check_tensor(op, "_scaling_factors", scales, kernel, {ScalarType::Half, ScalarType::BFloat16}, {groups, words * 8});
@@ -103,7 +103,7 @@ Tensor awq_dequantize(const Tensor& kernel, const Tensor& scales, const Tensor& 
   const char* op = "awq_dequantize";
   const AwqWeight w = awq_weight(op, kernel, scales, zeros);
   const Launch launch(kernel);
-  return dequantize(op, w, scales.scalar_type(), launch.stream());
+  return dequantize(op, w, dtype_of(scales), launch.stream());
 }
 
 Tensor multiply(const char* op, const Tensor& a, const Tensor& kernel, const Tensor& scales, const Tensor& zeros,
@@ -112,13 +112,13 @@ Tensor multiply(const char* op, const Tensor& a, const Tensor& kernel, const Ten
   check_dtype(op, "_in_feats", a, {ScalarType::Half, ScalarType::BFloat16});
   check_same_device(op, "_kernel", kernel, a);
   const AwqWeight w = awq_weight(op, kernel, scales, zeros);
-  STD_TORCH_CHECK(a.dim() >= 1 && a.size(a.dim() - 1) == w.k, op, ": _in_feats has shape ", shape_of(a),
+  QCORE_CHECK(a.dim() >= 1 && a.size(a.dim() - 1) == w.k, op, ": _in_feats has shape ", shape_of(a),
                   "; its last dimension must be ", w.k, ", the rows of _kernel");
   const int64_t m = a.numel() / w.k;
   const Launch launch(a);
   if (m == 0) return torch::stable::new_empty(a, shape_with_last(a, w.n));
   const bool fits = (w.group_size == w.k || w.group_size % kBlockK == 0) && w.n % 32 == 0;
-  if (m > few_rows || !fits) return product(a, dequantize(op, w, a.scalar_type(), launch.stream()), false);
+  if (m > few_rows || !fits) return product(a, dequantize(op, w, dtype_of(a), launch.stream()), false);
 
   const Rows rows = ready_rows(op, "_in_feats", a, nullptr, w.k, launch.stream());
   const Tensor out = torch::stable::new_empty(a, shape_with_last(a, w.n));
@@ -138,7 +138,7 @@ Tensor multiply(const char* op, const Tensor& a, const Tensor& kernel, const Ten
   p.group_blocks = w.group_size == w.k ? p.blocks : static_cast<int>(w.group_size / kBlockK);
   p.out = out.data_ptr();
   p.n = p.n_out = static_cast<int>(w.n);
-  small_m<Awq>(op, p, wish, a.scalar_type(), a.get_device_index(), launch.stream());
+  small_m<Awq>(op, p, wish, dtype_of(a), a.get_device_index(), launch.stream());
   return out;
 }
 
@@ -152,7 +152,7 @@ Tensor awq_gemm_divided(const Tensor& a, const Tensor& kernel, const Tensor& sca
                         int64_t few_rows, int64_t column_warps, int64_t k_warps, int64_t split) {
   const char* op = "awq_gemm_divided";
   const auto is_power = [](int64_t v, int64_t most) { return v >= 0 && v <= most && (v & (v - 1)) == 0; };
-  STD_TORCH_CHECK(is_power(column_warps, 16) && is_power(k_warps, 16) && is_power(split, kMostSplit) &&
+  QCORE_CHECK(is_power(column_warps, 16) && is_power(k_warps, 16) && is_power(split, kMostSplit) &&
                       column_warps * k_warps * 32 <= kMostThreads,
                   op, ": column_warps=", column_warps, ", k_warps=", k_warps, ", split=", split,
                   "; powers of two, the first two at most 16 together, the last at most 8");

@@ -88,12 +88,12 @@ void quantize(const char* op, const Tensor& input, const Tensor& input_scale, bo
 
 void check_inputs(const char* op, const Tensor& input, const Tensor& input_scale) {
   check_cuda(op, "input", input);
-  STD_TORCH_CHECK(input.dim() == 2, op, ": input has shape ", shape_of(input), "; it must be [M, N]");
-  STD_TORCH_CHECK(input.size(1) % 16 == 0, op, ": input has shape ", shape_of(input),
+  QCORE_CHECK(input.dim() == 2, op, ": input has shape ", shape_of(input), "; it must be [M, N]");
+  QCORE_CHECK(input.size(1) % 16 == 0, op, ": input has shape ", shape_of(input),
                   "; N must be a multiple of 16");
   check_same_device(op, "input_scale", input_scale, input);
   check_dtype(op, "input_scale", input_scale, {ScalarType::Float});
-  STD_TORCH_CHECK(input_scale.numel() == 1, op, ": input_scale has shape ", shape_of(input_scale),
+  QCORE_CHECK(input_scale.numel() == 1, op, ": input_scale has shape ", shape_of(input_scale),
                   "; it must have one element");
 }
 
@@ -123,7 +123,7 @@ void scaled_fp4_quant_out(const Tensor& input, const Tensor& input_scale, bool i
   } else {
     check_tensor(op, "output_scale", output_scale, input, {ScalarType::Byte}, {m, n / 16});
   }
-  STD_TORCH_CHECK(is_aligned(output.data_ptr(), 8), op, ": output does not begin at a multiple of 8 bytes");
+  QCORE_CHECK(is_aligned(output.data_ptr(), 8), op, ": output does not begin at a multiple of 8 bytes");
   quantize(op, input, input_scale, is_sf_swizzled_layout, output, output_scale);
 }
 

@@ -30,16 +30,24 @@ struct PerToken {
     return {Divisor(s)};
   }
   static __device__ Code encode(float v, const Scale& c) { return to_e4m3(c.divide(v)); }
+  static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
+    const float q[4] = {c.divide(v[0]), c.divide(v[1]), c.divide(v[2]), c.divide(v[3])};
+    return to_e4m3x4(q);
+  }
 };
 
 struct Encode {
-  Divisor divide;
+  DivisorOfAny divide;
   __device__ __nv_fp8_storage_t operator()(float v) const { return to_e4m3(divide(v)); }
+  __device__ uint32_t four(const float (&v)[4]) const {
+    const float q[4] = {divide(v[0]), divide(v[1]), divide(v[2]), divide(v[3])};
+    return to_e4m3x4(q);
+  }
 };
 
 struct KnownScale {
   const float* scale;
-  __device__ Encode prepare() const { return {Divisor(*scale)}; }
+  __device__ Encode prepare() const { return {DivisorOfAny(*scale)}; }
 };
 
 struct ScaleFromAmax {
@@ -48,20 +56,29 @@ struct ScaleFromAmax {
   __device__ Encode prepare() const {
     const float s = scale_of(*amax);
     if (blockIdx.x == 0 && threadIdx.x == 0) *scale = s;
-    return {Divisor(s)};
+    return {DivisorOfAny(s)};
   }
 };
 
 template <typename T, int VEC>
 __global__ void amax_kernel(const T* __restrict__ x, int64_t stride, int k, int64_t vecs, uint32_t* amax) {
+  constexpr int UNROLL = 4;  // loads under way at a time
   const int per_row = k / VEC;
+  const bool dense = stride == k;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   uint32_t bits = 0;
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < vecs;
-       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-    const int64_t row = i / per_row;
-    const auto v = reinterpret_cast<const Vec<T, VEC>*>(x + row * stride)[i - row * per_row];
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < vecs; i += step * UNROLL) {
+    Vec<T, VEC> held[UNROLL] = {};
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) MaxBits::add(bits, to_float(v.at[j]));
+    for (int u = 0; u < UNROLL; ++u) {
+      const int64_t at = i + u * step;
+      if (at < vecs) {
+        const int64_t row = dense ? 0 : at / per_row;
+        held[u] = reinterpret_cast<const Vec<T, VEC>*>(x + row * stride)[at - row * per_row];
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < UNROLL; ++u) add_vec<MaxBits>(bits, held[u]);
   }
   bits = block_reduce<MaxBits>(bits);
   if (threadIdx.x == 0) atomicMax(amax, bits);
@@ -86,7 +103,7 @@ void check_out(const char* op, const Tensor& out, const Tensor& input) {
   check_same_device(op, "out", out, input);
   check_dtype(op, "out", out, {ScalarType::Float8_e4m3fn});
   check_contiguous(op, "out", out);
-  STD_TORCH_CHECK(out.numel() == input.numel(), op, ": out has shape ", shape_of(out), "; input has ",
+  QCORE_CHECK(out.numel() == input.numel(), op, ": out has shape ", shape_of(out), "; input has ",
                   shape_of(input));
 }
 
@@ -94,7 +111,7 @@ void check_scale(const char* op, const char* name, const Tensor& scale, const Te
   check_same_device(op, name, scale, input);
   check_dtype(op, name, scale, {ScalarType::Float});
   check_contiguous(op, name, scale);
-  STD_TORCH_CHECK(scale.numel() == count, op, ": ", name, " has shape ", shape_of(scale), "; it must have ",
+  QCORE_CHECK(scale.numel() == count, op, ": ", name, " has shape ", shape_of(scale), "; it must have ",
                   count, count == 1 ? " element" : " elements, one a row");
 }
 
@@ -125,7 +142,7 @@ void dynamic_scaled_fp8_quant(const Tensor& out, const Tensor& input, const Tens
   }
   const Tensor amax = torch::stable::new_empty(input, {1}, ScalarType::Int);
   auto* bits = static_cast<uint32_t*>(amax.data_ptr());
-  STD_TORCH_CHECK(cudaMemsetAsync(bits, 0, 4, launch.stream()) == cudaSuccess, op, ": cudaMemsetAsync failed");
+  QCORE_CHECK(cudaMemsetAsync(bits, 0, 4, launch.stream()) == cudaSuccess, op, ": cudaMemsetAsync failed");
   const int sm_count = device_facts(input.get_device_index()).sm_count;
   with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
     using T = decltype(zero);

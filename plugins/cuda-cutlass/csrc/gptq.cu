@@ -181,7 +181,7 @@ void launch_dequantize(const DequantizeParams& p, ScalarType type, cudaStream_t 
 }  // namespace
 
 ScaleType scale_type_of(const Tensor& scales) {
-  switch (scales.scalar_type()) {
+  switch (dtype_of(scales)) {
     case ScalarType::Float: return ScaleType::kFloat;
     case ScalarType::Half: return ScaleType::kHalf;
     default: return ScaleType::kBFloat16;
@@ -204,7 +204,7 @@ void dequantize_gptq(const char* op, const GptqWeight& w, const Tensor& out, cud
                            w.g_idx,
                            w.perm,
                            out.data_ptr()};
-  const ScalarType type = out.scalar_type();
+  const ScalarType type = dtype_of(out);
   switch (w.bits) {
     case 2: w.shuffled ? launch_dequantize<2, true>(p, type, stream) : launch_dequantize<2, false>(p, type, stream); break;
     case 3: launch_dequantize<3, false>(p, type, stream); break;
@@ -219,7 +219,7 @@ namespace {
 // ---- arguments ---------------------------------------------------------------------------------
 
 void check_bits(const char* op, int64_t bits) {
-  STD_TORCH_CHECK(bits == 2 || bits == 3 || bits == 4 || bits == 8, op, ": bit is ", bits, "; allowed: 2, 3, 4, 8");
+  QCORE_CHECK(bits == 2 || bits == 3 || bits == 4 || bits == 8, op, ": bit is ", bits, "; allowed: 2, 3, 4, 8");
 }
 
 const int32_t* index_data(const char* op, const char* name, const Tensor* t, const Tensor& first, int64_t count) {
@@ -230,7 +230,7 @@ const int32_t* index_data(const char* op, const char* name, const Tensor* t, con
 
 GptqZeros zeros_of(const char* op, const Tensor& qzeros, const Tensor& first, int64_t groups, int64_t n, int64_t bits,
                    bool v2) {
-  STD_TORCH_CHECK(n * bits % 32 == 0, op, ": N is ", n, "; zero points of ", bits, " bits fill words only where N is a multiple of ",
+  QCORE_CHECK(n * bits % 32 == 0, op, ": N is ", n, "; zero points of ", bits, " bits fill words only where N is a multiple of ",
                   bits == 3 ? 32 : 32 / bits);
   check_tensor(op, "b_gptq_qzeros", qzeros, first, {ScalarType::Int}, {groups, n * bits / 32});
   return {static_cast<const uint32_t*>(qzeros.data_ptr()), n * bits / 32, 0, v2 ? 0 : 1};
@@ -241,19 +241,19 @@ GptqWeight gptq_weight(const char* op, const Tensor& q_weight, const Tensor& qze
                        const std::optional<Tensor>& g_idx, bool shuffled, bool v2, int64_t bits, int64_t k) {
   check_bits(op, bits);
   check_cuda(op, "b_q_weight", q_weight);
-  STD_TORCH_CHECK(q_weight.dim() == 2 && scales.dim() == 2, op, ": b_q_weight has shape ", shape_of(q_weight),
+  QCORE_CHECK(q_weight.dim() == 2 && scales.dim() == 2, op, ": b_q_weight has shape ", shape_of(q_weight),
                   " and b_gptq_scales ", shape_of(scales), "; both must have two dimensions");
   const int64_t n = q_weight.size(1), groups = scales.size(0);
   if (k == 0) k = q_weight.size(0) * 32 / bits;
-  STD_TORCH_CHECK(k > 0 && k * bits % 32 == 0, op, ": K is ", k, "; codes of ", bits,
+  QCORE_CHECK(k > 0 && k * bits % 32 == 0, op, ": K is ", k, "; codes of ", bits,
                   " bits fill words only where K is a multiple of ", bits == 3 ? 32 : 32 / bits);
   check_tensor(op, "b_q_weight", q_weight, q_weight, {ScalarType::Int}, {k * bits / 32, n});
-  STD_TORCH_CHECK(n > 0 && n % 8 == 0, op, ": N is ", n, "; it must be a multiple of 8");
-  STD_TORCH_CHECK(groups > 0, op, ": b_gptq_scales has no rows");
+  QCORE_CHECK(n > 0 && n % 8 == 0, op, ": N is ", n, "; it must be a multiple of 8");
+  QCORE_CHECK(groups > 0, op, ": b_gptq_scales has no rows");
   check_tensor(op, "b_gptq_scales", scales, q_weight, {ScalarType::Half, ScalarType::BFloat16, ScalarType::Float},
                {groups, n});
   const int32_t* indices = index_data(op, "b_g_idx", present(g_idx), q_weight, k);
-  STD_TORCH_CHECK((indices && !shuffled) || k % groups == 0, op, ": K=", k, " inputs in ", groups,
+  QCORE_CHECK((indices && !shuffled) || k % groups == 0, op, ": K=", k, " inputs in ", groups,
                   " groups; without b_g_idx groups must be equal");
   return {q_weight,
           static_cast<int>(bits),
@@ -273,16 +273,16 @@ void gptq_shuffle(const Tensor& q_weight, const Tensor& q_perm, int64_t bit) {
   const char* op = "gptq_shuffle";
   check_bits(op, bit);
   check_cuda(op, "q_weight", q_weight);
-  STD_TORCH_CHECK(q_weight.dim() == 2, op, ": q_weight has shape ", shape_of(q_weight), "; it must be [K * bit / 32, N]");
+  QCORE_CHECK(q_weight.dim() == 2, op, ": q_weight has shape ", shape_of(q_weight), "; it must be [K * bit / 32, N]");
   const int64_t rows = q_weight.size(0), n = q_weight.size(1), k = rows * 32 / bit;
   check_tensor(op, "q_weight", q_weight, q_weight, {ScalarType::Int}, {rows, n});
-  STD_TORCH_CHECK(rows * 32 % bit == 0, op, ": q_weight has ", rows, " rows; 3 bits come in threes of words");
+  QCORE_CHECK(rows * 32 % bit == 0, op, ": q_weight has ", rows, " rows; 3 bits come in threes of words");
   const int32_t* perm = index_data(op, "q_perm", q_perm.numel() ? &q_perm : nullptr, q_weight, k);
   if (rows * n == 0 || (!perm && (bit == 3 || bit == 8))) return;
   const Launch launch(q_weight);
   const Tensor old = torch::stable::clone(q_weight);
   constexpr int64_t kMost = 65535;
-  STD_TORCH_CHECK(ceil_div(k, 32) <= kMost, op, ": K is ", k, "; at most ", 32 * kMost);
+  QCORE_CHECK(ceil_div(k, 32) <= kMost, op, ": K is ", k, "; at most ", 32 * kMost);
   const dim3 grid(static_cast<unsigned>(ceil_div(n, 128)), static_cast<unsigned>(ceil_div(k, 32)));
   shuffle_kernel<<<grid, 128, 0, launch.stream()>>>(static_cast<const uint32_t*>(old.data_ptr()),
                                                     static_cast<uint32_t*>(q_weight.data_ptr()), perm,
@@ -295,8 +295,8 @@ Tensor gptq_dequantize(const Tensor& q_weight, const Tensor& qzeros, const Tenso
                        std::optional<ScalarType> dtype) {
   const char* op = "gptq_dequantize";
   const GptqWeight w = gptq_weight(op, q_weight, qzeros, scales, g_idx, use_exllama, use_v2_format, bit, 0);
-  const ScalarType type = dtype.value_or(scales.scalar_type());
-  STD_TORCH_CHECK(type == ScalarType::Half || type == ScalarType::BFloat16, op, ": dtype is ", dtype_name(type),
+  const ScalarType type = dtype.value_or(dtype_of(scales));
+  QCORE_CHECK(type == ScalarType::Half || type == ScalarType::BFloat16, op, ": dtype is ", dtype_name(type),
                   "; allowed: Half, BFloat16");
   const Launch launch(q_weight);
   const Tensor out = torch::stable::new_empty(q_weight, {w.k, w.n}, type);
@@ -309,7 +309,7 @@ Tensor multiply(const char* op, const Tensor& a, const GptqWeight& w, const Tens
                 bool out_float, int64_t few_rows, const Launch& launch) {
   const int64_t k = a.size(a.dim() - 1), m = k ? a.numel() / k : 0;
   if (m == 0 || columns == 0) {
-    return torch::stable::new_empty(a, shape_with_last(a, columns), out_float ? ScalarType::Float : a.scalar_type());
+    return torch::stable::new_empty(a, shape_with_last(a, columns), out_float ? ScalarType::Float : dtype_of(a));
   }
   if (m <= few_rows && fits_small_m(w)) return small_m_gptq(op, a, w, bias, columns, out_float, {}, launch);
   const Tensor whole = torch::stable::new_empty(a, {k, w.n});
@@ -323,7 +323,7 @@ Tensor multiply(const char* op, const Tensor& a, const GptqWeight& w, const Tens
 void check_activations(const char* op, const Tensor& a) {
   check_cuda(op, "a", a);
   check_dtype(op, "a", a, {ScalarType::Half, ScalarType::BFloat16});
-  STD_TORCH_CHECK(a.dim() >= 1 && a.size(a.dim() - 1) > 0, op, ": a has shape ", shape_of(a), "; it must be [..., K]");
+  QCORE_CHECK(a.dim() >= 1 && a.size(a.dim() - 1) > 0, op, ": a has shape ", shape_of(a), "; it must be [..., K]");
 }
 
 Tensor gptq_gemm(const Tensor& a, const Tensor& b_q_weight, const Tensor& b_gptq_qzeros, const Tensor& b_gptq_scales,
@@ -344,17 +344,17 @@ GptqWeight layer_weight(const char* op, const Tensor& a, const Tensor& q_weight,
                         const std::optional<Tensor>& g_idx, int64_t bits, int64_t zero, int64_t group_size) {
   check_activations(op, a);
   check_bits(op, bits);
-  STD_TORCH_CHECK(q_weight.dim() == 2 && scales.dim() == 2, op, ": q_weight has shape ", shape_of(q_weight),
+  QCORE_CHECK(q_weight.dim() == 2 && scales.dim() == 2, op, ": q_weight has shape ", shape_of(q_weight),
                   " and scales ", shape_of(scales), "; both must have two dimensions");
   const int64_t n = q_weight.size(1), k = q_weight.size(0) * 32 / bits, groups = scales.size(0);
-  STD_TORCH_CHECK(k % 32 == 0 && k >= a.size(a.dim() - 1) && n % 32 == 0 && n > 0, op, ": q_weight has codes of [", k, ", ", n,
+  QCORE_CHECK(k % 32 == 0 && k >= a.size(a.dim() - 1) && n % 32 == 0 && n > 0, op, ": q_weight has codes of [", k, ", ", n,
                   "]; both must be multiples of 32, and the first at least a's ", a.size(a.dim() - 1), " columns");
-  STD_TORCH_CHECK(zero >= 0 && zero < (1 << bits), op, ": zero is ", zero, "; it must be a code of ", bits, " bits");
-  STD_TORCH_CHECK(group_size > 0 && groups > 0, op, ": group_size is ", group_size, ", and scales have ", groups, " rows");
+  QCORE_CHECK(zero >= 0 && zero < (1 << bits), op, ": zero is ", zero, "; it must be a code of ", bits, " bits");
+  QCORE_CHECK(group_size > 0 && groups > 0, op, ": group_size is ", group_size, ", and scales have ", groups, " rows");
   check_tensor(op, "q_weight", q_weight, a, {ScalarType::Int}, {q_weight.size(0), n});
   check_tensor(op, "scales", scales, a, {ScalarType::Half, ScalarType::BFloat16, ScalarType::Float}, {groups, n});
   const int32_t* of_input = index_data(op, "g_idx", present(g_idx), a, k);
-  STD_TORCH_CHECK(of_input || groups * group_size >= k || groups == ceil_div(a.size(a.dim() - 1), group_size), op,
+  QCORE_CHECK(of_input || groups * group_size >= k || groups == ceil_div(a.size(a.dim() - 1), group_size), op,
                   ": scales have ", groups, " rows, too few for ", k, " inputs in groups of ", group_size);
   const Tensor* packed = present(zeros);
   return {q_weight,
@@ -375,12 +375,12 @@ Tensor wna16_linear(const Tensor& a, const Tensor& q_weight, const Tensor& scale
                     int64_t out_features, bool out_float, int64_t few_rows) {
   const char* op = "wna16_linear";
   const GptqWeight w = layer_weight(op, a, q_weight, scales, zeros, perm, g_idx, bits, zero, group_size);
-  STD_TORCH_CHECK(a.size(a.dim() - 1) == in_features, op, ": a has shape ", shape_of(a), "; its last dimension must be ",
+  QCORE_CHECK(a.size(a.dim() - 1) == in_features, op, ": a has shape ", shape_of(a), "; its last dimension must be ",
                   in_features);
-  STD_TORCH_CHECK(out_features >= 0 && out_features <= w.n, op, ": out_features is ", out_features, "; q_weight has ", w.n,
+  QCORE_CHECK(out_features >= 0 && out_features <= w.n, op, ": out_features is ", out_features, "; q_weight has ", w.n,
                   " columns");
   const Tensor* added = present(bias);
-  if (added) check_tensor(op, "bias", *added, a, {a.scalar_type(), ScalarType::Float}, {out_features});
+  if (added) check_tensor(op, "bias", *added, a, {dtype_of(a), ScalarType::Float}, {out_features});
   const Launch launch(a);
   return multiply(op, a, w, added, out_features, out_float, few_rows < 0 ? kFewRows : few_rows, launch);
 }
@@ -390,9 +390,9 @@ Tensor wna16_small_m(const Tensor& a, const Tensor& q_weight, const Tensor& scal
                      int64_t bits, int64_t zero, int64_t group_size, int64_t column_warps, int64_t k_warps, int64_t split) {
   const char* op = "wna16_small_m";
   const GptqWeight w = layer_weight(op, a, q_weight, scales, zeros, std::nullopt, std::nullopt, bits, zero, group_size);
-  STD_TORCH_CHECK(fits_small_m(w), op, ": group_size is ", group_size, "; it must be a multiple of 32, or all of K");
+  QCORE_CHECK(fits_small_m(w), op, ": group_size is ", group_size, "; it must be a multiple of 32, or all of K");
   const auto is_power = [](int64_t v, int64_t most) { return v >= 0 && v <= most && (v & (v - 1)) == 0; };
-  STD_TORCH_CHECK(is_power(column_warps, 16) && is_power(k_warps, 16) && is_power(split, kMostSplit) &&
+  QCORE_CHECK(is_power(column_warps, 16) && is_power(k_warps, 16) && is_power(split, kMostSplit) &&
                       column_warps * k_warps * 32 <= kMostThreads,
                   op, ": column_warps=", column_warps, ", k_warps=", k_warps, ", split=", split,
                   "; powers of two, the first two at most 16 together, the last at most 8");

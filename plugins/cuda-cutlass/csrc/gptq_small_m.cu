@@ -11,7 +11,7 @@ bool fits_small_m(const GptqWeight& w) {
 Tensor small_m_gptq(const char* op, const Tensor& x, const GptqWeight& weight, const Tensor* bias, int64_t columns,
                     bool out_float, Division wish, const Launch& launch) {
   const Tensor out = torch::stable::new_empty(x, shape_with_last(x, columns),
-                                              out_float ? ScalarType::Float : x.scalar_type());
+                                              out_float ? ScalarType::Float : dtype_of(x));
   const Rows rows = ready_rows(op, "a", x, weight.perm, weight.k, launch.stream());
   if (rows.m * columns == 0) return out;
   const Tensor words = aligned(weight.words), scales = aligned(weight.scales);
@@ -29,13 +29,13 @@ Tensor small_m_gptq(const char* op, const Tensor& x, const GptqWeight& weight, c
   p.blocks = static_cast<int>(ceil_div(weight.k, kBlockK));
   p.group_blocks = weight.group_size >= weight.k ? p.blocks : static_cast<int>(weight.group_size / kBlockK);
   p.bias = bias ? bias->data_ptr() : nullptr;
-  p.bias_float = bias && bias->scalar_type() == ScalarType::Float;
+  p.bias_float = bias && dtype_of(*bias) == ScalarType::Float;
   p.out = out.data_ptr();
   p.out_float = out_float;
   p.n = static_cast<int>(weight.n);
   p.n_out = static_cast<int>(columns);
   const auto run = [&](auto layout) {
-    small_m<decltype(layout)>(op, p, wish, x.scalar_type(), x.get_device_index(), launch.stream());
+    small_m<decltype(layout)>(op, p, wish, dtype_of(x), x.get_device_index(), launch.stream());
   };
   switch (weight.bits * 2 + (weight.shuffled && weight.bits != 3 && weight.bits != 8)) {
     case 4: run(Gptq<2, false>{}); break;
@@ -44,7 +44,7 @@ Tensor small_m_gptq(const char* op, const Tensor& x, const GptqWeight& weight, c
     case 8: run(Gptq<4, false>{}); break;
     case 9: run(Gptq<4, true>{}); break;
     case 16: run(Gptq<8, false>{}); break;
-    default: STD_TORCH_CHECK(false, op, ": no kernel for ", weight.bits, " bits");
+    default: fail(op, ": no kernel for ", weight.bits, " bits");
   }
   return out;
 }

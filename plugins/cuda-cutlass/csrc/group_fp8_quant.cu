@@ -14,6 +14,10 @@ struct GroupParams {
   int64_t items;  // rows * groups
   float eps, fp8_min, fp8_max;
   bool ue8m0;
+  bool dense;   // the input's rows follow each other
+  bool clamps;  // fp8_min and fp8_max are not those to which the conversion saturates anyway
+  Divisor by_max;
+  FastDivisor by_groups;  // for fewer than 2^31 items
 };
 
 // Where a group's scale goes.
@@ -42,12 +46,12 @@ __device__ __forceinline__ float power_of_two_from(float s) {
 
 __device__ __forceinline__ float group_scale(uint32_t amax_bits, const GroupParams& p) {
   const float amax = __uint_as_float(amax_bits);
-  const float s = (amax_bits > 0x7f800000u ? amax : fmaxf(p.eps, amax)) / p.fp8_max;
+  const float s = p.by_max(amax_bits > 0x7f800000u ? amax : fmaxf(p.eps, amax));
   return p.ue8m0 && isfinite(s) ? power_of_two_from(s) : s;
 }
 
-__device__ __forceinline__ __nv_fp8_storage_t clamp_to_e4m3(float v, const GroupParams& p) {
-  return to_e4m3(v != v ? v : fminf(fmaxf(v, p.fp8_min), p.fp8_max));
+__device__ __forceinline__ float clamp(float v, const GroupParams& p) {
+  return min_nan(max_nan(v, p.fp8_min), p.fp8_max);
 }
 
 // LANES neighbouring threads hold a group, one vector each, and each thread works on UNROLL groups at
@@ -57,40 +61,52 @@ __global__ void __launch_bounds__(256) group_quant_kernel(const T* __restrict__ 
                                                           Scales scales, GroupParams p) {
   constexpr int VEC = kVec<T>;
   const int lane = threadIdx.x % LANES;
-  const int64_t first = (blockIdx.x * static_cast<int64_t>(blockDim.x) * UNROLL + threadIdx.x) / LANES;
-  const int step = blockDim.x / LANES;
+  const auto items = static_cast<uint32_t>(p.items);
+  const uint32_t first = blockIdx.x * (256 / LANES * UNROLL) + threadIdx.x / LANES;
+  constexpr uint32_t step = 256 / LANES;
   Vec<T, VEC> held[UNROLL];
 #pragma unroll
   for (int u = 0; u < UNROLL; ++u) {
-    const int64_t item = first + u * step;
-    if (item < p.items) {
-      const int64_t row = item / p.groups;
-      const int group = static_cast<int>(item - row * p.groups);
-      held[u] = reinterpret_cast<const Vec<T, VEC>*>(x + row * p.stride + group * p.group_size)[lane];
+    const uint32_t item = first + u * step;
+    if (item < items) {
+      int64_t at = static_cast<int64_t>(item) * p.group_size;
+      if (!p.dense) {
+        const uint32_t row = p.by_groups(item);
+        at = row * p.stride + (item - row * p.groups) * p.group_size;
+      }
+      held[u] = reinterpret_cast<const Vec<T, VEC>*>(x + at)[lane];
     }
   }
 #pragma unroll
   for (int u = 0; u < UNROLL; ++u) {
-    const int64_t item = first + u * step;
+    const uint32_t item = first + u * step;
     uint32_t bits = 0;
-    if (item < p.items) {
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) MaxBits::add(bits, to_float(held[u].at[j]));
-    }
+    if (item < items) add_vec<MaxBits>(bits, held[u]);
 #pragma unroll
     for (int other = LANES / 2; other > 0; other /= 2) {
       bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, other));
     }
-    if (item < p.items) {
-      const int64_t row = item / p.groups;
-      const int group = static_cast<int>(item - row * p.groups);
+    if (item < items) {
       const float s = group_scale(bits, p);
       const Divisor divide(s);
       Vec<__nv_fp8_storage_t, VEC> out;
+      uint32_t words[VEC / 4];
 #pragma unroll
-      for (int j = 0; j < VEC; ++j) out.at[j] = clamp_to_e4m3(divide(to_float(held[u].at[j])), p);
-      reinterpret_cast<Vec<__nv_fp8_storage_t, VEC>*>(q + row * p.k + group * p.group_size)[lane] = out;
-      if (lane == 0) scales.store(row, group, s);
+      for (int w = 0; w < VEC / 4; ++w) {
+        float q[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          q[j] = divide(to_float(held[u].at[4 * w + j]));
+          if (p.clamps) q[j] = clamp(q[j], p);
+        }
+        words[w] = to_e4m3x4(q);
+      }
+      __builtin_memcpy(&out, words, sizeof(out));
+      reinterpret_cast<Vec<__nv_fp8_storage_t, VEC>*>(q + static_cast<int64_t>(item) * p.group_size)[lane] = out;
+      if (lane == 0) {
+        const uint32_t row = p.by_groups(item);
+        scales.store(row, static_cast<int>(item - row * p.groups), s);
+      }
     }
   }
 }
@@ -112,7 +128,9 @@ __global__ void __launch_bounds__(256) any_group_quant_kernel(const T* __restric
   for (int i = begin + lane; i < end; i += 32) MaxBits::add(bits, to_float(source[i]));
   const float s = group_scale(__reduce_max_sync(0xffffffffu, bits), p);
   const Divisor divide(s);
-  for (int i = begin + lane; i < end; i += 32) q[row * p.k + i] = clamp_to_e4m3(divide(to_float(source[i])), p);
+  for (int i = begin + lane; i < end; i += 32) {
+    q[row * p.k + i] = to_e4m3(clamp(divide(to_float(source[i])), p));
+  }
   if (lane == 0) scales.store(row, group, s);
 }
 
@@ -129,7 +147,7 @@ void launch_group_quant(const Rows& x, __nv_fp8_storage_t* q, const Scales& scal
     const auto blocks = static_cast<unsigned>(ceil_div(p.items * LANES, 256 * UNROLL));
     group_quant_kernel<T, LANES, UNROLL><<<blocks, 256, 0, stream>>>(data, q, scales, p);
   };
-  switch (whole ? p.group_size / VEC : 0) {
+  switch (whole && p.items < (int64_t{1} << 31) ? p.group_size / VEC : 0) {
     case 4: return launch(std::integral_constant<int, 4>{});
     case 8: return launch(std::integral_constant<int, 8>{});
     case 16: return launch(std::integral_constant<int, 16>{});
@@ -143,18 +161,19 @@ void launch_group_quant(const Rows& x, __nv_fp8_storage_t* q, const Scales& scal
 
 GroupParams make_params(const char* op, const Rows& x, const Tensor& input, const Tensor& q, int64_t group_size,
                         double eps, double fp8_min, double fp8_max, bool ue8m0) {
-  STD_TORCH_CHECK(group_size >= 1, op, ": group_size is ", group_size, "; it must be positive");
+  QCORE_CHECK(group_size >= 1, op, ": group_size is ", group_size, "; it must be positive");
   check_same_device(op, "output_q", q, input);
   check_dtype(op, "output_q", q, {ScalarType::Float8_e4m3fn});
   check_contiguous(op, "output_q", q);
-  STD_TORCH_CHECK(q.numel() == input.numel(), op, ": output_q has shape ", shape_of(q), "; input has ",
+  QCORE_CHECK(q.numel() == input.numel(), op, ": output_q has shape ", shape_of(q), "; input has ",
                   shape_of(input));
-  STD_TORCH_CHECK(fp8_max > 0 && fp8_max <= 448 && fp8_min < 0, op, ": fp8_min, fp8_max are ", fp8_min, ", ",
+  QCORE_CHECK(fp8_max > 0 && fp8_max <= 448 && fp8_min < 0, op, ": fp8_min, fp8_max are ", fp8_min, ", ",
                   fp8_max, "; for e4m3 they are -448, 448");
   const int64_t groups = ceil_div(x.k, group_size);
   return {x.stride, static_cast<int>(x.k), static_cast<int>(std::min<int64_t>(group_size, 1 << 30)),
           static_cast<int>(groups), x.m * groups, static_cast<float>(eps), static_cast<float>(fp8_min),
-          static_cast<float>(fp8_max), ue8m0};
+          static_cast<float>(fp8_max), ue8m0, x.stride == x.k, fp8_max != 448 || fp8_min != -448,
+          Divisor::on_host(static_cast<float>(fp8_max)), FastDivisor(static_cast<uint32_t>(std::max<int64_t>(groups, 1)))};
 }
 
 void per_token_group_fp8_quant(const Tensor& input, const Tensor& output_q, const Tensor& output_s,
@@ -166,10 +185,10 @@ void per_token_group_fp8_quant(const Tensor& input, const Tensor& output_q, cons
   check_same_device(op, "output_s", output_s, input);
   check_dtype(op, "output_s", output_s, {ScalarType::Float});
   const int64_t dim = output_s.dim();
-  STD_TORCH_CHECK(dim >= 2 && output_s.numel() == p.items && output_s.size(dim - 1) == p.groups, op,
+  QCORE_CHECK(dim >= 2 && output_s.numel() == p.items && output_s.size(dim - 1) == p.groups, op,
                   ": output_s has shape ", shape_of(output_s), "; it must be [", x.m, ", ", p.groups, "]");
   // Row-major, column-major, or column-major with padded columns: the strides tell.
-  STD_TORCH_CHECK(dim == 2 || output_s.is_contiguous(), op, ": output_s of ", dim,
+  QCORE_CHECK(dim == 2 || output_s.is_contiguous(), op, ": output_s of ", dim,
                   " dimensions is not contiguous; it must be");
   if (p.items == 0) return;
   const Launch launch(input);
@@ -192,7 +211,7 @@ void per_token_group_fp8_quant_packed(const Tensor& input, const Tensor& output_
   check_dtype(op, "output_s_packed", s, {ScalarType::Int});
   check_shape(op, "output_s_packed", s, {x.m, ceil_div(p.groups, 4)});
   const int64_t padded = ceil_div(x.m, 4) * 4;
-  STD_TORCH_CHECK(s.stride(0) == 1 && (s.size(1) <= 1 || s.stride(1) == padded), op,
+  QCORE_CHECK(s.stride(0) == 1 && (s.size(1) <= 1 || s.stride(1) == padded), op,
                   ": output_s_packed has strides ", s.stride(0), ", ", s.stride(1), "; they must be 1, ", padded,
                   " (words of a column side by side, columns padded to four)");
   if (p.items == 0) return;
@@ -201,7 +220,7 @@ void per_token_group_fp8_quant_packed(const Tensor& input, const Tensor& output_
   auto* data = static_cast<uint8_t*>(s.data_ptr());
   if (padded != x.m || p.groups % 4 != 0) {
     const size_t bytes = static_cast<size_t>(((s.size(1) - 1) * padded + x.m) * 4);
-    STD_TORCH_CHECK(cudaMemsetAsync(data, 0, bytes, launch.stream()) == cudaSuccess, op, ": cudaMemsetAsync failed");
+    QCORE_CHECK(cudaMemsetAsync(data, 0, bytes, launch.stream()) == cudaSuccess, op, ": cudaMemsetAsync failed");
   }
   with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
     launch_group_quant<decltype(zero)>(x, static_cast<__nv_fp8_storage_t*>(output_q.data_ptr()),

@@ -23,10 +23,13 @@ struct Symmetric {
     if (s == 0.0f) s = 1.0f;
     const bool finite = isfinite(s);
     if (write) p.scale[row] = finite ? s : __int_as_float(0x7fc00000);
-    if (!finite) s = 1.0f;
-    return {Divisor(s)};
+    return {finite ? Divisor(s) : Divisor::of_any(1.0f)};
   }
   static __device__ int8_t encode(float v, const Scale& c) { return to_int8(c.divide(v), 0, -127); }
+  static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
+    const float q[4] = {c.divide(v[0]), c.divide(v[1]), c.divide(v[2]), c.divide(v[3])};
+    return to_int8x4(q, 0, -127);
+  }
 };
 
 struct Asymmetric {
@@ -42,17 +45,20 @@ struct Asymmetric {
     if (s == 0.0f) s = 1.0f;
     const bool finite = isfinite(s);
     const float shown = finite ? s : __int_as_float(0x7fc00000);
-    if (!finite) s = 1.0f;
     const int zero = finite ? -128 - __float2int_rn(range.x / s) : -128;
     const int azp = min(127, max(-128, zero));
     if (write) {
       p.scale[row] = shown;
       p.azp[row] = azp;
     }
-    return {Divisor(s), azp};
+    return {finite ? Divisor(s) : Divisor::of_any(1.0f), azp};
   }
   static __device__ int8_t encode(float v, const Scale& c) {
     return to_int8(c.divide(v), c.azp, -128);
+  }
+  static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
+    const float q[4] = {c.divide(v[0]), c.divide(v[1]), c.divide(v[2]), c.divide(v[3])};
+    return to_int8x4(q, c.azp, -128);
   }
 };
 
@@ -61,18 +67,22 @@ struct StaticScale {
   const int32_t* azp;
 
   struct Encode {
-    Divisor divide;
+    DivisorOfAny divide;
     int azp, lowest;
     __device__ int8_t operator()(float v) const { return to_int8(divide(v), azp, lowest); }
+    __device__ uint32_t four(const float (&v)[4]) const {
+      const float q[4] = {divide(v[0]), divide(v[1]), divide(v[2]), divide(v[3])};
+      return to_int8x4(q, azp, lowest);
+    }
   };
-  __device__ Encode prepare() const { return {Divisor(*scale), azp ? *azp : 0, azp ? -128 : -127}; }
+  __device__ Encode prepare() const { return {DivisorOfAny(*scale), azp ? *azp : 0, azp ? -128 : -127}; }
 };
 
 void check_out(const char* op, const Tensor& out, const Tensor& input) {
   check_same_device(op, "out", out, input);
   check_dtype(op, "out", out, {ScalarType::Char});
   check_contiguous(op, "out", out);
-  STD_TORCH_CHECK(out.numel() == input.numel(), op, ": out has shape ", shape_of(out), "; input has ",
+  QCORE_CHECK(out.numel() == input.numel(), op, ": out has shape ", shape_of(out), "; input has ",
                   shape_of(input));
 }
 
@@ -83,11 +93,11 @@ void static_scaled_int8_quant(const Tensor& out, const Tensor& input, const Tens
   check_out(op, out, input);
   check_same_device(op, "scale", scale, input);
   check_dtype(op, "scale", scale, {ScalarType::Float});
-  STD_TORCH_CHECK(scale.numel() == 1, op, ": scale has shape ", shape_of(scale), "; it must have one element");
+  QCORE_CHECK(scale.numel() == 1, op, ": scale has shape ", shape_of(scale), "; it must have one element");
   if (azp) {
     check_same_device(op, "azp", *azp, input);
     check_dtype(op, "azp", *azp, {ScalarType::Int});
-    STD_TORCH_CHECK(azp->numel() == 1, op, ": azp has shape ", shape_of(*azp), "; it must have one element");
+    QCORE_CHECK(azp->numel() == 1, op, ": azp has shape ", shape_of(*azp), "; it must have one element");
   }
   if (x.m * x.k == 0) return;
   const Launch launch(input);
@@ -108,13 +118,13 @@ void dynamic_scaled_int8_quant(const Tensor& out, const Tensor& input, const Ten
   check_same_device(op, "scale", scale, input);
   check_dtype(op, "scale", scale, {ScalarType::Float});
   check_contiguous(op, "scale", scale);
-  STD_TORCH_CHECK(scale.numel() == x.m, op, ": scale has shape ", shape_of(scale), "; it must have ", x.m,
+  QCORE_CHECK(scale.numel() == x.m, op, ": scale has shape ", shape_of(scale), "; it must have ", x.m,
                   " elements, one a row");
   if (azp) {
     check_same_device(op, "azp", *azp, input);
     check_dtype(op, "azp", *azp, {ScalarType::Int});
     check_contiguous(op, "azp", *azp);
-    STD_TORCH_CHECK(azp->numel() == x.m, op, ": azp has shape ", shape_of(*azp), "; it must have ", x.m,
+    QCORE_CHECK(azp->numel() == x.m, op, ": azp has shape ", shape_of(*azp), "; it must have ", x.m,
                     " elements, one a row");
   }
   if (x.m == 0) return;

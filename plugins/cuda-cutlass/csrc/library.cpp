@@ -33,9 +33,9 @@ int64_t driver_version() {
 
 cudaStream_t Launch::current_stream(int32_t device) {
   static const GetCurrentStream get = find_get_current_stream();
-  STD_TORCH_CHECK(get != nullptr, "qcore_cuda: this torch is built without CUDA");
+  QCORE_CHECK(get != nullptr, "qcore_cuda: this torch is built without CUDA");
   void* stream = nullptr;
-  STD_TORCH_CHECK(get(device, &stream) == AOTI_TORCH_SUCCESS, "qcore_cuda: torch has no current stream for cuda:",
+  QCORE_CHECK(get(device, &stream) == AOTI_TORCH_SUCCESS, "qcore_cuda: torch has no current stream for cuda:",
                   device);
   return static_cast<cudaStream_t>(stream);
 }
@@ -44,14 +44,14 @@ const DeviceFacts& device_facts(int32_t device) {
   constexpr int kMost = 64;
   static std::array<DeviceFacts, kMost> facts;
   static std::array<std::once_flag, kMost> once;
-  STD_TORCH_CHECK(device >= 0 && device < kMost, "qcore_cuda: no device cuda:", device);
+  QCORE_CHECK(device >= 0 && device < kMost, "qcore_cuda: no device cuda:", device);
   std::call_once(once[device], [device] {
     int major = 0, minor = 0, count = 0;
     const bool known =
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
         cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
-    STD_TORCH_CHECK(known, "qcore_cuda: the driver says nothing about cuda:", device);
+    QCORE_CHECK(known, "qcore_cuda: the driver says nothing about cuda:", device);
     facts[device] = {major * 10 + minor, count};
   });
   return facts[device];

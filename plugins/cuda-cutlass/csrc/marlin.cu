@@ -41,12 +41,12 @@ __global__ void repack_kernel(const uint32_t* __restrict__ in, uint32_t* __restr
 
 void check_marlin_shape(const char* op, int64_t size_k, int64_t size_n, bool a_8bit) {
   const int64_t k_of = a_8bit ? 32 : 16;
-  STD_TORCH_CHECK(size_k > 0 && size_k % k_of == 0, op, ": size_k is ", size_k, "; it must be a multiple of ", k_of);
-  STD_TORCH_CHECK(size_n > 0 && size_n % 64 == 0, op, ": size_n is ", size_n, "; it must be a multiple of 64");
+  QCORE_CHECK(size_k > 0 && size_k % k_of == 0, op, ": size_k is ", size_k, "; it must be a multiple of ", k_of);
+  QCORE_CHECK(size_n > 0 && size_n % 64 == 0, op, ": size_n is ", size_n, "; it must be a multiple of 64");
 }
 
 Tensor repack(const char* op, const Tensor& q_weight, int64_t size_k, int64_t size_n, int64_t bits, bool a_8bit, bool awq) {
-  STD_TORCH_CHECK(bits == 4 || bits == 8, op, ": num_bits is ", bits, "; allowed: 4, 8");
+  QCORE_CHECK(bits == 4 || bits == 8, op, ": num_bits is ", bits, "; allowed: 4, 8");
   check_marlin_shape(op, size_k, size_n, a_8bit);
   const int64_t pack = 32 / bits;
   check_cuda(op, "b_q_weight", q_weight);
@@ -88,7 +88,7 @@ CodeType code_type(const char* op, int64_t id) {
     case type_id(4, 3, 1, 0, 1, 2): return CodeType::kE4m3;
     case type_id(2, 1, 1, 0, 1, 0): return CodeType::kE2m1;
     default:
-      STD_TORCH_CHECK(false, op, ": b_type_id is ", id,
+      fail(op, ": b_type_id is ", id,
                       "; it must be that of uint4, uint4b8, uint8, uint8b128, float8_e4m3fn or float4_e2m1f");
   }
 }
@@ -168,17 +168,17 @@ struct Scales {
 Scales check_scales(const char* op, const Tensor& scales, const Tensor& a, CodeType type, int64_t k, int64_t n) {
   check_same_device(op, "b_scales", scales, a);
   check_contiguous(op, "b_scales", scales);
-  STD_TORCH_CHECK(scales.dim() == 2 && scales.size(1) == n && scales.size(0) > 0 && k % scales.size(0) == 0, op,
+  QCORE_CHECK(scales.dim() == 2 && scales.size(1) == n && scales.size(0) > 0 && k % scales.size(0) == 0, op,
                   ": b_scales has shape ", shape_of(scales), "; it must be [groups, ", n, "] with groups that divide ", k);
   const int64_t group_size = k / scales.size(0);
-  const ScalarType dtype = scales.scalar_type();
+  const ScalarType dtype = dtype_of(scales);
   const bool small_float = type == CodeType::kE2m1 || type == CodeType::kE4m3;
   if (small_float && dtype == ScalarType::Float8_e8m0fnu) {
-    STD_TORCH_CHECK(group_size == 32, op, ": b_scales are e8m0 for groups of ", group_size, "; MXFP4 and MXFP8 have 32");
+    QCORE_CHECK(group_size == 32, op, ": b_scales are e8m0 for groups of ", group_size, "; MXFP4 and MXFP8 have 32");
     return {MarlinScale::kE8m0, group_size};
   }
   if (type == CodeType::kE2m1) {
-    STD_TORCH_CHECK(dtype == ScalarType::Float8_e4m3fn && group_size == 16, op, ": b_scales are ", dtype_name(dtype),
+    QCORE_CHECK(dtype == ScalarType::Float8_e4m3fn && group_size == 16, op, ": b_scales are ", dtype_name(dtype),
                     " for groups of ", group_size, "; float4_e2m1f has Float8_e4m3fn for 16 or Float8_e8m0fnu for 32");
     return {MarlinScale::kE4m3, group_size};
   }
@@ -195,8 +195,8 @@ Tensor multiply(const Tensor& a, const std::optional<Tensor>& c_or_none, const T
   const char* op = "marlin_gemm";
   check_cuda(op, "a", a);
   check_dtype(op, "a", a, {ScalarType::Half, ScalarType::BFloat16});
-  STD_TORCH_CHECK(!present(a_scales), op, ": a_scales go with 8-bit activations; a is ", dtype_name(a.scalar_type()));
-  STD_TORCH_CHECK(!is_zp_float, op, ": is_zp_float is true; zero points must be integers");
+  QCORE_CHECK(!present(a_scales), op, ": a_scales go with 8-bit activations; a is ", dtype_name(dtype_of(a)));
+  QCORE_CHECK(!is_zp_float, op, ": is_zp_float is true; zero points must be integers");
   check_marlin_shape(op, size_k, size_n, false);
   check_shape(op, "a", a, {size_m, size_k});
   const CodeType type = code_type(op, b_type_id);
@@ -207,21 +207,21 @@ Tensor multiply(const Tensor& a, const std::optional<Tensor>& c_or_none, const T
 
   const Tensor* zeros = present(b_zeros_or_none);
   const bool needs_zeros = type == CodeType::kUint4 || type == CodeType::kUint8;
-  STD_TORCH_CHECK((zeros != nullptr) == needs_zeros, op, ": b_zeros_or_none is ", zeros ? "given" : "not given",
+  QCORE_CHECK((zeros != nullptr) == needs_zeros, op, ": b_zeros_or_none is ", zeros ? "given" : "not given",
                   "; uint4 and uint8 need it, other types have none");
   if (zeros) check_tensor(op, "b_zeros_or_none", *zeros, a, {ScalarType::Int}, {b_scales.size(0), size_n / pack});
   const Tensor* global = present(global_scale);
   const bool needs_global = scales.type == MarlinScale::kE4m3;
-  STD_TORCH_CHECK((global != nullptr) == needs_global, op, ": global_scale is ", global ? "given" : "not given",
+  QCORE_CHECK((global != nullptr) == needs_global, op, ": global_scale is ", global ? "given" : "not given",
                   "; it goes with scales of Float8_e4m3fn, and only with them");
   if (global) {
     check_same_device(op, "global_scale", *global, a);
     check_dtype(op, "global_scale", *global, {ScalarType::Float});
-    STD_TORCH_CHECK(global->numel() == 1, op, ": global_scale has shape ", shape_of(*global), "; it must have one element");
+    QCORE_CHECK(global->numel() == 1, op, ": global_scale has shape ", shape_of(*global), "; it must have one element");
   }
   const Tensor* bias = present(b_bias_or_none);
-  if (bias) check_tensor(op, "b_bias_or_none", *bias, a, {a.scalar_type()}, {size_n});
-  if (c_or_none) check_tensor(op, "c_or_none", *c_or_none, a, {a.scalar_type()}, {size_m, size_n});
+  if (bias) check_tensor(op, "b_bias_or_none", *bias, a, {dtype_of(a)}, {size_n});
+  if (c_or_none) check_tensor(op, "c_or_none", *c_or_none, a, {dtype_of(a)}, {size_m, size_n});
 
   const Launch launch(a);
   Tensor out = c_or_none ? *c_or_none : torch::stable::new_empty(a, {size_m, size_n});
@@ -239,7 +239,7 @@ Tensor multiply(const Tensor& a, const std::optional<Tensor>& c_or_none, const T
                        zeros ? static_cast<const uint32_t*>(zeros->data_ptr()) : nullptr,
                        whole.data_ptr()};
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(ceil_div(p.count, 256), 65535));
-  if (a.scalar_type() == ScalarType::Half) marlin_dequantize_kernel<__half><<<blocks, 256, 0, launch.stream()>>>(p);
+  if (dtype_of(a) == ScalarType::Half) marlin_dequantize_kernel<__half><<<blocks, 256, 0, launch.stream()>>>(p);
   else marlin_dequantize_kernel<__nv_bfloat16><<<blocks, 256, 0, launch.stream()>>>(p);
   check_launch(op);
   const Tensor result = product(a, whole, false);

@@ -8,9 +8,11 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <atomic>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -18,6 +20,25 @@ namespace qcore_cuda {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// Text of what a message is made of. No stream: those carry a locale, which may be that of another C++
+// library in the process.
+inline std::string to_text(const std::string& text) { return text; }
+inline std::string to_text(const char* text) { return text; }
+template <typename Number>
+std::string to_text(Number number) {
+  return std::to_string(number);
+}
+
+// Fails with a message made of the arguments, and nothing about where in the source that was.
+template <typename... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  throw std::runtime_error((std::string() + ... + to_text(parts)));
+}
+#define QCORE_CHECK(condition, ...)                   \
+  do {                                                \
+    if (!(condition)) ::qcore_cuda::fail(__VA_ARGS__); \
+  } while (false)
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -33,15 +54,23 @@ inline std::string shape_of(const Tensor& t) {
   return shape_text(sizes.data(), t.dim());
 }
 
+// What `scalar_type` of the Stable ABI is, and also for dtypes that torch 2.10 did not know in it (e8m0):
+// for those it throws, with a message made by a stream.
+inline ScalarType dtype_of(const Tensor& t) {
+  int32_t dtype = -1;
+  QCORE_CHECK(aoti_torch_get_dtype(t.get(), &dtype) == AOTI_TORCH_SUCCESS, "a tensor has no dtype");
+  return static_cast<ScalarType>(dtype);  // the ABI's numbers are those of the enumeration
+}
+
 inline const char* dtype_name(ScalarType type) { return torch::headeronly::toString(type); }
 
 inline void check_cuda(const char* op, const char* name, const Tensor& t) {
-  STD_TORCH_CHECK(t.is_cuda(), op, ": ", name, " is not on a CUDA device");
+  QCORE_CHECK(t.is_cuda(), op, ": ", name, " is not on a CUDA device");
 }
 
 inline void check_same_device(const char* op, const char* name, const Tensor& t, const Tensor& first) {
   check_cuda(op, name, t);
-  STD_TORCH_CHECK(t.get_device_index() == first.get_device_index(), op, ": ", name, " is on cuda:",
+  QCORE_CHECK(t.get_device_index() == first.get_device_index(), op, ": ", name, " is on cuda:",
                   int(t.get_device_index()), "; the other arguments are on cuda:",
                   int(first.get_device_index()));
 }
@@ -51,22 +80,22 @@ inline void check_dtype(const char* op, const char* name, const Tensor& t,
   bool fits = false;
   std::string names;
   for (ScalarType type : allowed) {
-    fits |= t.scalar_type() == type;
+    fits |= dtype_of(t) == type;
     names += (names.empty() ? "" : ", ") + std::string(dtype_name(type));
   }
-  STD_TORCH_CHECK(fits, op, ": ", name, " is ", dtype_name(t.scalar_type()), "; allowed: ", names);
+  QCORE_CHECK(fits, op, ": ", name, " is ", dtype_name(dtype_of(t)), "; allowed: ", names);
 }
 
 inline void check_shape(const char* op, const char* name, const Tensor& t,
                         std::initializer_list<int64_t> shape) {
   bool fits = t.dim() == static_cast<int64_t>(shape.size());
   for (size_t i = 0; fits && i < shape.size(); ++i) fits = t.size(i) == shape.begin()[i];
-  STD_TORCH_CHECK(fits, op, ": ", name, " has shape ", shape_of(t), "; it must be ",
+  QCORE_CHECK(fits, op, ": ", name, " has shape ", shape_of(t), "; it must be ",
                   shape_text(shape.begin(), static_cast<int64_t>(shape.size())));
 }
 
 inline void check_contiguous(const char* op, const char* name, const Tensor& t) {
-  STD_TORCH_CHECK(t.is_contiguous(), op, ": ", name, " is not contiguous; it must be");
+  QCORE_CHECK(t.is_contiguous(), op, ": ", name, " is not contiguous; it must be");
 }
 
 // On the device of `first`, of this dtype and shape, contiguous.
@@ -90,7 +119,7 @@ struct Rows {
 inline Rows as_rows(const char* op, const char* name, const Tensor& x) {
   check_cuda(op, name, x);
   const int64_t dim = x.dim();
-  STD_TORCH_CHECK(dim >= 1, op, ": ", name, " has no dimension; it must be [..., K]");
+  QCORE_CHECK(dim >= 1, op, ": ", name, " has no dimension; it must be [..., K]");
   const int64_t k = x.size(dim - 1);
   int64_t m = 1;
   for (int64_t i = 0; i + 1 < dim; ++i) m *= x.size(i);
@@ -119,9 +148,18 @@ class Launch {
   cudaStream_t stream_;
 };
 
+// Allows a kernel so much dynamic shared memory, once on each device. `done` belongs to the kernel.
+inline void allow_shared(const char* op, const void* kernel, int bytes, int device, std::atomic<uint64_t>& done) {
+  const uint64_t bit = uint64_t{1} << (device % 64);
+  if (done.load(std::memory_order_relaxed) & bit) return;
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  QCORE_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+  done.fetch_or(bit, std::memory_order_relaxed);
+}
+
 inline void check_launch(const char* op) {
   const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+  QCORE_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
 }
 
 // Facts of a device, read once.

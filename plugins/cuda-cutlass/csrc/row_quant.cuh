@@ -12,6 +12,27 @@ namespace qcore_cuda {
 //   struct Scale         what `encode` needs
 //   static Scale scale(const Params&, Reduction::Value, int64_t row, bool write)
 //   static Code encode(float, const Scale&)
+//   static uint32_t encode4(const float (&)[4], const Scale&)
+// The codes of a vector, four to a word where it has as many.
+template <typename Code, typename T, int VEC, typename One, typename Four>
+__device__ __forceinline__ Vec<Code, VEC> encode_vec(const Vec<T, VEC>& v, const One& one, const Four& four) {
+  Vec<Code, VEC> out;
+  if constexpr (VEC % 4 == 0) {
+    uint32_t words[VEC / 4];
+#pragma unroll
+    for (int w = 0; w < VEC / 4; ++w) {
+      const float parts[4] = {to_float(v.at[4 * w]), to_float(v.at[4 * w + 1]), to_float(v.at[4 * w + 2]),
+                              to_float(v.at[4 * w + 3])};
+      words[w] = four(parts);
+    }
+    __builtin_memcpy(&out, words, sizeof(out));
+  } else {
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) out.at[j] = one(to_float(v.at[j]));
+  }
+  return out;
+}
+
 template <typename T, typename Codec, int VEC, int VECS>
 __global__ void __launch_bounds__(1024) row_quant_kernel(const T* __restrict__ x, int64_t stride, int k,
                                                          typename Codec::Code* __restrict__ codes,
@@ -32,38 +53,37 @@ __global__ void __launch_bounds__(1024) row_quant_kernel(const T* __restrict__ x
     }
 #pragma unroll
     for (int i = 0; i < VECS; ++i) {
-      if (static_cast<int>(threadIdx.x + i * blockDim.x) < vecs) {
-#pragma unroll
-        for (int j = 0; j < VEC; ++j) Reduction::add(reduced, to_float(held[i].at[j]));
-      }
+      if (static_cast<int>(threadIdx.x + i * blockDim.x) < vecs) add_vec<Reduction>(reduced, held[i]);
     }
     reduced = block_reduce<Reduction>(reduced);
     const auto scale = Codec::scale(params, reduced, row, threadIdx.x == 0);
+    const auto encode = [&](const Vec<T, VEC>& v) {
+      return encode_vec<typename Codec::Code>(
+          v, [&](float f) { return Codec::encode(f, scale); },
+          [&](const float(&f)[4]) { return Codec::encode4(f, scale); });
+    };
 #pragma unroll
     for (int i = 0; i < VECS; ++i) {
       const int at = threadIdx.x + i * blockDim.x;
       if (at < vecs) {
-        Vec<typename Codec::Code, VEC> out;
-#pragma unroll
-        for (int j = 0; j < VEC; ++j) out.at[j] = Codec::encode(to_float(held[i].at[j]), scale);
-        target[at] = out;
+        target[at] = encode(held[i]);
       }
     }
   } else {
     // Longer than the registers, or not in whole vectors: the row is read twice.
     for (int at = threadIdx.x; at < vecs; at += blockDim.x) {
-      const Vec<T, VEC> v = source[at];
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) Reduction::add(reduced, to_float(v.at[j]));
+      add_vec<Reduction>(reduced, source[at]);
     }
     reduced = block_reduce<Reduction>(reduced);
     const auto scale = Codec::scale(params, reduced, row, threadIdx.x == 0);
+    const auto encode = [&](const Vec<T, VEC>& v) {
+      return encode_vec<typename Codec::Code>(
+          v, [&](float f) { return Codec::encode(f, scale); },
+          [&](const float(&f)[4]) { return Codec::encode4(f, scale); });
+    };
     for (int at = threadIdx.x; at < vecs; at += blockDim.x) {
       const Vec<T, VEC> v = source[at];
-      Vec<typename Codec::Code, VEC> out;
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) out.at[j] = Codec::encode(to_float(v.at[j]), scale);
-      target[at] = out;
+      target[at] = encode(v);
     }
   }
 }
@@ -83,6 +103,9 @@ void row_quant(const Rows& x, typename Codec::Code* codes, const typename Codec:
   };
   if (!whole) {
     row_quant_kernel<T, Codec, 1, 0><<<rows, threads(k, 8), 0, stream>>>(data, x.stride, k, codes, params);
+  } else if (vecs <= 1024 && x.m <= 264) {
+    // Too few rows to fill the device: the shortest way through one.
+    row_quant_kernel<T, Codec, VEC, 1><<<rows, threads(vecs, 1), 0, stream>>>(data, x.stride, k, codes, params);
   } else if (vecs <= 1024) {
     row_quant_kernel<T, Codec, VEC, 2><<<rows, threads(vecs, 2), 0, stream>>>(data, x.stride, k, codes, params);
   } else if (vecs <= 4096) {
@@ -99,15 +122,14 @@ __global__ void elementwise_quant_kernel(const T* __restrict__ x, int64_t stride
                                          Code* __restrict__ codes, Known known) {
   const auto encode = known.prepare();
   const int per_row = k / VEC;
+  const bool dense = stride == k;  // then a vector's place needs no division
   for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < vecs;
        i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-    const int64_t row = i / per_row;
-    const int at = static_cast<int>(i - row * per_row);
+    const int64_t row = dense ? 0 : i / per_row;
+    const int64_t at = i - row * per_row;
     const auto v = reinterpret_cast<const Vec<T, VEC>*>(x + row * stride)[at];
-    Vec<Code, VEC> out;
-#pragma unroll
-    for (int j = 0; j < VEC; ++j) out.at[j] = encode(to_float(v.at[j]));
-    reinterpret_cast<Vec<Code, VEC>*>(codes + row * k)[at] = out;
+    reinterpret_cast<Vec<Code, VEC>*>(codes + row * k)[at] = encode_vec<Code>(
+        v, [&](float f) { return encode(f); }, [&](const float(&f)[4]) { return encode.four(f); });
   }
 }
 

@@ -486,7 +486,7 @@ void launch_small_m(const char* op, SmallMParams p, Division wish, int32_t devic
   int state = known[device].load(std::memory_order_acquire);
   if (state == 0) {
     cudaFuncAttributes facts;
-    STD_TORCH_CHECK(cudaFuncGetAttributes(&facts, kernel) == cudaSuccess, op, ": no code for this device");
+    QCORE_CHECK(cudaFuncGetAttributes(&facts, kernel) == cudaSuccess, op, ": no code for this device");
     int most = 0;
     cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
@@ -520,7 +520,7 @@ void launch_small_m(const char* op, SmallMParams p, Division wish, int32_t devic
     attributes[config.numAttrs++].val.clusterDim = {1, static_cast<unsigned>(d.split), 1};
   }
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, p);
-  STD_TORCH_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+  QCORE_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
 }
 
 template <class W, typename T>

@@ -62,8 +62,8 @@ void add_bias(const Tensor& out, const Tensor& bias, bool marlin_order, cudaStre
   if (count == 0) return;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(ceil_div(count, 256), 4096));
   const int n = static_cast<int>(bias.numel());
-  with_float_type(op, "out", out.scalar_type(), [&](auto zero) {
-    with_float_type(op, "bias", bias.scalar_type(), [&](auto bias_zero) {
+  with_float_type(op, "out", dtype_of(out), [&](auto zero) {
+    with_float_type(op, "bias", dtype_of(bias), [&](auto bias_zero) {
       using Out = decltype(zero);
       using Bias = decltype(bias_zero);
       bias_kernel<<<blocks, 256, 0, stream>>>(static_cast<Out*>(out.data_ptr()),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from qcore_cuda import library
 
-sys.path.insert(0, str(Path(__file__).parent))  # for w4_oracle, in every import mode of pytest
+sys.path.append(str(Path(__file__).parent))  # for what several test modules share
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,6 +16,31 @@ from qcore.plugin import (
 )
 
 
+def _spec(
+    name: str,
+    kernel_type: str,
+    module: str,
+    description: str,
+    *,
+    priority: int = Priority.VENDOR,
+    backend: str = "cutlass",
+    min_capability: int = 80,
+    batch_invariant: bool = False,
+) -> KernelSpec:
+    return KernelSpec(
+        name=name,
+        kernel_type=kernel_type,
+        platforms=(Platform.CUDA,),
+        entry=f"qcore_cuda.kernels.{module}:{name}",
+        priority=priority,
+        backend=backend,
+        min_capability=min_capability,
+        batch_invariant=batch_invariant,
+        evidence=Evidence.EXECUTED,
+        description=description,
+    )
+
+
 @hookimpl
 def qcore_plugin() -> PluginInfo:
     """This plugin."""
@@ -25,6 +50,7 @@ def qcore_plugin() -> PluginInfo:
         backends={
             "qcore_cuda": "qcore's own CUDA kernels",
             "exllama": "weights in GPTQ's layout, activations in 16 bits",
+            "cutlass": "scaled products: CUTLASS on SM90, mma.sync on every other generation",
         },
     )
 
@@ -33,16 +59,33 @@ def qcore_plugin() -> PluginInfo:
 def qcore_kernels() -> Sequence[KernelSpec]:
     """All kernels."""
     return [
-        KernelSpec(
-            name="ExllamaLinearKernel",
-            kernel_type="mp",
-            platforms=(Platform.CUDA,),
-            entry="qcore_cuda.kernels.exllama:ExllamaLinearKernel",
-            priority=Priority.VENDOR,
+        _spec(
+            "ExllamaLinearKernel",
+            "mp",
+            "exllama",
+            "2, 3, 4 and 8 bits, any group size, zero points, g_idx",
             backend="exllama",
-            min_capability=80,
-            evidence=Evidence.COMPILED,
-            description="2, 3, 4 and 8 bits, any group size, zero points, g_idx",
+        ),
+        _spec(
+            "CutlassInt8ScaledMMLinearKernel",
+            "int8",
+            "cutlass_int8",
+            "static or dynamic, symmetric or not; exact 32-bit integer sums",
+            batch_invariant=True,
+        ),
+        _spec(
+            "CutlassFP8ScaledMMLinearKernel",
+            "fp8",
+            "cutlass_fp8",
+            "tensor, channel and token scales, static and dynamic; sums in the tensor core",
+            min_capability=89,
+        ),
+        _spec(
+            "CutlassFp8BlockScaledMMKernel",
+            "fp8_block",
+            "cutlass_fp8_block",
+            "128x128 blocks of weights, 1x128 of activations; sums of 128 products in the tensor core",
+            min_capability=89,
         ),
     ]
 

@@ -17,11 +17,19 @@ from qcore_cuda.ops.quantize import (
     scaled_fp8_quant,
     scaled_int8_quant,
 )
+from qcore_cuda.ops.scaled_mm import (
+    cutlass_scaled_mm,
+    cutlass_scaled_mm_azp,
+    scaled_mm_by,
+    scaled_mm_paths,
+)
 
 __all__ = [
     "awq_dequantize",
     "awq_gemm",
     "awq_marlin_repack",
+    "cutlass_scaled_mm",
+    "cutlass_scaled_mm_azp",
     "gptq_dequantize",
     "gptq_gemm",
     "gptq_marlin_repack",
@@ -33,4 +41,6 @@ __all__ = [
     "scaled_fp4_quant",
     "scaled_fp8_quant",
     "scaled_int8_quant",
+    "scaled_mm_by",
+    "scaled_mm_paths",
 ]
