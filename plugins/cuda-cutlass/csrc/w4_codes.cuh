@@ -33,12 +33,12 @@ __device__ __forceinline__ uint32_t as_bits(Pair pair) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-__device__ __forceinline__ uint32_t twice(__half v) { return as_bits(__half2half2(v)); }
-__device__ __forceinline__ uint32_t twice(__nv_bfloat16 v) { return as_bits(__bfloat162bfloat162(v)); }
-
-// (a & mask) | base
+// (a & mask) | base, by one instruction: which has room for one constant, so that the other has to be in
+// a register. The compiler, which sees two constants, would take two instructions.
 __device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t mask, uint32_t base) {
-  return (a & mask) | base;  // one LOP3
+  uint32_t v;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(v) : "r"(a), "r"(mask), "r"(base));
+  return v;
 }
 
 __device__ __forceinline__ void assign_to(float& to, float v) { to = v; }
@@ -57,9 +57,8 @@ struct Codes {
     uint32_t low;   // 1024 + zero, or 128 + zero; twice
     uint32_t high;  // -(64 + zero): for codes that were left four bits further up
   };
-  static __device__ __forceinline__ Zero zero(int z) {
-    if constexpr (kHalf) return {twice(__int2half_rn(1024 + z)), twice(__int2half_rn(-64 - z))};
-    return {twice(__int2bfloat16_rn(128 + z)), 0};
+  static __device__ __forceinline__ Zero zero(uint32_t z) {  // put into mantissas, as the codes are
+    return {z * 0x00010001u | kBase, kHalf ? z * 0x00100010u | 0xd400d400u : 0};
   }
 
   template <int I>
@@ -80,7 +79,7 @@ struct Codes<8, __half> {
   struct Zero {
     uint32_t low;
   };
-  static __device__ __forceinline__ Zero zero(int z) { return {twice(__int2half_rn(1024 + z))}; }
+  static __device__ __forceinline__ Zero zero(uint32_t z) { return {z * 0x00010001u | 0x64006400u}; }
   template <int I>
   static __device__ __forceinline__ uint32_t pair(uint32_t x, const Zero& z) {
     const uint32_t v = __byte_perm(x, 0x64646464u, I % 2 ? 0x4342 : 0x4140);
@@ -94,7 +93,7 @@ struct Codes<8, __nv_bfloat16> {
   struct Zero {
     float low;
   };
-  static __device__ __forceinline__ Zero zero(int z) { return {static_cast<float>(8388608 + z)}; }
+  static __device__ __forceinline__ Zero zero(uint32_t z) { return {__uint_as_float(0x4b000000u | z)}; }
   template <int I>
   static __device__ __forceinline__ uint32_t pair(uint32_t x, const Zero& z) {
     constexpr int first = 2 * (I % 2);
@@ -150,14 +149,16 @@ struct GptqZeros {
   __device__ __forceinline__ uint32_t four(int64_t group, int column) const {  // of columns that 4 divides
     const int bit = column * BITS;
     const uint32_t* row = words + group * stride + (bit >> 5);
-    if constexpr (BITS == 3) {
-      const uint32_t high = (bit & 31) + 12 > 32 ? row[1] : 0;
-      return __funnelshift_r(row[0], high, bit & 31);
-    } else {
-      constexpr uint32_t ones = BITS == 2 ? 0x55555555u : BITS == 4 ? 0x11111111u : 0x01010101u;
-      return (row[0] + (add ? ones : 0u)) >> (bit & 31);
-    }
+    return four_of<BITS>(row[0], BITS == 3 && crosses(bit) ? row[1] : 0, bit & 31);
   }
+  // The same of words that were read before; so that nothing need wait for them sooner.
+  template <int BITS>
+  __device__ __forceinline__ uint32_t four_of(uint32_t low, uint32_t high, int shift) const {
+    if constexpr (BITS == 3) return __funnelshift_r(low, high, shift);
+    constexpr uint32_t ones = BITS == 2 ? 0x55555555u : BITS == 4 ? 0x11111111u : 0x01010101u;
+    return (low + (add ? ones : 0u)) >> shift;
+  }
+  static __device__ __forceinline__ bool crosses(int bit) { return (bit & 31) + 12 > 32; }  // of 3 bits
   template <int BITS>
   __device__ __forceinline__ int code(uint32_t four, int i) const {
     const int z = static_cast<int>(four >> (BITS * i));

@@ -1,16 +1,12 @@
 // Few rows times packed integer weights: a stream of weights through tensor cores.
 //
-// A warp owns 32 (GPTQ) or 64 (AWQ) columns and a range of K. K is taken in blocks of 32 in which
-// thread (g, q) = (lane / 4, lane % 4) has the inputs 8q ... 8q + 7: of these it holds the weights of
-// its columns as B fragments of two m16n8k16 steps, and activations of rows g and g + 8, which are 16
-// bytes each, as A fragments. The tensor core multiplies equal positions with each other, so that any
-// order of K will do as long as both operands have it; none is ever rearranged between threads.
-//
-// Weights and activations come by cp.async into a ring of shared memory of which each thread reads
-// what it has written itself (AWQ: what its warp has): there is no barrier in the loop. Within a group
-// activations are multiplied with integers (code - zero), which half and bfloat16 hold exactly; the
-// sums meet their scale in float32. Warps that share columns add up through shared memory, blocks
-// that do through that of their cluster, always in the same order: results do not vary.
+// A warp owns 32 (GPTQ) or 64 (AWQ) columns and a range of K. Weights are the left operand, 16 columns a
+// tile, activations the right one, 8 rows a tile: see w4_layouts.cuh. Each thread keeps the words of
+// two or four blocks of K under way into its registers. Activations of 128 inputs at a time are
+// brought to shared memory by cp.async, once for all warps that have the same K, two such pieces ahead.
+// Within a group activations are multiplied with integers (code - zero), which half and bfloat16 hold
+// exactly; the sums meet their scale in float32. Warps that share columns add up through shared
+// memory, blocks that do through that of their cluster, always in the same order: results do not vary.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -21,259 +17,25 @@
 #include <atomic>
 
 #include "op_support.h"
-#include "w4_codes.cuh"
+#include "w4_layouts.cuh"
 
 namespace qcore_cuda {
 
-constexpr int kBlockK = 32;       // inputs that a warp takes at a time
 constexpr int kMostThreads = 512;
-constexpr int kMostSplit = 8;     // blocks of a cluster: what every device can do
+constexpr int kMostSplit = 8;  // blocks of a cluster: what every device can do
+constexpr int kPiece = 4;      // blocks of K whose activations come together
+constexpr int kPieces = 3;     // that there is room for: one in use, two under way
 
-struct SmallMParams {
-  const void* a;  // [m, k], rows `a_stride` elements apart; k and a_stride multiples of 8, a of 16 bytes
-  int64_t a_stride;
-  int m, k;
-  const uint32_t* w;
-  int64_t w_stride;  // words in a row of w
-  int w_rows;
-  const void* scales;  // [groups, n]
-  ScaleType scale_type;
-  GptqZeros zeros;
-  int group_blocks;  // blocks of kBlockK in a group
-  int blocks;        // of kBlockK in all
-  const void* bias;  // [n_out]; or null
-  bool bias_float;   // float32; else the dtype of a
-  void* out;         // [m, n_out], dense
-  bool out_float;    // float32; else the dtype of a
-  int n, n_out;      // columns that there are, and that are wanted
-  // How the work is divided: warps of a block by columns and by K, blocks of a cluster by K.
-  int column_warps, k_warps, split;
-};
+template <class W>
+constexpr int kColumns = 8 * W::kOwn;  // of a warp
 
-__device__ __forceinline__ void copy_16(void* to, const void* from, bool valid) {
-  __pipeline_memcpy_async(to, from, 16, valid ? 0 : 16);
-}
-
-// ---- where weights lie -------------------------------------------------------------------------
-
-// GPTQ: words along K. SHUFFLED: the order that `gptq_shuffle` gives, in which a pair is two
-// neighbours; else a pair is (i, i + 4).
-template <int BITS, bool SHUFFLED>
-struct Gptq {
-  static constexpr int kColumns = 32;      // of a warp
-  static constexpr int kTiles = 4;         // of 8 columns: tile j has column 4g + j
-  static constexpr int kVectors = BITS == 8 || BITS == 3 ? 2 : 1;  // of 16 bytes, a thread and block
-  static constexpr bool kNeighbours = SHUFFLED || BITS == 8;
-  static constexpr bool kAcrossLanes = false;
-  static constexpr int kMostRowTiles = 2;
-
-  struct Words {
-    uint32_t at[kVectors][4];
-  };
-
-  static __device__ __forceinline__ int row(int block, int q, int v) {
-    if (BITS == 8) return block * 8 + 2 * q + v;
-    if (BITS == 4) return block * 4 + q;
-    if (BITS == 3) return block * 3 + (24 * q + (v ? 23 : 0)) / 32;
-    return block * 2 + q / 2;
-  }
-  template <typename Slot>
-  static __device__ __forceinline__ void issue(const SmallMParams& p, int block, int column0, int lane, Slot slot) {
-    const int column = column0 + 4 * (lane / 4);
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      const int r = row(block, lane % 4, v);
-      const bool valid = column < p.n && r < p.w_rows;
-      copy_16(slot(v), valid ? p.w + r * p.w_stride + column : p.w, valid);
-    }
-  }
-  template <typename Slot>
-  static __device__ __forceinline__ void read(Words& words, int, Slot slot) {
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) *reinterpret_cast<uint4*>(words.at[v]) = *slot(v);
-  }
-
-  // The zero points of this thread's B fragments, and the scales of its sums: columns 8q ... 8q + 7.
-  struct Ahead {
-    uint32_t zeros;
-    uint4 scales[2];
-  };
-  static __device__ __forceinline__ void fetch(const SmallMParams& p, int group, int column0, int lane, Ahead& next) {
-    const int mine = column0 + 4 * (lane / 4), sums = column0 + 8 * (lane % 4);
-    if (p.zeros.words && mine < p.n) next.zeros = p.zeros.four<BITS>(group, mine);
-    if (sums < p.n) {
-      const int64_t first = static_cast<int64_t>(group) * p.n + sums;
-      if (p.scale_type == ScaleType::kFloat) {
-        const auto* from = reinterpret_cast<const uint4*>(static_cast<const float*>(p.scales) + first);
-        next.scales[0] = __ldg(from);
-        next.scales[1] = __ldg(from + 1);
-      } else {
-        next.scales[0] = __ldg(reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(p.scales) + first));
-      }
-    }
-  }
-  template <typename T>
-  using Zeros = typename Codes<BITS, T>::Zero[4];
-  template <typename T>
-  static __device__ __forceinline__ void zeros(const SmallMParams& p, const Ahead& next, Zeros<T>& z) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      z[j] = Codes<BITS, T>::zero(p.zeros.words ? p.zeros.code<BITS>(next.zeros, j) : p.zeros.constant);
-    }
-  }
-  // Scale of tile j's columns 2q and 2q + 1, which are 8q + j and 8q + 4 + j.
-  static __device__ __forceinline__ void scales(const SmallMParams& p, const Ahead& next, float2 (&s)[kTiles]) {
-    float flat[8];
-    if (p.scale_type == ScaleType::kFloat) {
-      const float4 a = *reinterpret_cast<const float4*>(&next.scales[0]);
-      const float4 b = *reinterpret_cast<const float4*>(&next.scales[1]);
-      flat[0] = a.x, flat[1] = a.y, flat[2] = a.z, flat[3] = a.w;
-      flat[4] = b.x, flat[5] = b.y, flat[6] = b.z, flat[7] = b.w;
-    } else {
-      const uint32_t words[4] = {next.scales[0].x, next.scales[0].y, next.scales[0].z, next.scales[0].w};
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float2 two = scale_pair(words[i], p.scale_type);
-        flat[2 * i] = two.x;
-        flat[2 * i + 1] = two.y;
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) s[j] = {flat[j], flat[4 + j]};
-  }
-
-  template <typename T, typename Multiply>
-  static __device__ __forceinline__ void multiply(const Words& words, int q, const Zeros<T>& z, Multiply f) {
-    using C = Codes<BITS, T>;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const uint32_t w = words.at[0][j];
-      uint32_t x = w, y = w;
-      if constexpr (BITS == 8) y = words.at[1][j];
-      if constexpr (BITS == 3) {
-        const uint32_t v = __funnelshift_r(w, words.at[1][j], (24 * q) & 31);
-        x = y = (v & 0xfffu) | ((v << 4) & 0x0fff0000u);
-      }
-      if constexpr (BITS == 2 && SHUFFLED) x = y = w >> (8 * (q & 1));
-      if constexpr (BITS == 2 && !SHUFFLED) x = y = __byte_perm(w, 0, q & 1 ? 0x4342 : 0x4140);
-      f(j, 0, C::template pair<0>(x, z[j]), C::template pair<1>(x, z[j]));
-      f(j, 1, C::template pair<2>(y, z[j]), C::template pair<3>(y, z[j]));
-    }
-  }
-  // The column, within the warp's, of a thread's sum: tile j, element e of (2q, 2q + 1).
-  static __device__ __forceinline__ int column_of(int j, int q, int e) { return 8 * q + 4 * e + j; }
-};
-
-// AWQ: words along N, of which nibble i is column [0, 2, 4, 6, 1, 3, 5, 7][i]. Tile t has nibble t of
-// word g; a pair is the words of two neighbouring inputs.
-struct Awq {
-  static constexpr int kColumns = 64;
-  static constexpr int kTiles = 8;
-  static constexpr int kVectors = 2;
-  static constexpr bool kNeighbours = true;
-  static constexpr bool kAcrossLanes = true;
-  static constexpr int kMostRowTiles = 1;  // two would not fit the registers
-
-  struct Words {
-    uint32_t at[8];  // word g of inputs 8q ... 8q + 7
-  };
-
-  // 64 vectors: input 8q + i, words 4h ... 4h + 3 lie at 8i + 2q + h, so that reading meets no bank twice.
-  template <typename Slot>
-  static __device__ __forceinline__ void issue(const SmallMParams& p, int block, int column0, int lane, Slot slot) {
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      const int i = 4 * v + lane / 8, q = lane / 2 % 4, h = lane % 2;
-      const int r = block * kBlockK + 8 * q + i, word = column0 / 8 + 4 * h;
-      const bool valid = r < p.w_rows && word < p.w_stride;
-      copy_16(slot(v), valid ? p.w + r * p.w_stride + word : p.w, valid);
-    }
-  }
-  template <typename Slot>
-  static __device__ __forceinline__ void read(Words& words, int lane, Slot slot) {
-    const int g = lane / 4, q = lane % 4;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      // slot(v) points at this lane's vector; those of a warp lie side by side.
-      const uint4* warp = slot(i / 4) - lane;
-      words.at[i] = reinterpret_cast<const uint32_t*>(warp + 8 * (i % 4) + 2 * q + g / 4)[g % 4];
-    }
-  }
-
-  struct Ahead {
-    uint32_t zeros;
-    uint4 scales[2];  // columns 16q ... 16q + 15
-  };
-  static __device__ __forceinline__ void fetch(const SmallMParams& p, int group, int column0, int lane, Ahead& next) {
-    const int mine = column0 / 8 + lane / 4, sums = column0 + 16 * (lane % 4);
-    if (mine < p.zeros.stride) next.zeros = p.zeros.words[group * p.zeros.stride + mine];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (sums + 8 * i >= p.n) continue;
-      const int64_t first = static_cast<int64_t>(group) * p.n + sums + 8 * i;
-      next.scales[i] = __ldg(reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(p.scales) + first));
-    }
-  }
-  template <typename T>
-  using Zeros = typename Codes<4, T>::Zero[8];
-  template <typename T>
-  static __device__ __forceinline__ void zeros(const SmallMParams&, const Ahead& next, Zeros<T>& z) {
-#pragma unroll
-    for (int t = 0; t < 8; ++t) z[t] = Codes<4, T>::zero((next.zeros >> (4 * t)) & 15);
-  }
-  static __device__ __forceinline__ int column_of(int t, int q, int e) {
-    return 16 * q + 8 * e + (t < 4 ? 2 * t : 2 * t - 7);
-  }
-  static __device__ __forceinline__ void scales(const SmallMParams& p, const Ahead& next, float2 (&s)[kTiles]) {
-    float flat[2][8];
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const uint32_t words[4] = {next.scales[e].x, next.scales[e].y, next.scales[e].z, next.scales[e].w};
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float2 two = scale_pair(words[i], p.scale_type);
-        flat[e][2 * i] = two.x;
-        flat[e][2 * i + 1] = two.y;
-      }
-    }
-#pragma unroll
-    for (int t = 0; t < 8; ++t) s[t] = {flat[0][t < 4 ? 2 * t : 2 * t - 7], flat[1][t < 4 ? 2 * t : 2 * t - 7]};
-  }
-
-  template <int HALF, typename T, typename Multiply>
-  static __device__ __forceinline__ void multiply_half(const Words& words, const Zeros<T>& z, Multiply f) {
-    using C = Codes<4, T>;
-    uint32_t x[4];  // of two inputs each: nibbles 0 ... 3 of both, or 4 ... 7
-#pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = __byte_perm(words.at[2 * i], words.at[2 * i + 1], HALF ? 0x7632 : 0x5410);
-    constexpr int t = 4 * HALF;
-#pragma unroll
-    for (int s = 0; s < 2; ++s) {
-      f(t + 0, s, C::template pair<0>(x[2 * s], z[t + 0]), C::template pair<0>(x[2 * s + 1], z[t + 0]));
-      f(t + 1, s, C::template pair<1>(x[2 * s], z[t + 1]), C::template pair<1>(x[2 * s + 1], z[t + 1]));
-      f(t + 2, s, C::template pair<2>(x[2 * s], z[t + 2]), C::template pair<2>(x[2 * s + 1], z[t + 2]));
-      f(t + 3, s, C::template pair<3>(x[2 * s], z[t + 3]), C::template pair<3>(x[2 * s + 1], z[t + 3]));
-    }
-  }
-  template <typename T, typename Multiply>
-  static __device__ __forceinline__ void multiply(const Words& words, int, const Zeros<T>& z, Multiply f) {
-    multiply_half<0, T>(words, z, f);
-    multiply_half<1, T>(words, z, f);
-  }
-};
-
-// ---- the kernel --------------------------------------------------------------------------------
-
-// Depth of the ring: the more of it, the more bytes are under way; the less, the more warps fit.
-template <class W, int ROW_TILES>
-constexpr int kStages = ROW_TILES == 1 ? (W::kVectors == 1 ? 6 : 5) : 4;
-
-template <class W, int ROW_TILES>
-constexpr int kSlots = W::kVectors + 2 * ROW_TILES;  // vectors of a thread and stage
+// Vectors of 16 bytes that a piece has: for each block and tile of rows those of a warp's lanes.
+template <int ROW_TILES>
+constexpr int kPieceVectors = kPiece * ROW_TILES * 32;
 
 template <class W>
 __host__ __device__ constexpr int sum_stride(int column_warps) {
-  return column_warps * W::kColumns + 4;  // floats; the 4 keep rows apart in banks
+  return column_warps * kColumns<W> + 4;  // floats; the 4 keep rows apart in banks
 }
 
 // Eight activations of a row as four pairs, in the order of the weights' pairs.
@@ -310,123 +72,144 @@ __device__ __forceinline__ void store(const SmallMParams& p, int row, int column
   }
 }
 
+__device__ __forceinline__ uint4 shared_vector(uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address));
+  return v;
+}
+
+// A barrier for the warps that share a range of K.
+__device__ __forceinline__ void sync_slice(int k_warp, int column_warps) {
+  if (column_warps == 1) __syncwarp();
+  else asm volatile("bar.sync %0, %1;" ::"r"(1 + k_warp), "r"(32 * column_warps) : "memory");
+}
+
 template <class W, typename T, int ROW_TILES>
 __global__ void __launch_bounds__(kMostThreads) small_m_kernel(const __grid_constant__ SmallMParams p) {
-  constexpr int STAGES = kStages<W, ROW_TILES>, SLOTS = kSlots<W, ROW_TILES>, TILES = W::kTiles;
-  extern __shared__ uint4 ring[];
+  constexpr int DEPTH = W::depth(ROW_TILES), TILES = W::kOwn / 2;
+  extern __shared__ uint4 shared_vectors[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;
   const int column_warp = warp % p.column_warps, k_warp = warp / p.column_warps;
-  const int column0 = (blockIdx.x * p.column_warps + column_warp) * W::kColumns;
-  const int row0 = blockIdx.z * 16 * ROW_TILES;
+  const int column0 = (blockIdx.x * p.column_warps + column_warp) * kColumns<W>;
+  const int row0 = blockIdx.z * 8 * ROW_TILES;
   const int part = blockIdx.y * p.k_warps + k_warp, parts = p.split * p.k_warps;
-  const int first = static_cast<int>(static_cast<int64_t>(p.blocks) * part / parts);
-  const int last = static_cast<int>(static_cast<int64_t>(p.blocks) * (part + 1) / parts);
-
-  const T* rows[2 * ROW_TILES];
-  bool row_valid[2 * ROW_TILES];
-#pragma unroll
-  for (int i = 0; i < 2 * ROW_TILES; ++i) {
-    const int row = row0 + 8 * i + g;
-    row_valid[i] = row < p.m;
-    rows[i] = static_cast<const T*>(p.a) + (row_valid[i] ? row * p.a_stride : 0);
-  }
+  const int pieces = (p.blocks + kPiece - 1) / kPiece;
+  const int first = static_cast<int>(static_cast<int64_t>(pieces) * part / parts) * kPiece;
+  const int last = min(p.blocks, static_cast<int>(static_cast<int64_t>(pieces) * (part + 1) / parts) * kPiece);
 #if __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();  // launched before its turn: wait until what came before is done
 #endif
-  const auto slot = [&](int stage, int s) { return ring + (stage * SLOTS + s) * blockDim.x + threadIdx.x; };
-  const auto issue = [&](int block, int stage) {
-    if (block < last) {
-      W::issue(p, block, column0, lane, [&](int v) { return slot(stage, v); });
-      const int k = block * kBlockK + 8 * q;
+
+  typename W::Stream stream(p, first, last, column0, lane);
+  typename W::Words words[DEPTH] = {};
 #pragma unroll
-      for (int i = 0; i < 2 * ROW_TILES; ++i) {
-        const bool valid = row_valid[i] && k < p.k;
-        copy_16(slot(stage, W::kVectors + i), rows[i] + (valid ? k : 0), valid);
+  for (int d = 0; d < DEPTH; ++d) stream.next(words[d], first + d);
+
+  // Activations: vector `at` of each row of a piece goes where the lane that multiplies it finds it.
+  uint4* const ring = shared_vectors + k_warp * kPieces * kPieceVectors<ROW_TILES>;
+  const uint32_t ring_address = static_cast<uint32_t>(__cvta_generic_to_shared(ring + lane));
+  const int of_slice = column_warp * 32 + lane, at = of_slice % (4 * kPiece);
+  const int first_row = of_slice / (4 * kPiece), row_step = 2 * p.column_warps;
+  const T* const a = static_cast<const T*>(p.a) + row0 * p.a_stride + 8 * at;
+  const auto bring = [&](int block, int slot) {
+    if (block < last) {
+      uint4* to = ring + slot * kPieceVectors<ROW_TILES> + (at / 4) * ROW_TILES * 32 + at % 4;
+      const bool inside = block * kBlockK + 8 * at < p.k;
+#pragma unroll 1
+      for (int row = first_row; row < 8 * ROW_TILES; row += row_step) {
+        const bool valid = inside && row0 + row < p.m;
+        const void* from = valid ? static_cast<const void*>(a + row * p.a_stride + block * kBlockK) : p.a;
+        __pipeline_memcpy_async(to + 4 * row, from, 16, valid ? 0 : 16);
       }
     }
     __pipeline_commit();
   };
+#pragma unroll
+  for (int i = 0; i < kPieces - 1; ++i) bring(first + i * kPiece, i);
 
   float sums[ROW_TILES][TILES][4] = {}, of_group[ROW_TILES][TILES][4] = {};
-  typename W::Ahead next = {}, current = {};  // scales stay as they came until the group's end
+  typename W::Group next, current = {};  // scales stay as they came until the group's end
   typename W::template Zeros<T> zeros;
   // Counts down to the next group. What a group needs is fetched when the one before begins.
   int group = first / p.group_blocks, left = 0;
-  if (first < last) W::fetch(p, group, column0, lane, next);
+  typename W::Groups groups(p, group, column0, lane, next);
+  if (first < last) groups.fetch(next);
   const auto close_group = [&] {
-    float2 scales[TILES];
+    float scales[W::kOwn];
     W::scales(p, current, scales);
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r) {
 #pragma unroll
-      for (int j = 0; j < TILES; ++j) {
-        sums[r][j][0] += of_group[r][j][0] * scales[j].x;
-        sums[r][j][1] += of_group[r][j][1] * scales[j].y;
-        sums[r][j][2] += of_group[r][j][2] * scales[j].x;
-        sums[r][j][3] += of_group[r][j][3] * scales[j].y;
+      for (int t = 0; t < TILES; ++t) {
 #pragma unroll
-        for (int c = 0; c < 4; ++c) of_group[r][j][c] = 0.0f;
+        for (int c = 0; c < 4; ++c) {
+          sums[r][t][c] += of_group[r][t][c] * scales[2 * t + c / 2];
+          of_group[r][t][c] = 0.0f;
+        }
       }
     }
   };
+
+  for (int begin = first, slot = 0; begin < last; begin += kPiece) {
+    __pipeline_wait_prior(kPieces - 2);
+    sync_slice(k_warp, p.column_warps);
+    bring(begin + (kPieces - 1) * kPiece, slot == 0 ? kPieces - 1 : slot - 1);  // over what all are done with
+    const uint32_t piece = ring_address + slot * kPieceVectors<ROW_TILES> * 16;
+    slot = slot + 1 == kPieces ? 0 : slot + 1;
 #pragma unroll
-  for (int s = 0; s < STAGES - 1; ++s) issue(first + s, s);
-
-  int stage = 0;
-  for (int block = first; block < last; ++block) {
-    if (left == 0) {
-      if (block != first) close_group();
-      W::template zeros<T>(p, next, zeros);
-      current = next;
-      left = min(last, (group + 1) * p.group_blocks) - block;
-      ++group;
-      if (block + left < last) W::fetch(p, group, column0, lane, next);
-    }
-    --left;
-
-    __pipeline_wait_prior(STAGES - 2);
-    if constexpr (W::kAcrossLanes) __syncwarp();
-    typename W::Words words;
-    W::read(words, lane, [&](int v) { return slot(stage, v); });
-    uint32_t a[2 * ROW_TILES][4];
-#pragma unroll
-    for (int i = 0; i < 2 * ROW_TILES; ++i) to_pairs<W::kNeighbours>(*slot(stage, W::kVectors + i), a[i]);
-    issue(block + STAGES - 1, stage == 0 ? STAGES - 1 : stage - 1);
-    stage = stage + 1 == STAGES ? 0 : stage + 1;
-
-    W::template multiply<T>(words, q, zeros, [&](int j, int step, uint32_t b0, uint32_t b1) {
+    for (int i = 0; i < kPiece; ++i) {
+      const int block = begin + i;
+      if (block >= last) break;
+      if (left == 0) {
+        if (block != first) close_group();
+        groups.template begin<T>(p, next, zeros);
+        current = next;
+        left = min(last, (group + 1) * p.group_blocks) - block;
+        ++group;
+        if (block + left < last) groups.fetch(next);
+      }
+      --left;
+      uint32_t x[ROW_TILES][4];
 #pragma unroll
       for (int r = 0; r < ROW_TILES; ++r) {
-        mma_16816<T>(of_group[r][j], a[2 * r][2 * step], a[2 * r + 1][2 * step], a[2 * r][2 * step + 1],
-                     a[2 * r + 1][2 * step + 1], b0, b1);
+        to_pairs<W::kNeighbours>(shared_vector(piece + (i * ROW_TILES + r) * 512), x[r]);
       }
-    });
+      W::template multiply<T>(words[i % DEPTH], q, zeros,
+                              [&](int t, int step, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r) {
+          mma_16816<T>(of_group[r][t], w0, w1, w2, w3, x[r][2 * step], x[r][2 * step + 1]);
+        }
+      });
+      stream.next(words[i % DEPTH], block + DEPTH);
+    }
   }
   if (first < last) close_group();
 
-  // The sums of all warps, side by side, over the ring.
+  // The sums of all warps, side by side, over the activations. This thread's are rows 2q and 2q + 1.
   __pipeline_wait_prior(0);
   __syncthreads();
-  float* shared = reinterpret_cast<float*>(ring);
-  const int stride = sum_stride<W>(p.column_warps), tile = 16 * ROW_TILES * stride;
+  float* shared = reinterpret_cast<float*>(shared_vectors);
+  const int stride = sum_stride<W>(p.column_warps), tile = 8 * ROW_TILES * stride;
 #pragma unroll
   for (int r = 0; r < ROW_TILES; ++r) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float* to = shared + k_warp * tile + (16 * r + 8 * half + g) * stride + column_warp * W::kColumns;
+    for (int e = 0; e < 2; ++e) {
+      float* to = shared + k_warp * tile + (8 * r + 2 * q + e) * stride + column_warp * kColumns<W> + W::kOwn * g;
 #pragma unroll
-      for (int j = 0; j < TILES; ++j) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) to[W::column_of(j, q, e)] = sums[r][j][2 * half + e];
+      for (int t = 0; t < TILES; t += 2) {
+        *reinterpret_cast<float4*>(to + 2 * t) =
+            make_float4(sums[r][t][e], sums[r][t][2 + e], sums[r][t + 1][e], sums[r][t + 1][2 + e]);
       }
     }
   }
   __syncthreads();
 
-  const int columns = p.column_warps * W::kColumns, block_column0 = blockIdx.x * columns;
-  const int wanted = min(16 * ROW_TILES, p.m - row0) * columns;  // columns: a power of two times 32
+  const int columns = p.column_warps * kColumns<W>, block_column0 = blockIdx.x * columns;
+  const int log_columns = 31 - __clz(columns);
+  const int wanted = min(8 * ROW_TILES, p.m - row0) * columns;  // columns: a power of two times 32
   for (int i = threadIdx.x; i < wanted; i += blockDim.x) {
-    const int row = i / columns, column = i % columns;
+    const int row = i >> log_columns, column = i & (columns - 1);
     float* at = shared + row * stride + column;
     float sum = *at;
     for (int w = 1; w < p.k_warps; ++w) sum += at[w * tile];
@@ -444,7 +227,7 @@ __global__ void __launch_bounds__(kMostThreads) small_m_kernel(const __grid_cons
     const int each = (wanted + p.split - 1) / p.split;
     const int begin = each * blockIdx.y, end = min(wanted, begin + each);
     for (int i = begin + threadIdx.x; i < end; i += blockDim.x) {
-      const int row = i / columns, column = i % columns;
+      const int row = i >> log_columns, column = i & (columns - 1);
       float sum = 0.0f;
       for (int s = 0; s < p.split; ++s) sum += cluster.map_shared_rank(shared, s)[row * stride + column];
       if (block_column0 + column < p.n_out) store<T>(p, row0 + row, block_column0 + column, sum);
@@ -460,20 +243,31 @@ struct Division {
   int column_warps, k_warps, split;  // 0: chosen here
 };
 
-// Enough warps for every multiprocessor, each with enough of K to fill its ring; columns side by side
-// where there are many rows, because their warps read the same activations.
-inline Division divide(Division wish, int m, int n, int blocks, int columns_of_warp, int sm_count, bool clusters) {
-  Division d = wish;
+// What a block has in shared memory: activations under way, later its warps' sums.
+template <class W, int ROW_TILES>
+size_t shared_bytes(const Division& d) {
+  const size_t ring = sizeof(uint4) * d.k_warps * kPieces * kPieceVectors<ROW_TILES>;
+  const size_t sums = sizeof(float) * d.k_warps * 8 * ROW_TILES * sum_stride<W>(d.column_warps);
+  return std::max(ring, sums);
+}
+
+// The more rows, the more warps side by side, which share activations. Blocks of 16 warps where one for
+// each multiprocessor is all there is work for, else of 8; and clusters where even that leaves some idle.
+inline Division divide(Division d, int m, int n, int blocks, int columns_of_warp, int sm_count, bool clusters) {
   const int tiles = static_cast<int>(ceil_div(n, columns_of_warp));
-  if (d.column_warps == 0) d.column_warps = columns_of_warp == 32 && m > 4 && tiles > 1 ? 2 : 1;
-  if (d.k_warps == 0) {
-    d.k_warps = 8 / d.column_warps;
-    while (d.k_warps > 1 && blocks < 2 * d.k_warps) d.k_warps /= 2;
+  const int pieces = static_cast<int>(ceil_div(blocks, kPiece));
+  if (d.column_warps == 0) {
+    d.column_warps = m <= 2 ? 1 : m <= 8 ? 2 : 4;
+    while (d.column_warps > 1 && d.column_warps > tiles) d.column_warps /= 2;
   }
   const int64_t count = ceil_div(tiles, d.column_warps);
+  if (d.k_warps == 0) {
+    d.k_warps = (count <= sm_count ? 16 : 8) / d.column_warps;
+    while (d.k_warps > 1 && pieces < d.k_warps) d.k_warps /= 2;
+  }
   if (d.split == 0) {
     d.split = 1;
-    while (d.split < kMostSplit && 2 * count * d.split <= 2 * sm_count && blocks >= 4 * d.k_warps * d.split) d.split *= 2;
+    while (d.split < kMostSplit && 2 * count * d.split <= sm_count && pieces >= 2 * d.k_warps * d.split) d.split *= 2;
   }
   if (!clusters) d.split = 1;
   return d;
@@ -482,7 +276,8 @@ inline Division divide(Division wish, int m, int n, int blocks, int columns_of_w
 template <class W, typename T, int ROW_TILES>
 void launch_small_m(const char* op, SmallMParams p, Division wish, int32_t device, cudaStream_t stream) {
   const auto kernel = small_m_kernel<W, T, ROW_TILES>;
-  static std::array<std::atomic<int>, 64> known{};  // 0: not yet; else 1 + whether it is code for SM90 and later
+  // 0: not yet; else twice the most shared memory, plus whether it is code for SM90 and later.
+  static std::array<std::atomic<int>, 64> known{};
   int state = known[device].load(std::memory_order_acquire);
   if (state == 0) {
     cudaFuncAttributes facts;
@@ -490,27 +285,26 @@ void launch_small_m(const char* op, SmallMParams p, Division wish, int32_t devic
     int most = 0;
     cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
-    state = facts.ptxVersion >= 90 ? 2 : 1;
+    state = 2 * most + (facts.ptxVersion >= 90);
     known[device].store(state, std::memory_order_release);
   }
   const DeviceFacts& facts = device_facts(device);
-  const Division d = divide(wish, p.m, p.n_out, p.blocks, W::kColumns, facts.sm_count, state == 2);
+  const bool sm90 = state % 2;
+  Division d = divide(wish, p.m, p.n_out, p.blocks, kColumns<W>, facts.sm_count, sm90);
+  while (d.k_warps > 1 && shared_bytes<W, ROW_TILES>(d) > static_cast<size_t>(state / 2)) d.k_warps /= 2;
   p.column_warps = d.column_warps;
   p.k_warps = d.k_warps;
   p.split = d.split;
   const int threads = 32 * d.column_warps * d.k_warps;
-  const size_t ring = sizeof(uint4) * threads * kSlots<W, ROW_TILES> * kStages<W, ROW_TILES>;
-  const size_t sums = sizeof(float) * d.k_warps * 16 * ROW_TILES * sum_stride<W>(d.column_warps);
-
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(ceil_div(p.n_out, W::kColumns * d.column_warps)), d.split,
-                        static_cast<unsigned>(ceil_div(p.m, 16 * ROW_TILES)));
+  config.gridDim = dim3(static_cast<unsigned>(ceil_div(p.n_out, kColumns<W> * d.column_warps)), d.split,
+                        static_cast<unsigned>(ceil_div(p.m, 8 * ROW_TILES)));
   config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = std::max(ring, sums);
+  config.dynamicSmemBytes = shared_bytes<W, ROW_TILES>(d);
   config.stream = stream;
   cudaLaunchAttribute attributes[2];
   config.attrs = attributes;
-  if (state == 2) {
+  if (sm90) {
     // Its blocks may be placed while the kernel before it ends: they wait for that before they read.
     attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
@@ -525,10 +319,11 @@ void launch_small_m(const char* op, SmallMParams p, Division wish, int32_t devic
 
 template <class W, typename T>
 void small_m_of(const char* op, const SmallMParams& p, Division wish, int32_t device, cudaStream_t stream) {
-  if constexpr (W::kMostRowTiles == 2) {
-    if (p.m > 16) return launch_small_m<W, T, 2>(op, p, wish, device, stream);
+  if (p.m <= 8) return launch_small_m<W, T, 1>(op, p, wish, device, stream);
+  if constexpr (W::kMostRowTiles == 4) {
+    if (p.m > 16) return launch_small_m<W, T, 4>(op, p, wish, device, stream);
   }
-  launch_small_m<W, T, 1>(op, p, wish, device, stream);
+  launch_small_m<W, T, 2>(op, p, wish, device, stream);
 }
 
 template <class W>

@@ -9,7 +9,7 @@
 namespace qcore_cuda {
 
 // Up to so many rows the kernel for few rows is used, beyond it weights are dequantized.
-constexpr int64_t kFewRows = 64;
+constexpr int64_t kFewRows = 32;
 
 inline bool aligned_16(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0; }
 
