@@ -50,8 +50,26 @@ __device__ __forceinline__ uint32_t read_once(const uint32_t* from) {
   return v;
 }
 
+// Into registers, or not, without a branch: where branches meet, what was loaded would be copied, and so
+// waited for.
+__device__ __forceinline__ void read_if(bool wanted, uint32_t& v, const void* from) {
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %1, 0; @p ld.global.nc.u32 %0, [%2];}" : "+r"(v) : "r"(int(wanted)), "l"(from));
+}
+__device__ __forceinline__ void read_if(bool wanted, uint2& v, const void* from) {
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.nc.v2.u32 {%0,%1}, [%3];}"
+               : "+r"(v.x), "+r"(v.y)
+               : "r"(int(wanted)), "l"(from));
+}
+__device__ __forceinline__ void read_if(bool wanted, uint4& v, const void* from) {
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %4, 0; @p ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%5];}"
+               : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+               : "r"(int(wanted)), "l"(from));
+}
+
+// Four or eight scales, as a group has them, to float32.
 template <int COUNT>
-__device__ __forceinline__ void to_floats(const uint32_t (&words)[4], ScaleType type, float (&s)[COUNT]) {
+__device__ __forceinline__ void to_floats(const uint4& packed, ScaleType type, float (&s)[COUNT]) {
+  const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
   if (COUNT == 4 && type == ScaleType::kFloat) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) s[i] = __uint_as_float(words[i]);
@@ -75,6 +93,7 @@ struct Gptq {
   static constexpr int kMostRowTiles = 4;
   // Blocks that are under way to a thread: 4 or 2.
   static constexpr int depth(int row_tiles) { return row_tiles == 4 ? 2 : 4; }
+  static constexpr int most_threads(int) { return 512; }
 
   struct Words {
     uint4 at[kVectors];
@@ -118,32 +137,29 @@ struct Gptq {
     const char* scales;
     int64_t zeros_step, scales_step;  // words; bytes
     int shift;
-    bool valid, wide;
+    bool valid, packed, wide;
 
     __device__ __forceinline__ Groups(const SmallMParams& p, int first, int column0, int lane, Group& next)
-        : zeros(nullptr), zeros_step(p.zeros.stride), shift(0), wide(p.scale_type == ScaleType::kFloat) {
+        : zeros(p.zeros.words), zeros_step(p.zeros.stride), shift(0), packed(p.zeros.words), wide(p.scale_type == ScaleType::kFloat) {
       const int column = column0 + kOwn * (lane / 4), bytes = wide ? 4 : 2;
       valid = column < p.n;
       scales_step = static_cast<int64_t>(p.n) * bytes;
       scales = static_cast<const char*>(p.scales) + first * scales_step + column * bytes;
       next = {};
-      if (p.zeros.words) {
-        zeros = p.zeros.words + first * zeros_step + (column * BITS >> 5);
+      if (packed) {
+        zeros += first * zeros_step + (column * BITS >> 5);
         shift = column * BITS & 31;
       } else {
         next.low = p.zeros.constant * (BITS == 2 ? 0x55u : BITS == 3 ? 0x249u : BITS == 4 ? 0x1111u : 0x01010101u);
       }
     }
-    __device__ __forceinline__ void fetch(Group& next) {
-      if (valid) {
-        if (zeros) {
-          next.low = __ldg(zeros);
-          if (BITS == 3 && shift + 12 > 32) next.high = __ldg(zeros + 1);
-        }
-        next.scales = __ldg(reinterpret_cast<const uint2*>(scales));
-        if (wide) next.more_scales = __ldg(reinterpret_cast<const uint2*>(scales) + 1);
-      }
-      if (zeros) zeros += zeros_step;
+    __device__ __forceinline__ void fetch(Group& next, bool wanted) {
+      wanted = wanted && valid;
+      read_if(wanted && packed, next.low, zeros);
+      if constexpr (BITS == 3) read_if(wanted && packed && shift + 12 > 32, next.high, zeros + 1);
+      read_if(wanted, next.scales, scales);
+      read_if(wanted && wide, next.more_scales, scales + 8);
+      zeros += zeros_step;
       scales += scales_step;
     }
     template <typename T>
@@ -156,8 +172,7 @@ struct Gptq {
   template <typename T>
   using Zeros = typename Codes<BITS, T>::Zero[kOwn];
   static __device__ __forceinline__ void scales(const SmallMParams& p, const Group& group, float (&s)[kOwn]) {
-    const uint32_t words[4] = {group.scales.x, group.scales.y, group.more_scales.x, group.more_scales.y};
-    to_floats(words, p.scale_type, s);
+    to_floats(make_uint4(group.scales.x, group.scales.y, group.more_scales.x, group.more_scales.y), p.scale_type, s);
   }
 
   // Eight codes of column j: pairs 0 and 1 are made of x, 2 and 3 of y.
@@ -196,7 +211,8 @@ struct Awq {
   static constexpr int kOwn = 8;  // word g
   static constexpr bool kNeighbours = true;
   static constexpr int kMostRowTiles = 2;  // four would not fit the registers
-  static constexpr int depth(int row_tiles) { return row_tiles == 1 ? 4 : 2; }
+  static constexpr int depth(int) { return 4; }
+  static constexpr int most_threads(int row_tiles) { return row_tiles == 1 ? 512 : 256; }  // by registers
 
   struct Words {
     uint32_t at[8];  // of inputs 8q ... 8q + 7
@@ -250,25 +266,25 @@ struct Awq {
       scales = static_cast<const uint4*>(p.scales) + first * step + word;
       next = {};
     }
-    __device__ __forceinline__ void fetch(Group& next) {
-      if (valid) {
-        next.zeros = __ldg(zeros);
-        next.scales = __ldg(scales);
-      }
+    __device__ __forceinline__ void fetch(Group& next, bool wanted) {
+      read_if(wanted && valid, next.zeros, zeros);
+      read_if(wanted && valid, next.scales, scales);
       zeros += step;
       scales += step;
     }
     template <typename T>
-    __device__ __forceinline__ void begin(const SmallMParams&, const Group& group, typename Codes<4, T>::Zero (&z)[kOwn]) const {
+    __device__ __forceinline__ void begin(const SmallMParams& p, const Group& group, typename Codes<4, T>::Zero (&z)[kOwn]) const {
+      // The constant is 0 here. With this the next group's word can be loaded where this one was; else
+      // the compiler loads it elsewhere and moves it: that waits for memory.
+      const uint32_t nibbles = group.zeros ^ static_cast<uint32_t>(p.zeros.constant);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) z[i] = Codes<4, T>::zero((group.zeros >> (4 * i)) & 15);
+      for (int i = 0; i < 8; ++i) z[i] = Codes<4, T>::zero((nibbles >> (4 * i)) & 15);
     }
   };
   template <typename T>
   using Zeros = typename Codes<4, T>::Zero[kOwn];  // by nibble
   static __device__ __forceinline__ void scales(const SmallMParams& p, const Group& group, float (&s)[kOwn]) {
-    const uint32_t words[4] = {group.scales.x, group.scales.y, group.scales.z, group.scales.w};
-    to_floats(words, p.scale_type, s);
+    to_floats(group.scales, p.scale_type, s);
   }
 
   template <typename T, typename Multiply>

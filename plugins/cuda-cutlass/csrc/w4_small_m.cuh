@@ -85,7 +85,7 @@ __device__ __forceinline__ void sync_slice(int k_warp, int column_warps) {
 }
 
 template <class W, typename T, int ROW_TILES>
-__global__ void __launch_bounds__(kMostThreads) small_m_kernel(const __grid_constant__ SmallMParams p) {
+__global__ void __launch_bounds__(W::most_threads(ROW_TILES)) small_m_kernel(const __grid_constant__ SmallMParams p) {
   constexpr int DEPTH = W::depth(ROW_TILES), TILES = W::kOwn / 2;
   extern __shared__ uint4 shared_vectors[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;
@@ -128,15 +128,14 @@ __global__ void __launch_bounds__(kMostThreads) small_m_kernel(const __grid_cons
   for (int i = 0; i < kPieces - 1; ++i) bring(first + i * kPiece, i);
 
   float sums[ROW_TILES][TILES][4] = {}, of_group[ROW_TILES][TILES][4] = {};
-  typename W::Group next, current = {};  // scales stay as they came until the group's end
+  typename W::Group next;
+  float scales[W::kOwn] = {};  // in float32 at once: a copy of what `next` has would wait for the next group
   typename W::template Zeros<T> zeros;
   // Counts down to the next group. What a group needs is fetched when the one before begins.
   int group = first / p.group_blocks, left = 0;
   typename W::Groups groups(p, group, column0, lane, next);
-  if (first < last) groups.fetch(next);
+  groups.fetch(next, first < last);
   const auto close_group = [&] {
-    float scales[W::kOwn];
-    W::scales(p, current, scales);
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r) {
 #pragma unroll
@@ -163,10 +162,10 @@ __global__ void __launch_bounds__(kMostThreads) small_m_kernel(const __grid_cons
       if (left == 0) {
         if (block != first) close_group();
         groups.template begin<T>(p, next, zeros);
-        current = next;
+        W::scales(p, next, scales);
         left = min(last, (group + 1) * p.group_blocks) - block;
         ++group;
-        if (block + left < last) groups.fetch(next);
+        groups.fetch(next, block + left < last);
       }
       --left;
       uint32_t x[ROW_TILES][4];
@@ -291,6 +290,9 @@ void launch_small_m(const char* op, SmallMParams p, Division wish, int32_t devic
   const DeviceFacts& facts = device_facts(device);
   const bool sm90 = state % 2;
   Division d = divide(wish, p.m, p.n_out, p.blocks, kColumns<W>, facts.sm_count, sm90);
+  constexpr int most_warps = W::most_threads(ROW_TILES) / 32;
+  d.column_warps = std::min(d.column_warps, most_warps);
+  d.k_warps = std::min(d.k_warps, most_warps / d.column_warps);
   while (d.k_warps > 1 && shared_bytes<W, ROW_TILES>(d) > static_cast<size_t>(state / 2)) d.k_warps /= 2;
   p.column_warps = d.column_warps;
   p.k_warps = d.k_warps;
