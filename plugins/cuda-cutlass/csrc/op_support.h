@@ -54,6 +54,14 @@ inline std::string shape_of(const Tensor& t) {
   return shape_text(sizes.data(), t.dim());
 }
 
+// What `scalar_type` of the Stable ABI is, and also for dtypes that torch 2.10 did not know in it (e8m0):
+// for those it throws, with a message made by a stream.
+inline ScalarType dtype_of(const Tensor& t) {
+  int32_t dtype = -1;
+  QCORE_CHECK(aoti_torch_get_dtype(t.get(), &dtype) == AOTI_TORCH_SUCCESS, "a tensor has no dtype");
+  return static_cast<ScalarType>(dtype);  // the ABI's numbers are those of the enumeration
+}
+
 inline const char* dtype_name(ScalarType type) { return torch::headeronly::toString(type); }
 
 inline void check_cuda(const char* op, const char* name, const Tensor& t) {
@@ -72,10 +80,10 @@ inline void check_dtype(const char* op, const char* name, const Tensor& t,
   bool fits = false;
   std::string names;
   for (ScalarType type : allowed) {
-    fits |= t.scalar_type() == type;
+    fits |= dtype_of(t) == type;
     names += (names.empty() ? "" : ", ") + std::string(dtype_name(type));
   }
-  QCORE_CHECK(fits, op, ": ", name, " is ", dtype_name(t.scalar_type()), "; allowed: ", names);
+  QCORE_CHECK(fits, op, ": ", name, " is ", dtype_name(dtype_of(t)), "; allowed: ", names);
 }
 
 inline void check_shape(const char* op, const char* name, const Tensor& t,

@@ -48,6 +48,8 @@ def qcore_plugin() -> PluginInfo:
         name="cuda",
         api_version=API_VERSION,
         backends={
+            "qcore_cuda": "qcore's own CUDA kernels",
+            "exllama": "weights in GPTQ's layout, activations in 16 bits",
             "cutlass": "scaled products: CUTLASS on SM90, mma.sync on every other generation",
         },
     )
@@ -57,6 +59,13 @@ def qcore_plugin() -> PluginInfo:
 def qcore_kernels() -> Sequence[KernelSpec]:
     """All kernels."""
     return [
+        _spec(
+            "ExllamaLinearKernel",
+            "mp",
+            "exllama",
+            "2, 3, 4 and 8 bits, any group size, zero points, g_idx",
+            backend="exllama",
+        ),
         _spec(
             "CutlassInt8ScaledMMLinearKernel",
             "int8",
