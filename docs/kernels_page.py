@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from qcore.kernels import KERNEL_TYPES
-from qcore.registry import Evidence, RegisteredKernel, get_registry
+from qcore.registry import Evidence, RegisteredKernel
+from reach import our_registry
 
 PAGE = Path(__file__).with_name("kernels.md")
-OURS = ("qcore", "qcore-cpu", "qcore-cuda", "qcore-rocm", "qcore-xpu", "qcore-flashinfer")
 MEANING = {
     Evidence.EXECUTED: "run on the hardware that it is declared for",
     Evidence.STAND_IN: "run, but on other hardware or an emulator",
@@ -21,12 +21,17 @@ MEANING = {
 }
 
 
-def render() -> str:
+def pages() -> dict[Path, str]:
     """The page."""
+    return {PAGE: render()}
+
+
+def render() -> str:
+    """Its text."""
     lines = [
         "# Kernels",
         "",
-        "Made by `python docs/kernels_page.py` from the kernels' own declarations.",
+        "Made by `python docs/build.py` from the kernels' own declarations.",
         "",
         "| label | what was done with the kernel |",
         "| --- | --- |",
@@ -40,7 +45,7 @@ def render() -> str:
         lines += ["", f"## {name}: {kind.about}", ""]
         lines += ["| kernel | wheel | backend | priority | needs | numerics | label |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
-        lines += [_row(k) for k in get_registry().kernels(name) if k.distribution in OURS]
+        lines += [_row(kernel) for kernel in our_registry().kernels(name)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,12 +1,17 @@
 """The pages say what the code says."""
 
-import importlib.util
+import importlib
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import qcore
+import torch
 from qcore.facts.target import TARGET_EXAMPLES, Target
+from qcore.quantize import quantize_checkpoint
 from qcore.registry import Priority
 from qcore.selection import Stage
 from qcore.settings import VARIABLES
@@ -52,9 +57,137 @@ def test_versions_agree():
             assert f'version = "{qcore.__version__}"' in project.read_text(encoding="utf-8")
 
 
-def test_the_page_of_kernels_is_up_to_date():
-    """If this fails: python docs/kernels_page.py"""
-    spec = importlib.util.spec_from_file_location("kernels_page", ROOT / "docs/kernels_page.py")
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
-    assert page.PAGE.read_text(encoding="utf-8") == page.render()
+@pytest.fixture(scope="module")
+def build():
+    """docs/build.py as a module."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        yield importlib.import_module("build")
+    finally:
+        sys.path.remove(str(ROOT / "docs"))
+
+
+def test_generated_pages_are_up_to_date(build):
+    """If this fails: python docs/build.py"""
+    stale = [
+        path.name
+        for path, text in build.pages().items()
+        if path.read_text(encoding="utf-8") != text
+    ]
+    assert stale == []
+
+
+def test_a_stale_page_is_noticed(build, tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(build, "pages", lambda: {page: "new"})
+    page.write_text("old")
+    monkeypatch.setattr(sys, "argv", ["build.py", "--check"])
+    assert build.main() == 1
+    assert page.read_text() == "old"
+    monkeypatch.setattr(sys, "argv", ["build.py"])
+    assert build.main() == 0
+    assert page.read_text() == "new"
+    assert "page.md" in capsys.readouterr().out
+
+
+TRANSLATED = sorted(ROOT.glob("docs/*.zh-CN.md"))
+
+
+@pytest.mark.parametrize("chinese", TRANSLATED, ids=lambda p: p.name)
+def test_a_translation_has_what_the_page_has(chinese):
+    """The same levels of headings, sizes of tables and code; each page leads to the other."""
+    english = chinese.with_name(chinese.name.replace(".zh-CN", ""))
+    pages = [path.read_text(encoding="utf-8") for path in (english, chinese)]
+    for pattern in (r"^#+", r"^\|.*$", r"^```.*?^```$", r"^- "):
+        flags = re.MULTILINE | (re.DOTALL if "```" in pattern else 0)
+        found = [re.findall(pattern, page, flags) for page in pages]
+        if pattern.startswith(r"^\|"):
+            found = [[len(re.split(r"(?<!\\)\|", row)) for row in rows] for rows in found]
+        assert found[0] == found[1], pattern
+    assert all(f"]({path.name})" in page for page in pages for path in (english, chinese))
+    assert len(re.findall(r"[\u4e00-\u9fff]", pages[1])) > 500
+    # The English page has Chinese in the name of the language only.
+    assert len(re.findall(r"[\u4e00-\u9fff]", pages[0])) == len("简体中文")
+
+
+def test_ops_of_the_pages_are_called_and_have_kernels(build):
+    page = importlib.import_module("ops_page")
+    assert len({op.name for op in page.OPS}) == 10
+    for op in page.OPS:
+        assert op.schema.startswith(f"{op.name}("), op.name
+        assert "none" not in page._kernels(op, "en")
+        assert all(text.en and text.zh for text in (op.role, op.note, *op.contract))
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in [*sorted((ROOT / "docs").glob("*.md")), ROOT / "docs" / "adr" / "README.md"]:
+        if page.name != "README.md" or page.parent.name == "adr":
+            assert f"({page.relative_to(ROOT / 'docs').as_posix()})" in index, page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_within_a_page_have_a_heading(page):
+    text = page.read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-")
+        for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
+
+
+# -- what the pages show runs ------------------------------------------------------------------
+
+RUN = ("README.md", "core/README.md", "docs/gguf.md", "docs/kv-cache.md")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def files_of_the_pages(tmp_path_factory):
+    """A folder with the files that the pages name."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("gguf")
+    folder = tmp_path_factory.mktemp("pages")
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 96, "head_dim": 16}
+    sizes |= {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).requires_grad_(False)
+    model.save_pretrained(folder / "source")
+    (folder / "path" / "to").mkdir(parents=True)
+    quantize_checkpoint(folder / "source", folder / "path/to/checkpoint", scheme="int4-g32")
+    writers = str(ROOT / "core" / "tests" / "models")
+    sys.path.insert(0, writers)
+    try:
+        write = importlib.import_module("gguf_writers").write_gguf
+    finally:
+        sys.path.remove(writers)
+    (folder / "folder").mkdir()
+    write(folder / "model-Q4_K_M.gguf", model)
+    shutil.copy(folder / "model-Q4_K_M.gguf", folder / "folder")
+    return folder
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_python_blocks_run(name, files_of_the_pages, monkeypatch, capsys):
+    monkeypatch.chdir(files_of_the_pages)
+    blocks = [m[2] for m in BLOCK.finditer((ROOT / name).read_text()) if m[1] == "python"]
+    assert blocks
+    namespace = {"qcore": qcore, "inputs": {"input_ids": torch.tensor([[3, 4, 5]])}}
+    for block in blocks:
+        exec(compile(block, name, "exec"), namespace)
+
+
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for page in PAGES
+    if page.name != "quantizing.md"  # test_quantizing_page.py runs them, with a model
+    for _, text in BLOCK.findall(page.read_text(encoding="utf-8"))
+    for line in re.findall(r"^(?:\$ )?qcore (.*)$", text, re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_qcore_commands_run(command):
+    pytest.importorskip("typer")
+    arguments = [sys.executable, "-m", "qcore", *command.split()]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,11 +1,16 @@
 """Whole models through the compiled CPU kernels give what the reference kernels give."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import qcore
 import torch
 from qcore.quantize import quantize_checkpoint
 
 transformers = pytest.importorskip("transformers")
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "tests" / "models"))
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +66,33 @@ def test_same_logits_as_the_reference(source, tmp_path, monkeypatch, scheme, ker
     # Float sums in another order. With int8 activations such a difference now and then moves a
     # value to the next code, a 1/127 of the row's largest: far rarer than one code in a hundred.
     assert error < (1e-5 if scheme != "int8" else 1e-2)
+
+
+@pytest.mark.parametrize("kind", ["Mixtral, GPTQ", "gpt-oss"])
+def test_mixtures(tmp_path, kind):
+    import checkpoint_writers as w
+    import gpt_oss_writers as g
+    import moe_writers as m
+
+    if kind == "gpt-oss":
+        folder, model = g.write_gpt_oss(tmp_path, gain=20.0)
+        kernel = "CPUMoeMxfp4Kernel"
+    else:
+        model = m.tiny_mixture("MixtralForCausalLM")
+        tensors = m.quantize_mixture(model, w.gptq_tensors, sym=False, permute=True)
+        config = w.gptq_config(sym=False, desc_act=True)
+        folder, kernel = w.write_folder(tmp_path, model, tensors, config), "CPUMoeWNA16Kernel"
+    loaded = qcore.load_model(folder, device="cpu")
+    rows = [row for row in qcore.explain(loaded).rows if row.layer.endswith("experts")]
+    assert [row.kernel for row in rows] == [kernel] * 2
+    assert w.relative_error(w.logits(loaded), w.logits(model)) < 1e-5
+
+    # The router and the experts in one graph.
+    torch._dynamo.reset()
+    mlp, x = loaded.model.layers[0].mlp, torch.randn(1, 5, 64)
+    compiled = torch.compile(mlp, fullgraph=True, backend="aot_eager")
+    for ours, eager in zip(compiled(x), mlp(x), strict=True):
+        assert torch.equal(ours, eager)
 
 
 def test_the_third_party_plugin_takes_part(source, tmp_path):

@@ -33,6 +33,7 @@ ALLOWED = {
     "models": MODELS,
     "quantize": MODELS,
     "testing": SELECTION | {"testing", "reference", "plugin"},
+    "transformers": MODELS | {"transformers"},
     "cli": MODELS | {"cli", "reference", "plugin", "testing", "__version__"},
     "__main__": {"cli"},
 }

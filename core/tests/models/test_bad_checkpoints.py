@@ -126,7 +126,11 @@ BAD = {
         r"config\.json: no JSON",
     ),
     "config a list": (config_text("[1]"), CHECKPOINT, r"holds a list; it must be a JSON object"),
-    "config nested": (config_text("[" * 200_000), CHECKPOINT, r"config\.json: nested too deeply"),
+    "config nested": (
+        config_text("[" * 200_000),
+        CHECKPOINT,
+        r"config\.json: no JSON .*nested too deeply",
+    ),
     "no weights": (
         lambda f: (f / "model.safetensors").unlink(),
         CHECKPOINT,
@@ -150,7 +154,7 @@ BAD = {
     "index up": (index({"x": "../one.safetensors"}), CHECKPOINT, "not in the folder"),
     "index absolute": (index({"x": "/etc/passwd"}), CHECKPOINT, "not in the folder"),
     "index number": (index({"x": 3}), CHECKPOINT, "no file name"),
-    "index nul": (index({"x": "a\0b"}), CHECKPOINT, "not in the folder"),
+    "index nul": (index({"x": "a\0b"}), CHECKPOINT, "string with the character .*x00"),
     "index missing shard": (
         index({"x": "two.safetensors"}),
         CHECKPOINT,

@@ -64,11 +64,11 @@ BYTES = {
     "unknown value": (g.container([g.pair("abc", 99, b"1234")]), "'abc' has type 99"),
     "long array": (
         g.container([g.pair("abc", ARRAY, struct.pack("<IQ", U32, HUGE))]),
-        "abc would take",
+        "'abc' would take",
     ),
     "long array of strings": (
         g.container([g.pair("abc", ARRAY, struct.pack("<IQ", TEXT, HUGE))]),
-        "abc would take",
+        "'abc' would take",
     ),
     "array of arrays": (
         g.container([g.pair("abc", ARRAY, struct.pack("<IQ", ARRAY, 1))]),
@@ -153,7 +153,7 @@ EDITS = {
         "'blk.1.ffn_xx.weight' is none",
     ),
     "another layer": (swap("blk.1.ffn_up.weight", "blk.7.ffn_up.weight"), "tensors of 3, the last"),
-    "missing": (swap("output_norm.weight", "blk.1.attn_q.bias\0"), "is none of the architecture"),
+    "missing": (swap("output_norm.weight", "blk.1.attn_q.bias2"), "is none of the architecture"),
     "layers": (value("llama.block_count", 3), "says 3 layers, and there are tensors of 2"),
     "very many layers": (value("llama.block_count", 2**24 - 1), "says 16777215 layers"),
     "no layers": (value("llama.block_count", 0), "llama.block_count is 0"),

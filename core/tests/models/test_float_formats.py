@@ -161,6 +161,11 @@ FORMATS = {
         fp8_config(weight_block_size=[40, 48], modules_to_not_convert=["lm_head"]),
         f.round_fp8(48),
     ),
+    "fp8 block of 128": (
+        fp8(block=(128, 128), scale_name="weight_scale_inv"),
+        fp8_config(weight_block_size=[128, 128], modules_to_not_convert=["lm_head"]),
+        f.round_fp8(128),
+    ),
     "fnuz tensor, weight-only": (
         fnuz(),
         f.ct("naive-quantized", {"strategy": "tensor"}),
@@ -240,23 +245,28 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_format(tmp_path, name):
+def test_format(tmp_path, name, format_result):
     to_layer, config, rounding = FORMATS[name]
     model = w.tiny_model()
     folder = w.write_folder(tmp_path, model, f.quantize_model(model, to_layer, rounding), config)
     loaded = load_model(folder, device="cpu")
     layers = {n: m for n, m in loaded.named_modules() if isinstance(m, QuantizedLinear)}
     assert len(layers) == 14
+    errors = {}
     for layer, module in layers.items():
         twin = model.get_submodule(layer)
         x = torch.randn(2, 5, module.in_features) * torch.tensor([[[0.3]], [[3.0]]])
-        assert w.relative_error(module(x), twin(x)) < CLOSE, layer
+        errors[layer] = w.relative_error(module(x), twin(x))
+        assert errors[layer] < CLOSE, layer
     error = w.relative_error(w.logits(loaded), w.logits(model))
-    assert error < (CLOSE if rounding is None else 0.02)
+    bound = CLOSE if rounding is None else 0.02
+    assert error < bound
     report = inspect_checkpoint(folder)
     assert [(row.layer, row.K, row.N) for row in report.layers] == [
         (n, m.in_features, m.out_features) for n, m in sorted(layers.items())
     ]
+    worst = max(errors.values())
+    format_result(folder, loaded, error, bound, layer_error=worst, layer_bound=CLOSE)
 
 
 # -- files and notes ---------------------------------------------------------------------------

@@ -55,12 +55,15 @@ def test_every_architecture(name, tmp_path):
 @pytest.mark.parametrize(
     "qtypes", [g.QUANTIZABLE, ("Q2_K", "Q3_K", "Q4_K", "Q5_K"), ("Q6_K", "IQ4_XS", "IQ4_NL")]
 )
-def test_every_type(qtypes, tmp_path):
+def test_every_type(qtypes, tmp_path, format_result):
     model = w.tiny_model(**WIDE)
     file = g.write_gguf(tmp_path / "m.gguf", model, qtypes, embedding="Q6_K")
-    explained = str(qcore.explain(check(file, model)))
+    loaded = check(file, model)
+    explained = str(qcore.explain(loaded))
     for qtype in qtypes:
         assert f"gguf {qtype} weights" in explained
+    error = w.relative_error(w.logits(loaded), w.logits(model))
+    format_result(file, loaded, error, 1e-5, tool="gguf")
 
 
 @pytest.mark.parametrize("plain", ["F32", "F16"])

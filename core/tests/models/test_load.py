@@ -114,15 +114,20 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_format(tmp_path, name):
+def test_format(tmp_path, name, format_result):
     to_tensors, config, how = FORMATS[name]
     model = w.tiny_model()
     folder = w.write_folder(tmp_path, model, w.quantize_model(model, to_tensors, **how), config)
     loaded = load_model(folder, device="cpu")
     assert len([m for m in loaded.modules() if isinstance(m, QuantizedLinear)]) == 14
-    assert w.relative_error(w.logits(loaded), w.logits(model)) < CLOSE
+    error = w.relative_error(w.logits(loaded), w.logits(model))
+    assert error < CLOSE
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
+    report = inspect_checkpoint(folder)
+    shapes = {(n, m.in_features, m.out_features) for n, m in w.linears(model)}
+    assert {(row.layer, row.K, row.N) for row in report.layers} == shapes
+    format_result(folder, loaded, error, CLOSE)
 
 
 ARCHITECTURES = {
@@ -204,7 +209,7 @@ def test_names_that_transformers_changes(tmp_path):
 @pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("strategy", ["channel", "tensor"])
-def test_w8a8_runs_each_layer_on_int8_inputs(tmp_path, static, symmetric, strategy):
+def test_w8a8_runs_each_layer_on_int8_inputs(tmp_path, static, symmetric, strategy, format_result):
     model = w.tiny_model()
 
     def tensors_of(r):
@@ -238,7 +243,8 @@ def test_w8a8_runs_each_layer_on_int8_inputs(tmp_path, static, symmetric, strate
         {"num_bits": 8, "strategy": strategy, "group_size": None},
         inputs,
     )
-    loaded = load_model(w.write_folder(tmp_path, model, tensors, config), device="cpu")
+    folder = w.write_folder(tmp_path, model, tensors, config)
+    loaded = load_model(folder, device="cpu")
     x = torch.randn(5, 64) * 2
     layer = loaded.get_submodule("model.layers.1.self_attn.q_proj")
     weight = layers["model.layers.1.self_attn.q_proj"][1]
@@ -253,7 +259,9 @@ def test_w8a8_runs_each_layer_on_int8_inputs(tmp_path, static, symmetric, strate
         zero = (-128 - torch.round(least / scale)).clamp(-128, 127)
     rounded = ((x / scale).round() + zero).clamp(low, 127) - zero
     expected = (rounded * scale).double() @ weight.double().t()
-    assert w.relative_error(layer(x), expected) < CLOSE
+    error = w.relative_error(layer(x), expected)
+    assert error < CLOSE
+    format_result(folder, loaded, None, None, layer_error=error, layer_bound=CLOSE)
 
 
 def test_an_output_layer_that_the_config_forgets(tmp_path):
@@ -530,7 +538,7 @@ def test_other_threads_build_their_modules_as_always():
     from qcore.models.skeleton import _parameters_on_meta
 
     built = []
-    with _parameters_on_meta():
+    with _parameters_on_meta(10):
         thread = threading.Thread(target=lambda: built.append(torch.nn.Linear(2, 2)))
         thread.start()
         thread.join()

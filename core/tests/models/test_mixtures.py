@@ -60,7 +60,7 @@ FORMATS = {
 
 @pytest.mark.parametrize("architecture", m.SIZES)
 @pytest.mark.parametrize("name", FORMATS)
-def test_format(tmp_path, name, architecture):
+def test_format(tmp_path, name, architecture, format_result):
     to_tensors, config, how = FORMATS[name]
     model = m.tiny_mixture(architecture)
     folder = w.write_folder(tmp_path, model, m.quantize_mixture(model, to_tensors, **how), config)
@@ -70,6 +70,7 @@ def test_format(tmp_path, name, architecture):
     error = w.relative_error(w.logits(loaded), w.logits(model))
     print(f"{architecture} {name}: {error:.1e}")
     assert error < CLOSE
+    format_result(folder, loaded, error, CLOSE)
 
 
 @pytest.mark.parametrize("architecture", m.SIZES)

@@ -43,7 +43,7 @@ def compress(weight, scheme):
 
 @pytest.mark.parametrize("architecture", m.SIZES)
 @pytest.mark.parametrize("name", ARGS)
-def test_compressed_tensors(tmp_path, architecture, name):
+def test_compressed_tensors(tmp_path, architecture, name, format_result):
     scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**ARGS[name]))
     model = m.tiny_mixture(architecture)
     tensors, gone = {}, set()
@@ -69,3 +69,4 @@ def test_compressed_tensors(tmp_path, architecture, name):
     error = w.relative_error(w.logits(loaded), w.logits(model))
     print(f"{architecture} {name}: {error:.1e}")
     assert error < 1e-5
+    format_result(folder, loaded, error, 1e-5, tool="compressed-tensors")

@@ -30,11 +30,17 @@ def replace_linears(model, make):
     return {k: v.detach().clone() for k, v in {**tensors, **kept}.items()}
 
 
-def check(folder, model, kernel_type, count=14):
-    loaded = load_model(folder, device="cpu")
-    assert w.relative_error(w.logits(loaded), w.logits(model)) < CLOSE
-    rows = explain(loaded).rows
-    assert [row.decision.config.kernel_type for row in rows] == [kernel_type] * count
+@pytest.fixture
+def check(format_result):
+    def compare(folder, model, kernel_type, tool, count=14):
+        loaded = load_model(folder, device="cpu")
+        error = w.relative_error(w.logits(loaded), w.logits(model))
+        assert error < CLOSE
+        rows = explain(loaded).rows
+        assert [row.decision.config.kernel_type for row in rows] == [kernel_type] * count
+        format_result(folder, loaded, error, CLOSE, tool=tool)
+
+    return compare
 
 
 def copy_of(module):
@@ -47,7 +53,7 @@ def copy_of(module):
 
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
-def test_bitsandbytes_of_4_bits(tmp_path, kind, double):
+def test_bitsandbytes_of_4_bits(tmp_path, kind, double, check):
     bnb = pytest.importorskip("bitsandbytes")
     transformers = pytest.importorskip("transformers")
 
@@ -66,10 +72,15 @@ def test_bitsandbytes_of_4_bits(tmp_path, kind, double):
     config = transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=double
     )
-    check(w.write_folder(tmp_path, model, tensors, config.to_dict()), model, "codebook")
+    check(
+        w.write_folder(tmp_path, model, tensors, config.to_dict()),
+        model,
+        "codebook",
+        "bitsandbytes",
+    )
 
 
-def test_llm_int8(tmp_path):
+def test_llm_int8(tmp_path, check):
     bnb = pytest.importorskip("bitsandbytes")
     transformers = pytest.importorskip("transformers")
 
@@ -84,11 +95,11 @@ def test_llm_int8(tmp_path):
     model = w.tiny_model()
     tensors = replace_linears(model, make)
     config = transformers.BitsAndBytesConfig(load_in_8bit=True).to_dict()
-    check(w.write_folder(tmp_path, model, tensors, config), model, "mp")
+    check(w.write_folder(tmp_path, model, tensors, config), model, "mp", "bitsandbytes")
 
 
 @pytest.mark.parametrize("bits", [8, 4, 3, 2, 1])
-def test_hqq(tmp_path, bits):
+def test_hqq(tmp_path, bits, check):
     hqq = pytest.importorskip("hqq.core.quantize")
     stated = hqq.BaseQuantizeConfig(nbits=bits, group_size=32, axis=1)
 
@@ -100,7 +111,7 @@ def test_hqq(tmp_path, bits):
     tensors = replace_linears(model, make)
     config = {"quant_config": stated, "quant_method": "hqq", "skip_modules": ["lm_head"]}
     config = json.loads(json.dumps(config))
-    check(w.write_folder(tmp_path, model, tensors, config), model, "codebook")
+    check(w.write_folder(tmp_path, model, tensors, config), model, "codebook", "hqq")
 
 
 AO = {
@@ -112,7 +123,7 @@ AO = {
 
 
 @pytest.mark.parametrize("name", AO)
-def test_torchao(tmp_path, name):
+def test_torchao(tmp_path, name, check):
     ao = pytest.importorskip("torchao.quantization")
     from torchao.core.config import config_to_dict
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
@@ -135,14 +146,14 @@ def test_torchao(tmp_path, name):
     model = w.tiny_model()
     tensors = replace_linears(model, make)
     config = {"quant_method": "torchao", "quant_type": {"default": config_to_dict(stated)}}
-    check(w.write_folder(tmp_path, model, tensors, config), model, kernel_type)
+    check(w.write_folder(tmp_path, model, tensors, config), model, kernel_type, "torchao")
 
 
 @pytest.mark.parametrize(
     ("kind", "kernel_type"),
     [("qint8", "mp"), ("qint4", "codebook"), ("qint2", "codebook"), ("qfloat8", "fp8")],
 )
-def test_quanto(tmp_path, kind, kernel_type):
+def test_quanto(tmp_path, kind, kernel_type, check):
     quanto = pytest.importorskip("optimum.quanto")
     names = {}
 
@@ -159,4 +170,4 @@ def test_quanto(tmp_path, kind, kernel_type):
     folder = w.write_folder(tmp_path, model, tensors)
     qmap = {name: names["0"] for name, _ in w.linears(model)}
     (folder / "quanto_qmap.json").write_text(json.dumps(qmap))
-    check(folder, model, kernel_type)
+    check(folder, model, kernel_type, "optimum-quanto")

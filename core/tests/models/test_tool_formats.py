@@ -167,7 +167,7 @@ def saved(tmp_path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_format(saved, name):
+def test_format(saved, name, format_result):
     kernel_type, rounding = FORMATS[name][2:]
     folder, model = saved(name)
     loaded = load_model(folder, device="cpu")
@@ -175,13 +175,15 @@ def test_format(saved, name):
     assert len(layers) == LAYERS
     assert {row.decision.config.kernel_type for row in explain(loaded).rows} == {kernel_type}
     error = w.relative_error(w.logits(loaded), w.logits(model))
-    assert error < (0.02 if rounding else CLOSE)
-    if rounding is None:
-        return
+    bound = 0.02 if rounding else CLOSE
+    assert error < bound
     torch.manual_seed(1)
+    errors = []
     for layer, (_, plain) in zip(layers, w.linears(model), strict=True):
         x = torch.randn(5, plain.in_features)
-        assert w.relative_error(layer(x), plain(x)) < CLOSE
+        errors.append(w.relative_error(layer(x), plain(x)))
+    assert max(errors) < CLOSE
+    format_result(folder, loaded, error, bound, layer_error=max(errors), layer_bound=CLOSE)
 
 
 @pytest.mark.parametrize("name", FORMATS)

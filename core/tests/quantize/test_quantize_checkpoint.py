@@ -298,7 +298,7 @@ def spoil_index_absent_tensor(folder):
         (spoil_dtype, "float8_e4m3fn: it is quantized already"),
         (spoil_index_path, "is not in the folder"),
         (spoil_index_type, "no file name"),
-        (spoil_index_pickle, "not there|not a safetensors"),
+        (spoil_index_pickle, "Convert them to safetensors"),
         (spoil_index_absent_file, "not there"),
         (spoil_index_absent_tensor, "'ghost' should be in other"),
     ],

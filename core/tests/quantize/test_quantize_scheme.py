@@ -1,9 +1,10 @@
 import pytest
 from qcore.errors import ConfigError
-from qcore.quantize import SCHEME_EXAMPLES, QuantizeScheme
+from qcore.quantize import SCHEME_NAMES, QuantizeScheme
+from qcore.quantize.config_groups import config_group
 
 
-@pytest.mark.parametrize("text", SCHEME_EXAMPLES)
+@pytest.mark.parametrize("text", SCHEME_NAMES)
 def test_text_is_read_and_written(text):
     assert str(QuantizeScheme.parse(text)) == text
 
@@ -24,7 +25,8 @@ def test_aliases(alias, scheme):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "int3-g128", "int4-g0", "int4-128", "int4-g128-asym", "fp8", "int4-g4", "int40-g8"]
+    "text",
+    ["", "int3-g128", "int4-g0", "int4-128", "int4-g128-asym", "fp8-g32", "int4-g4", "int40-g8"],
 )
 def test_other_text_is_refused_with_examples_or_the_limit(text):
     with pytest.raises(ConfigError, match=r"for instance: int4-g128|8 inputs or more"):
@@ -39,7 +41,7 @@ def test_groups_that_do_not_divide_are_refused_with_those_that_do():
 
 
 def test_the_config_group_has_every_field_of_compressed_tensors():
-    group = QuantizeScheme.parse("int4-g128").config_group(["Linear"], searched=False)
+    group = config_group(QuantizeScheme.parse("int4-g128"), ["Linear"], searched=False)
     assert group == {
         "format": "pack-quantized",
         "input_activations": None,
@@ -63,7 +65,7 @@ def test_the_config_group_has_every_field_of_compressed_tensors():
 
 
 def test_int8_quantizes_activations_for_each_token():
-    group = QuantizeScheme.parse("int8").config_group(["Linear"], searched=True)
+    group = config_group(QuantizeScheme.parse("int8"), ["Linear"], searched=True)
     assert group["format"] == "int-quantized"
     inputs = group["input_activations"]
     assert (inputs["strategy"], inputs["dynamic"], inputs["num_bits"]) == ("token", True, 8)

@@ -17,7 +17,7 @@ def dequantize(tensors, scheme, shape):
     N, K = shape
     scale = tensors["weight_scale"].double()
     spread = K // scale.shape[1]
-    if scheme.int8_activations:
+    if scheme.weights == "int" and not scheme.packed:
         return tensors["weight"].double() * scale
     assert tensors["weight_shape"].tolist() == [N, K]
     codes = unpack(tensors["weight_packed"], scheme.bits, K).double()

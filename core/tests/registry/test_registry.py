@@ -305,4 +305,5 @@ def test_the_cores_own_plugin():
         "gguf",
         "codebook",
         "moe_wna16",
+        "moe_mxfp4",
     }

@@ -109,7 +109,7 @@ def test_random_tensors_fit_and_are_reproducible(kernel_type):
             for name, tensor in tensors.items():
                 same = tensor.contiguous().reshape(-1).view(torch.uint8)
                 assert torch.equal(same, again[name].contiguous().reshape(-1).view(torch.uint8))
-            if kernel_type == "moe_wna16":
+            if KERNEL_TYPES[kernel_type].routed:
                 weight = dequantize_expert(config, tensors, "w2", 0)
             else:
                 weight = dequantize_weight(config, tensors)

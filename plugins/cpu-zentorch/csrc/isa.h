@@ -110,6 +110,9 @@ struct IsaKernels {
   // At most `int8_rows` rows; scale and azp point to the entries of the first of them.
   void (*int8)(const Int8Weights& w, int rows, const void* tile, const float* scale, const int32_t* azp,
                int64_t block_begin, int64_t block_end, const Output& out, int64_t row);
+
+  // [for bfloat16 activations]: wna16 of 4 bits, with codes of e2m1 and no zero points.
+  Wna16Kernels e2m1[2] = {};
 };
 
 extern const IsaKernels scalar_kernels;

@@ -8,6 +8,7 @@ namespace qcore_cpu {
 #include "vec_avx2.h"
 #include "wna16_kernels.h"
 #include "int8_kernels.h"
+#include "e2m1_kernels.h"
 
-extern const IsaKernels avx2_kernels = make_kernels("avx2");
+extern const IsaKernels avx2_kernels = with_e2m1(make_kernels("avx2"));
 }  // namespace qcore_cpu

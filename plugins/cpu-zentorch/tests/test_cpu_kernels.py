@@ -17,7 +17,7 @@ from qcore.testing import KernelConformance, make_layer, random_input, random_te
 from qcore_cpu import library, plugin, zentorch_support
 from qcore_cpu.gguf import CPUGGUFLinearKernel
 from qcore_cpu.int8 import CPUInt8ScaledMMLinearKernel
-from qcore_cpu.moe import CPUMoeWNA16Kernel
+from qcore_cpu.moe import CPUMoeMxfp4Kernel, CPUMoeWNA16Kernel
 from qcore_cpu.wna16 import CPUWNA16LinearKernel
 
 SPECS = {spec.name: spec for spec in plugin.qcore_kernels()}
@@ -41,6 +41,11 @@ class TestGGUF(KernelConformance):
 class TestMoeWNA16(KernelConformance):
     kernel_class = CPUMoeWNA16Kernel
     spec = SPECS["CPUMoeWNA16Kernel"]
+
+
+class TestMoeMxfp4(KernelConformance):
+    kernel_class = CPUMoeMxfp4Kernel
+    spec = SPECS["CPUMoeMxfp4Kernel"]
 
 
 def _mp(**changes: Any) -> MPLinearLayerConfig:
@@ -153,6 +158,7 @@ def test_not_supported_without_the_library(monkeypatch: pytest.MonkeyPatch) -> N
         CPUInt8ScaledMMLinearKernel,
         CPUGGUFLinearKernel,
         CPUMoeWNA16Kernel,
+        CPUMoeMxfp4Kernel,
     ):
         assert kernel.is_supported() == (False, "the library is gone")
 

@@ -20,6 +20,14 @@ def explain(
             show_default=False,
         ),
     ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a CHECKPOINT: round the layers to this scheme, as at load (see 'qcore "
+            "quantize --help').",
+            metavar="SCHEME",
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -160,8 +168,10 @@ def explain(
                 f"a checkpoint says what its layers are; {given[0]} describes another",
                 param_hint="CHECKPOINT",
             )
-        _explain_checkpoint(checkpoint, target, exhaustive, as_json)
+        _explain_checkpoint(checkpoint, target, quantize, exhaustive, as_json)
         return
+    if quantize is not None:
+        raise typer.BadParameter("give the CHECKPOINT to round", param_hint="--quantize")
     if kernel_type is None:
         raise typer.BadParameter(
             "give a CHECKPOINT, or describe a layer: --type mp, int8, fp8, fp8_block, nvfp4, "
@@ -178,14 +188,14 @@ def explain(
 
 
 def _explain_checkpoint(
-    checkpoint: Path, target: str | None, exhaustive: bool, as_json: bool
+    checkpoint: Path, target: str | None, quantize: str | None, exhaustive: bool, as_json: bool
 ) -> None:
     """Explain each kind of layer once."""
     from qcore.cli.output import heading, print_json, print_lines
     from qcore.models import inspect_checkpoint
     from qcore.selection import select
 
-    report = inspect_checkpoint(checkpoint, target=target)
+    report = inspect_checkpoint(checkpoint, target=target, quantize=quantize)
     kinds: dict[Any, list[str]] = {}
     decisions = {}
     for layer in report.layers:

@@ -63,6 +63,14 @@ def generate(
             metavar="DEVICE",
         ),
     ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            help="Round the layers of a float checkpoint to this scheme at load (see 'qcore "
+            "quantize --help').",
+            metavar="SCHEME",
+        ),
+    ] = None,
     kv_cache: Annotated[
         KVCache,
         typer.Option(
@@ -95,6 +103,7 @@ def generate(
             device=device,
             dtype=read_dtype(dtype) if dtype is not None else None,
             progress=progress,
+            quantize=quantize,
         )
     loading = time.perf_counter() - started
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}

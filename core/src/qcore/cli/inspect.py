@@ -23,6 +23,14 @@ def inspect(
         str | None,
         typer.Option(help="For this machine instead of the one here.", metavar="TARGET"),
     ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            help="Round the layers of a float checkpoint to this scheme, as at load (see 'qcore "
+            "quantize --help').",
+            metavar="SCHEME",
+        ),
+    ] = None,
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="Give each layer a line of its own.")
     ] = False,
@@ -36,7 +44,7 @@ def inspect(
     from qcore.cli.output import print_json, print_lines
     from qcore.models import inspect_checkpoint
 
-    report = inspect_checkpoint(checkpoint, target=target)
+    report = inspect_checkpoint(checkpoint, target=target, quantize=quantize)
     if as_json:
         print_json(report.to_dict())
     else:

@@ -11,7 +11,12 @@ from qcore.kernels.composite import CompositeLinearKernel
 from qcore.kernels.gguf import GGUFLinearKernel
 from qcore.kernels.loading import process_weights
 from qcore.kernels.mixed_precision import MPLinearKernel
-from qcore.kernels.moe import GroupedMoeWNA16Kernel, MoeWNA16Kernel
+from qcore.kernels.moe import (
+    ExpertsKernel,
+    GroupedExpertsKernel,
+    MoeMxfp4Kernel,
+    MoeWNA16Kernel,
+)
 from qcore.kernels.parameters import permute_param_layout_, replace_parameter, set_weight_attrs
 from qcore.kernels.scaled_mm import (
     FP8ScaledMMLinearKernel,
@@ -26,6 +31,7 @@ from qcore.layers import (
     GGUFLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
     MMLinearLayerConfig,
+    MoeMxfp4LayerConfig,
     MoeWNA16LayerConfig,
     MPLinearLayerConfig,
     MxFp4LinearLayerConfig,
@@ -39,6 +45,7 @@ __all__ = [
     "CodebookLinearKernel",
     "CodebookLinearLayerConfig",
     "CompositeLinearKernel",
+    "ExpertsKernel",
     "FP8ScaledMMLinearKernel",
     "FP8ScaledMMLinearLayerConfig",
     "Fp8BlockScaledDynamicMMLinearKernel",
@@ -46,7 +53,7 @@ __all__ = [
     "Fp8BlockScaledMMLinearLayerConfig",
     "GGUFLinearKernel",
     "GGUFLinearLayerConfig",
-    "GroupedMoeWNA16Kernel",
+    "GroupedExpertsKernel",
     "Int8ScaledMMLinearKernel",
     "Int8ScaledMMLinearLayerConfig",
     "KernelType",
@@ -54,6 +61,8 @@ __all__ = [
     "MMLinearLayerConfig",
     "MPLinearKernel",
     "MPLinearLayerConfig",
+    "MoeMxfp4Kernel",
+    "MoeMxfp4LayerConfig",
     "MoeWNA16Kernel",
     "MoeWNA16LayerConfig",
     "MxFp4LinearKernel",

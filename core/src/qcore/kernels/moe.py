@@ -1,28 +1,36 @@
-"""`MoeWNA16Kernel`: base of the kernels for experts with packed integer weights."""
+"""`ExpertsKernel`: base of the kernels that run the experts of a mixture."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 
 from qcore.errors import WeightError
-from qcore.kernels.base import LinearKernel
-from qcore.layers.moe import MoeWNA16LayerConfig
+from qcore.kernels.base import LinearKernel, tensor_of
+from qcore.layers.moe import ExpertsLayerConfig, MoeMxfp4LayerConfig, MoeWNA16LayerConfig
 
-__all__ = ["GroupedMoeWNA16Kernel", "MoeWNA16Kernel", "gate_function"]
+__all__ = [
+    "ExpertsKernel",
+    "GroupedExpertsKernel",
+    "MoeMxfp4Kernel",
+    "MoeWNA16Kernel",
+    "gated",
+]
+
+ConfigT = TypeVar("ConfigT", bound=ExpertsLayerConfig)
+
+_ALPHA, _LIMIT = 1.702, 7.0
 
 
-class MoeWNA16Kernel(LinearKernel[MoeWNA16LayerConfig]):
-    """Base of the "moe_wna16" kernels.
+class ExpertsKernel(LinearKernel[ConfigT]):
+    """Base of the kernels of experts, whatever their weights are.
 
     All of `LinearKernel` holds but one thing: a mixture's output depends on the routing, so its
     kernels are run by `apply`, and not by `apply_weights`.
     """
-
-    kernel_type: ClassVar[str] = "moe_wna16"
 
     @abstractmethod
     def apply(
@@ -59,7 +67,19 @@ class MoeWNA16Kernel(LinearKernel[MoeWNA16LayerConfig]):
         )
 
 
-class GroupedMoeWNA16Kernel(MoeWNA16Kernel):
+class MoeWNA16Kernel(ExpertsKernel[MoeWNA16LayerConfig]):
+    """Base of the "moe_wna16" kernels."""
+
+    kernel_type: ClassVar[str] = "moe_wna16"
+
+
+class MoeMxfp4Kernel(ExpertsKernel[MoeMxfp4LayerConfig]):
+    """Base of the "moe_mxfp4" kernels."""
+
+    kernel_type: ClassVar[str] = "moe_mxfp4"
+
+
+class GroupedExpertsKernel(ExpertsKernel[ConfigT]):
     """A kernel that runs one expert after the other, each on the tokens that were sent to it.
 
     A subclass says how one expert's projection is computed; products of gate and up, and sums over
@@ -71,7 +91,7 @@ class GroupedMoeWNA16Kernel(MoeWNA16Kernel):
     def project(
         self, layer: torch.nn.Module, projection: str, expert: int, rows: torch.Tensor
     ) -> torch.Tensor:
-        """Multiply by one matrix of one expert.
+        """Multiply by one matrix of one expert; the bias is added elsewhere.
 
         Args:
             layer: the layer, processed.
@@ -96,7 +116,7 @@ class GroupedMoeWNA16Kernel(MoeWNA16Kernel):
     ) -> torch.Tensor:
         """See `MoeWNA16Kernel.apply`."""
         E, J = self.config.num_experts, topk_ids.shape[-1]
-        activation = gate_function(self.config.activation)
+        join = gated(self.config.activation)
         out = x.new_zeros(x.shape, dtype=torch.float32)
         flat = topk_ids.reshape(-1)
         # Whatever is no expert is counted as the one after the last.
@@ -110,18 +130,34 @@ class GroupedMoeWNA16Kernel(MoeWNA16Kernel):
                 continue
             pairs = order[start:end]
             tokens, start = pairs // J, end
-            gate, up = self.project(layer, "w13", expert, x[tokens]).chunk(2, dim=-1)
-            inner = self.intermediate(activation(gate) * up, x)
-            rows = self.project(layer, "w2", expert, inner)
+            gate, up = self._product(layer, "w13", expert, x[tokens]).chunk(2, dim=-1)
+            inner = self.intermediate(join(gate, up), x)
+            rows = self._product(layer, "w2", expert, inner)
             out.index_add_(0, tokens, rows * weights[pairs, None])
         return out.to(x.dtype)
 
+    def _product(
+        self, layer: torch.nn.Module, projection: str, expert: int, rows: torch.Tensor
+    ) -> torch.Tensor:
+        product = self.project(layer, projection, expert, rows)
+        if not self.config.has_bias:
+            return product
+        return product + tensor_of(layer, f"{projection}_bias")[expert].to(torch.float32)
 
-def gate_function(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The function of that name in `qcore.layers.moe.EXPERT_ACTIVATIONS`."""
+
+def gated(name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The function of gate and up of that name in `qcore.layers.moe.EXPERT_ACTIVATIONS`."""
+    if name == "swigluoai":
+        return _swigluoai
     functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "silu": torch.nn.functional.silu,
         "gelu": torch.nn.functional.gelu,
         "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
     }
-    return functions[name]
+    function = functions[name]
+    return lambda gate, up: function(gate) * up
+
+
+def _swigluoai(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate.clamp(max=_LIMIT), up.clamp(-_LIMIT, _LIMIT)
+    return gate * torch.sigmoid(_ALPHA * gate) * (up + 1)

@@ -11,7 +11,7 @@ from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
 from qcore.kernels.codebook import CodebookLinearKernel
 from qcore.kernels.gguf import GGUFLinearKernel
 from qcore.kernels.mixed_precision import MPLinearKernel
-from qcore.kernels.moe import MoeWNA16Kernel
+from qcore.kernels.moe import MoeMxfp4Kernel, MoeWNA16Kernel
 from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel, Int8ScaledMMLinearKernel
 from qcore.layers import (
     CodebookLinearLayerConfig,
@@ -20,6 +20,7 @@ from qcore.layers import (
     GGUFLinearLayerConfig,
     Int8ScaledMMLinearLayerConfig,
     MMLinearLayerConfig,
+    MoeMxfp4LayerConfig,
     MoeWNA16LayerConfig,
     MPLinearLayerConfig,
     MxFp4LinearLayerConfig,
@@ -87,6 +88,13 @@ KERNEL_TYPES: dict[str, KernelType] = {
             MoeWNA16LayerConfig,
             MoeWNA16Kernel,
             "experts of a mixture, packed integer weights",
+            routed=True,
+        ),
+        KernelType(
+            "moe_mxfp4",
+            MoeMxfp4LayerConfig,
+            MoeMxfp4Kernel,
+            "experts of a mixture, MXFP4 weights",
             routed=True,
         ),
     )

@@ -11,17 +11,19 @@ from qcore.layers.microscaling import (
     NvFp4LinearLayerConfig,
 )
 from qcore.layers.mixed_precision import MPLinearLayerConfig
-from qcore.layers.moe import MoeWNA16LayerConfig
+from qcore.layers.moe import ExpertsLayerConfig, MoeMxfp4LayerConfig, MoeWNA16LayerConfig
 from qcore.layers.params import ParamSpec
 
 __all__ = [
     "CodebookLinearLayerConfig",
+    "ExpertsLayerConfig",
     "FP8ScaledMMLinearLayerConfig",
     "Fp8BlockScaledMMLinearLayerConfig",
     "GGUFLinearLayerConfig",
     "Int8ScaledMMLinearLayerConfig",
     "MMLinearLayerConfig",
     "MPLinearLayerConfig",
+    "MoeMxfp4LayerConfig",
     "MoeWNA16LayerConfig",
     "MxFp4LinearLayerConfig",
     "Mxfp8LinearLayerConfig",

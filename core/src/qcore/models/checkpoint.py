@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -14,16 +13,22 @@ from qcore.errors import CheckpointError
 from qcore.models.hqq_checkpoint import read_hqq_layers
 from qcore.models.safetensors_file import TensorInfo, read_header
 from qcore.quantization.base import QuantizationConfig
+from qcore.quantization.json_text import parse_json, shown
 from qcore.quantization.methods import read_quantization_config
 
-__all__ = ["Checkpoint", "open_checkpoint", "read_json_object"]
+__all__ = ["Checkpoint", "inside", "open_checkpoint", "read_json_object", "stated_quantization"]
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_NO_PICKLES = (
+    "which can run any code when they are read; qcore never does. Convert them to safetensors: "
+    "where nothing can be lost, load the model with transformers, and save_pretrained() it"
+)
 _BESIDE = re.compile(r"-(?!00001-)\d{5}-of-\d{5}$|^mmproj")
 """Names of GGUF files that are no model: a later part of one, the image encoder beside one."""
-_MAX_JSON = 256 * 2**20
+_MAX_JSON = 64 * 2**20
+_MAX_SHARDS = 4096
 _METHOD_FILES = (
     "quantize_config.json",
     "quant_config.json",
@@ -64,24 +69,28 @@ def open_checkpoint(path: str | os.PathLike[str], gguf_file: str | None = None) 
         UnsupportedQuantizationError: the method or its parameters are not supported.
     """
     folder = Path(path)
+    if "\0" in str(folder):
+        raise CheckpointError(f"{str(folder)!r} is no path")
     file = _gguf_file(folder, gguf_file)
     if file is not None:
         from qcore.models.gguf_checkpoint import open_gguf
 
         return open_gguf(file)
     if not folder.is_dir():
-        more = (
-            "a file; give the folder that it lies in"
-            if folder.exists()
-            else "not there; qcore reads folders, so fetch a model of the hub first"
-        )
+        if not folder.exists():
+            more = "not there; qcore reads folders, so fetch a model of the hub first"
+        elif folder.suffix in _PICKLES:
+            more = f"one of the pickles, {_NO_PICKLES}"
+        else:
+            more = "a file; give the folder that it lies in"
         raise CheckpointError(f"{folder}: {more}")
     config_file = folder / "config.json"
     config = read_json_object(config_file)
-    quantization = _quantization(folder, config)
+    stated = stated_quantization(folder, config)
     tensors = _tensors(folder)
-    if quantization is None:
-        quantization = read_hqq_layers(tensors)
+    quantization: QuantizationConfig | None = (
+        read_hqq_layers(tensors) if stated is None else read_quantization_config(stated)
+    )
     return Checkpoint(folder, config, tensors, quantization)
 
 
@@ -90,7 +99,7 @@ def _gguf_file(path: Path, name: str | None) -> Path | None:
     if name is not None:
         if not path.is_dir():
             raise CheckpointError(f"{path}: no folder, so gguf_file={name!r} says nothing")
-        return _inside(path, name)
+        return inside(path, name)
     if path.is_file() and path.suffix.lower() == ".gguf":
         return path
     if not path.is_dir() or (path / "config.json").is_file():
@@ -101,33 +110,40 @@ def _gguf_file(path: Path, name: str | None) -> Path | None:
         raise CheckpointError(
             f"{path}: several GGUF files ({names}); say which: give its path, or gguf_file="
         )
-    return files[0] if files else None
+    return inside(path, files[0].name) if files else None
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """A JSON file of a checkpoint's folder, which holds an object.
 
     Raises:
-        CheckpointError: it does not exist, or holds something else.
+        CheckpointError: it does not exist, leads out of its folder, or holds something else.
     """
+    if not file.exists() and not file.is_symlink():
+        raise CheckpointError(f"{file}: not there; it is part of a Hugging Face folder")
+    inside(file.parent, file.name)
     try:
-        if file.stat().st_size > _MAX_JSON:
-            raise CheckpointError(f"{file}: {file.stat().st_size} bytes are too many for JSON")
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: not there; it is part of a Hugging Face folder") from None
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > _MAX_JSON:
+                raise CheckpointError(f"{file}: {size} bytes are too many for JSON")
+            raw = stream.read(size)
+        value = parse_json(raw)
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except RecursionError:
-        raise CheckpointError(f"{file}: nested too deeply") from None
     except ValueError as error:
-        raise CheckpointError(f"{file}: no JSON: {error}") from None
+        raise CheckpointError(f"{file}: no JSON that is read: {error}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: holds a {type(value).__name__}; it must be a JSON object")
     return value
 
 
-def _quantization(folder: Path, config: Mapping[str, Any]) -> QuantizationConfig | None:
+def stated_quantization(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the folder says about its quantization, as it is written; None if it says nothing.
+
+    Raises:
+        CheckpointError: it is no JSON object.
+    """
     for key in ("quantization_config", "compression_config"):
         found = config.get(key)
         if found is not None:
@@ -136,10 +152,10 @@ def _quantization(folder: Path, config: Mapping[str, Any]) -> QuantizationConfig
                     f"{folder / 'config.json'}: {key} is a {type(found).__name__}; "
                     "it must be a JSON object"
                 )
-            return read_quantization_config(found)
+            return found
     for name in _METHOD_FILES:
         if (folder / name).is_file():
-            return read_quantization_config(read_json_object(folder / name))
+            return read_json_object(folder / name)
     return None
 
 
@@ -148,12 +164,12 @@ def _quantization(folder: Path, config: Mapping[str, Any]) -> QuantizationConfig
 
 def _tensors(folder: Path) -> dict[str, TensorInfo]:
     if (folder / _SINGLE).exists() or (folder / _SINGLE).is_symlink():
-        return read_header(_inside(folder, _SINGLE))
+        return read_header(inside(folder, _SINGLE))
     if (folder / _INDEX).is_file():
         return _indexed(folder)
     files = sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
-        return read_header(_inside(folder, files[0].name))
+        return read_header(inside(folder, files[0].name))
     if files:
         names = ", ".join(file.name for file in files[:5])
         raise CheckpointError(
@@ -163,8 +179,7 @@ def _tensors(folder: Path) -> dict[str, TensorInfo]:
     pickles = [file.name for file in sorted(folder.iterdir()) if file.suffix in _PICKLES]
     if pickles:
         raise CheckpointError(
-            f"{folder}: weights only as pickles ({', '.join(pickles[:5])}), which can run any code "
-            "when they are read; qcore never does. Convert them to safetensors"
+            f"{folder}: weights only as pickles ({', '.join(pickles[:5])}), {_NO_PICKLES}"
         )
     raise CheckpointError(f"{folder}: no weights: neither {_SINGLE} nor {_INDEX}")
 
@@ -174,38 +189,58 @@ def _indexed(folder: Path) -> dict[str, TensorInfo]:
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: no weight_map")
-    shards: dict[str, dict[str, TensorInfo]] = {}
+    places: dict[str, Path] = {}
+    headers: dict[Path, dict[str, TensorInfo]] = {}
     found = {}
     for name, shard in weight_map.items():
         if not isinstance(shard, str):
-            raise CheckpointError(f"{index}: tensor {name!r} is in {shard!r}, no file name")
-        if shard not in shards:
-            shards[shard] = read_header(_inside(folder, shard))
-        if name not in shards[shard]:
+            raise CheckpointError(f"{index}: {shown(name)} is in {shown(shard)}, no file name")
+        if shard not in places:
+            if Path(shard).suffix in _PICKLES:
+                raise CheckpointError(
+                    f"{index}: {shown(shard)} is one of the pickles, {_NO_PICKLES}"
+                )
+            if len(places) == _MAX_SHARDS:
+                raise CheckpointError(f"{index}: more than {_MAX_SHARDS} names of shards")
+            file = inside(folder, shard)
+            # One file may have several names; it is read once.
+            places[shard] = file.resolve()
+            if places[shard] not in headers:
+                headers[places[shard]] = read_header(file)
+        place = places[shard]
+        if name not in headers[place]:
             raise CheckpointError(
-                f"{index}: tensor {name!r} should be in {shard}, which does not have it"
+                f"{index}: tensor {shown(name)} should be in {shard}, which does not have it"
             )
-        found[name] = shards[shard][name]
+        found[name] = headers[place][name]
     return found
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """The file ``name``, if it lies in the folder.
+def inside(folder: Path, name: str) -> Path:
+    """The regular file ``name``, if it lies in the folder.
 
     Links may lead out of the folder only into the blobs of the hub's cache, whose snapshots are
     made of such links.
+
+    Raises:
+        CheckpointError: it does not, or it is a device, a pipe or a folder.
     """
     parts = Path(name).parts
     if Path(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name or not parts:
-        raise CheckpointError(f"{folder}: the index names {name!r}, which is not in the folder")
+        raise CheckpointError(f"{folder}: {shown(name)} is named, which is not in the folder")
     file = folder / name
-    if not file.is_file():
-        lost = " (a link that leads nowhere)" if file.is_symlink() else ""
-        raise CheckpointError(f"{file}: not there{lost}; the checkpoint is incomplete")
-    roots = [folder.resolve()]
-    if roots[0].parent.name == "snapshots":
-        roots.append(roots[0].parent.parent / "blobs")
-    target = file.resolve()
+    try:
+        if not file.is_file():
+            if file.exists():
+                raise CheckpointError(f"{file}: no regular file")
+            lost = " (a link that leads nowhere)" if file.is_symlink() else ""
+            raise CheckpointError(f"{file}: not there{lost}; the checkpoint is incomplete")
+        roots = [folder.resolve()]
+        if roots[0].parent.name == "snapshots":
+            roots.append(roots[0].parent.parent / "blobs")
+        target = file.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a name that is too long
+        raise CheckpointError(f"{folder}: {shown(name)} cannot be found: {error}") from None
     if not any(target.is_relative_to(root) for root in roots):
         raise CheckpointError(f"{file}: a link to {target}, outside the folder; not followed")
     return file

@@ -2,7 +2,8 @@
 
 A module of transformers holds all experts in two parameters, ``gate_up_proj`` [E, 2I, H] and
 ``down_proj`` [E, H, I]; checkpoints have ``experts.0.gate_proj`` and so on, or ``w1``, ``w3`` and
-``w2``. Quantized ones are stacked and run by one kernel, plain ones are joined as they are.
+``w2``. Quantized ones are stacked and run by one kernel, plain ones are joined as they are. Some
+methods store them stacked already (`FusedExpertsScheme`).
 """
 
 from __future__ import annotations
@@ -15,16 +16,26 @@ from typing import TYPE_CHECKING
 import torch
 
 from qcore.errors import CheckpointError, UnsupportedQuantizationError
-from qcore.kernels.moe import gate_function
-from qcore.layers.moe import EXPERT_ACTIVATIONS, MoeWNA16LayerConfig
+from qcore.kernels.moe import gated
+from qcore.layers.moe import EXPERT_ACTIVATIONS, ExpertsLayerConfig, MoeWNA16LayerConfig
+from qcore.layers.params import ParamSpec
 from qcore.models.safetensors_file import TensorInfo
 from qcore.quantization.base import LinearScheme
 from qcore.quantization.experts import experts_config
+from qcore.quantization.fused_experts import FusedExpertsScheme
 
 if TYPE_CHECKING:
     from qcore.models.plan import LinearPlan
 
-__all__ = ["EXPERT_LAYER", "ROLES", "ExpertsPlan", "JoinedPlan", "plan_experts"]
+__all__ = [
+    "EXPERT_LAYER",
+    "ROLES",
+    "ExpertsPlan",
+    "FusedExpertsPlan",
+    "JoinedPlan",
+    "plan_experts",
+    "plan_fused_experts",
+]
 
 ROLES = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
 """What checkpoints call an expert's gate, up and down."""
@@ -70,6 +81,29 @@ class ExpertsPlan:
             return experts_config(len(self.experts), self.activation, gate, down)
         except UnsupportedQuantizationError as error:
             raise UnsupportedQuantizationError(f"{self.prefix}: {error}") from None
+
+
+@dataclass(frozen=True)
+class FusedExpertsPlan:
+    """The quantized experts of one mixture layer, which the checkpoint holds stacked.
+
+    Attributes:
+        prefix: the module's name in the model.
+        scheme: how the checkpoint stores them.
+        sizes: (E, H, I).
+        specs: what the checkpoint must have.
+        tensors: what it has of these.
+    """
+
+    prefix: str
+    scheme: FusedExpertsScheme
+    sizes: tuple[int, int, int]
+    specs: Mapping[str, ParamSpec]
+    tensors: Mapping[str, TensorInfo]
+
+    def layer_config(self, act_dtype: torch.dtype) -> ExpertsLayerConfig:
+        """The experts."""
+        return self.scheme.layer_config(*self.sizes, act_dtype)
 
 
 @dataclass(frozen=True)
@@ -161,35 +195,72 @@ def _fused_weights(module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]
     return (gate_up, down) if gate_up.shape == (E, 2 * I, H) else None
 
 
-def _activation(module: torch.nn.Module) -> str | None:
-    """The gate's function; None where the experts are no plain gated MLPs.
+_PLAIN = {"is_transposed": False, "is_concatenated": True, "has_bias": False}
+_OF_GPT_OSS = {"is_transposed": True, "is_concatenated": False, "has_bias": True}
+
+
+def _activation(module: torch.nn.Module, marks: Mapping[str, bool] = _PLAIN) -> str | None:
+    """How gate and up are joined; None where the experts are no gated MLPs of this kind.
 
     transformers marks how a module of experts computes, so that it can run them in several ways;
     a module without these marks may do anything.
     """
-    marks = {
-        "is_transposed": False,
-        "is_concatenated": True,
-        "has_bias": False,
-        "has_gate": True,
-        "has_post_expert_norm": False,
-    }
-    marked = hasattr(module, "is_transposed")
-    if not marked or any(getattr(module, name, value) != value for name, value in marks.items()):
+    marks = {**marks, "has_gate": True, "has_post_expert_norm": False}
+    join = getattr(module, "_apply_gate", None)
+    if not callable(join) or not hasattr(module, "is_transposed"):
         return None
-    gate = getattr(type(module), "_apply_gate", None)
-    function = getattr(module, "act_fn", None)
-    if getattr(gate, "__name__", "_default_apply_gate") != "_default_apply_gate":
-        return None
-    if not callable(function):
+    if any(getattr(module, name, value) != value for name, value in marks.items()):
         return None
     # What it is called differs; what it computes tells.
-    probe = torch.linspace(-6.0, 6.0, 97)
-    values = function(probe)
+    gate = torch.linspace(-12.0, 12.0, 97).repeat(7, 1)
+    up = torch.linspace(-10.5, 10.5, 7)[:, None].expand_as(gate)
+    both = torch.cat((gate, up), -1)
+    if not marks["is_concatenated"]:
+        both = torch.stack((gate, up), -1).flatten(1)
+    values = join(both)
     for name in EXPERT_ACTIVATIONS:
-        if torch.allclose(values, gate_function(name)(probe), rtol=0.0, atol=1e-6):
+        if torch.allclose(values, gated(name)(gate, up), rtol=1e-6, atol=1e-5):
             return name
     return None
+
+
+def plan_fused_experts(
+    module: torch.nn.Module,
+    prefix: str,
+    scheme: FusedExpertsScheme,
+    available: Mapping[str, TensorInfo],
+) -> FusedExpertsPlan | None:
+    """Plan a module of experts that a method may store stacked.
+
+    Args:
+        module: any module of the model.
+        prefix: its name.
+        scheme: what the method says of it.
+        available: the checkpoint's tensors, by the model's names.
+
+    Returns:
+        None where the module holds no experts, or they are not quantized.
+
+    Raises:
+        UnsupportedQuantizationError: the experts are not of the kind that the scheme stores.
+    """
+    gate_up, down = (module._parameters.get(name) for name in ("gate_up_proj", "down_proj"))
+    if gate_up is None or down is None or gate_up.dim() != 3 or down.dim() != 3:
+        return None
+    if f"{prefix}.gate_up_proj" in available:
+        return None
+    E, I, H = down.shape  # noqa: E741
+    if _activation(module, _OF_GPT_OSS) != scheme.activation or gate_up.shape != (E, H, 2 * I):
+        raise UnsupportedQuantizationError(
+            f"{prefix}: {type(module).__name__} does not compute as {scheme.describe()} do "
+            f"(biases, gate and up in turn, {scheme.activation}), which is not supported"
+        )
+    try:
+        specs = scheme.checkpoint_tensors(E, H, I)
+    except UnsupportedQuantizationError as error:
+        raise UnsupportedQuantizationError(f"{prefix}: {error}") from None
+    found = {s: available[f"{prefix}.{s}"] for s in specs if f"{prefix}.{s}" in available}
+    return FusedExpertsPlan(prefix, scheme, (E, H, I), specs, found)
 
 
 def _join(

@@ -6,11 +6,13 @@ lists them). What would change the numbers and has no counterpart in the model's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from qcore.errors import CheckpointError, UnsupportedQuantizationError
 from qcore.models.gguf_file import GGUFHeader
+from qcore.quantization.json_text import shown
 
 __all__ = ["ARCHITECTURES", "model_config"]
 
@@ -34,8 +36,11 @@ class Metadata:
             value = value[0]
         if value is None:
             raise CheckpointError(f"{self.header.file}: the metadata lacks {key!r}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise CheckpointError(f"{self.header.file}: {key} is {value!r}; one number is needed")
+        finite = isinstance(value, (int, float)) and math.isfinite(value)
+        if isinstance(value, bool) or not finite:
+            raise CheckpointError(
+                f"{self.header.file}: {key} is {shown(value)}; one finite number is needed"
+            )
         return value
 
     def size(self, name: str, default: int | None = None) -> int:
@@ -46,7 +51,7 @@ class Metadata:
         """
         value = self.number(name, default)
         if not isinstance(value, int) or not 0 < value < 1 << 24:
-            raise CheckpointError(f"{self.header.file}: {self.key(name)} is {value!r}")
+            raise CheckpointError(f"{self.header.file}: {self.key(name)} is {shown(value)}")
         return value
 
     def token(self, name: str) -> int | None:
@@ -54,7 +59,7 @@ class Metadata:
         key = f"tokenizer.ggml.{name}_token_id"
         value = self.header.metadata.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise CheckpointError(f"{self.header.file}: {key} is {value!r}")
+            raise CheckpointError(f"{self.header.file}: {key} is {shown(value)}")
         return value
 
     def has(self, name: str) -> bool:
@@ -87,7 +92,7 @@ def model_config(header: GGUFHeader, rope_factors: tuple[float, ...] | None) -> 
         raise CheckpointError(f"{header.file}: the metadata lacks 'general.architecture'")
     if name not in ARCHITECTURES:
         raise CheckpointError(
-            f"{header.file}: the architecture {name!r} is not supported; "
+            f"{header.file}: the architecture {shown(name)} is not supported; "
             f"{', '.join(sorted(ARCHITECTURES))} are"
         )
     meta = Metadata(header, name)
@@ -162,7 +167,7 @@ def _rope(meta: Metadata, factors: tuple[float, ...] | None) -> dict[str, Any]:
             rope.update(rope_type="linear", factor=float(factor))
     else:
         raise UnsupportedQuantizationError(
-            f"{meta.header.file}: rotary scaling {scaling!r} is not supported"
+            f"{meta.header.file}: rotary scaling {shown(scaling)} is not supported"
         )
     return rope
 

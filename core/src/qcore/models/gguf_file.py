@@ -24,6 +24,9 @@ from typing import BinaryIO, Union
 
 from qcore.errors import CheckpointError
 from qcore.layers.gguf import GGUF_BLOCK_TYPES
+from qcore.models.checkpoint import inside
+from qcore.models.safetensors_file import check_name
+from qcore.quantization.json_text import check_text, shown
 
 __all__ = [
     "PLAIN_TYPES",
@@ -44,6 +47,9 @@ _SCALARS = {
 }  # fmt: skip
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _KEPT = 1 << 16
+# More than any model has; what a header may cost follows from them.
+_MAX_PAIRS, _MAX_TENSORS, _MAX_STRINGS = 1 << 16, 1 << 18, 1 << 23
+_MAX_KEY, _MAX_TEXT = 1 << 16, 1 << 24
 _MAX_DIMS = 4
 _MAX_SIZE = 1 << 40
 
@@ -131,7 +137,7 @@ def read_gguf(file: Path) -> GGUFHeader:
     match = _PART.fullmatch(file.name)
     header = read_gguf_header(file)
     count = header.metadata.get("split.count", 0)
-    if not isinstance(count, int) or count < 2:
+    if type(count) is not int or count < 2:
         return header
     if match is None or int(match[3]) != count:
         raise CheckpointError(
@@ -144,8 +150,9 @@ def read_gguf(file: Path) -> GGUFHeader:
     tensors = dict(header.tensors)
     for index in range(2, count + 1):
         other = file.with_name(f"{match[1]}-{index:05}-of-{match[3]}.gguf")
-        if not other.is_file():
+        if not other.exists() and not other.is_symlink():
             raise CheckpointError(f"{other}: not there; the model has {count} parts")
+        inside(file.parent, other.name)
         part = read_gguf_header(other)
         if part.metadata.get("split.no") != index - 1 or part.metadata.get("split.count") != count:
             raise CheckpointError(f"{other}: its metadata does not say part {index} of {count}")
@@ -167,6 +174,7 @@ class _Reader:
         self.stream = stream
         self.size = size
         self.at = 0
+        self.strings = 0
 
     def wrong(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self.file}: {what}")
@@ -197,12 +205,23 @@ class _Reader:
         form = "<" + code
         return int(struct.unpack(form, self.take(struct.calcsize(form), what))[0])
 
-    def text(self, what: str) -> str:
-        data = self.take(self.number("Q", what), what)
+    def text(self, what: str, limit: int) -> str:
+        length = self.number("Q", what)
+        self.need(length, what)
+        if length > limit:
+            raise self.wrong(f"{what} has {length} bytes; {limit} are read")
         try:
-            return data.decode("utf-8")
+            return self.take(length, what).decode("utf-8")
         except UnicodeDecodeError:
             raise self.wrong(f"{what} is no UTF-8") from None
+
+    def key(self) -> str:
+        key = self.text("a metadata key", _MAX_KEY)
+        try:
+            check_text(key)
+        except ValueError as error:
+            raise self.wrong(f"a metadata key is {error}") from None
+        return key
 
     # -- the header --------------------------------------------------------------------------
 
@@ -216,16 +235,18 @@ class _Reader:
             raise self.wrong(f"GGUF version {version}; {why}")
         tensors, pairs = self.number("Q", "the counts"), self.number("Q", "the counts")
         self.need(tensors * 24 + pairs * 13, f"{tensors} tensors and {pairs} metadata pairs")
+        if tensors > _MAX_TENSORS or pairs > _MAX_PAIRS:
+            raise self.wrong(f"{tensors} tensors and {pairs} metadata pairs are those of no model")
         metadata: dict[str, Value] = {}
         for _ in range(pairs):
-            key = self.text("a metadata key")
+            key = self.key()
             if key in metadata:
-                raise self.wrong(f"the metadata has {key!r} twice")
+                raise self.wrong(f"the metadata has {shown(key)} twice")
             metadata[key] = self.value(self.number("I", key), key)
         described = [self.description() for _ in range(tensors)]
         alignment = metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise self.wrong(f"general.alignment is {alignment!r}; it must be a power of two")
+        if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+            raise self.wrong(f"general.alignment is {shown(alignment)}; it must be a power of two")
         start = -(-self.at // alignment) * alignment
         found: dict[str, GGUFEntry] = {}
         for name, number, shape, offset in described:
@@ -238,32 +259,37 @@ class _Reader:
         return GGUFHeader(self.file, metadata, found)
 
     def value(self, kind: int, key: str) -> Value:
+        what = shown(key)
         if kind == _STRING:
-            return self.text(key)
+            return self.text(what, _MAX_TEXT)
         if kind in _SCALARS:
-            return self.scalars(_SCALARS[kind], 1, key)[0]
+            return self.scalars(_SCALARS[kind], 1, what)[0]
         if kind != _ARRAY:
-            raise self.wrong(f"metadata {key!r} has type {kind}, which is not known")
-        kind, count = self.number("I", key), self.number("Q", key)
+            raise self.wrong(f"metadata {what} has type {kind}, which is not known")
+        kind, count = self.number("I", what), self.number("Q", what)
         if kind == _STRING:
-            self.need(count * 8, key)
+            self.need(count * 8, what)
+            self.strings += count
+            if self.strings > _MAX_STRINGS:
+                raise self.wrong(f"more than {_MAX_STRINGS} strings in the metadata ({what})")
             for _ in range(count):
-                self.skip(self.number("Q", key), key)
+                self.skip(self.number("Q", what), what)
             return SkippedArray(count)
         if kind not in _SCALARS:
-            raise self.wrong(f"metadata {key!r} is an array of type {kind}, which is not supported")
+            raise self.wrong(f"metadata {what} is an array of type {kind}, which is not supported")
         if count > _KEPT:
-            self.skip(count * struct.calcsize("<" + _SCALARS[kind]), key)
+            self.skip(count * struct.calcsize("<" + _SCALARS[kind]), what)
             return SkippedArray(count)
-        return self.scalars(_SCALARS[kind], count, key)
+        return self.scalars(_SCALARS[kind], count, what)
 
-    def scalars(self, code: str, count: int, key: str) -> tuple[int | float | bool, ...]:
-        self.need(count, key)
+    def scalars(self, code: str, count: int, what: str) -> tuple[int | float | bool, ...]:
+        self.need(count, what)
         form = f"<{count}{code}"
-        return struct.unpack(form, self.take(struct.calcsize(form), key))
+        return struct.unpack(form, self.take(struct.calcsize(form), what))
 
     def description(self) -> tuple[str, int, tuple[int, ...], int]:
-        name = self.text("a tensor's name")
+        name = self.text("a tensor's name", _MAX_KEY)
+        check_name(self.file, name)
         what = f"the description of tensor {name!r}"
         dims = self.number("I", what)
         if not 1 <= dims <= _MAX_DIMS:

@@ -27,6 +27,9 @@ from qcore.models.plan import check_tensors, set_aside
 from qcore.models.safetensors_file import TensorInfo, read_tensor
 from qcore.models.skeleton import model_dtype
 from qcore.quantization.base import LinearScheme, split_name
+from qcore.quantization.fused_experts import FusedExpertsScheme
+from qcore.quantize.online import OnlineOptions, quantized_at_load
+from qcore.quantize.scheme import QuantizeScheme
 from qcore.selection.algorithm import select
 from qcore.selection.decision import Decision
 from qcore.settings import Settings
@@ -35,6 +38,7 @@ __all__ = ["CheckpointReport", "LayerReport", "inspect_checkpoint"]
 
 
 _MAX_STATED = 1 << 16
+_STATING = (torch.uint8, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,8 @@ def inspect_checkpoint(
     settings: Settings | None = None,
     dtype: torch.dtype | None = None,
     gguf_file: str | None = None,
+    quantize: str | QuantizeScheme | None = None,
+    lm_head_scheme: str | QuantizeScheme | None = None,
 ) -> CheckpointReport:
     """Read a checkpoint's configs and headers, and decide for a machine.
 
@@ -161,14 +167,20 @@ def inspect_checkpoint(
         settings: for selection; None to read the environment.
         dtype: of the activations; None for what `load_model` would take.
         gguf_file: the name of the GGUF file, where ``path`` is a folder with several.
+        quantize: show a float checkpoint as `load_model` would make it with the same argument; this
+            builds the model and so needs transformers.
+        lm_head_scheme: with ``quantize``, as there.
 
     Raises:
         CheckpointError: the checkpoint is incomplete, damaged or contradictory.
+        ConfigError: ``quantize`` cannot be read.
         UnknownQuantizationError: its quantization method is not known.
         UnsupportedQuantizationError: the method, or its parameters, are not supported.
     """
     target = Target.current() if target is None else Target.parse(target)
-    checkpoint = open_checkpoint(path, gguf_file)
+    checkpoint = quantized_at_load(
+        open_checkpoint(path, gguf_file), quantize, OnlineOptions(lm_head_scheme), to_run=False
+    )
     if dtype is None:
         dtype = model_dtype(checkpoint.config, target.torch_device.type)
     activation = checkpoint.config.get("hidden_act", "silu")
@@ -179,7 +191,7 @@ def inspect_checkpoint(
     # A GGUF file's tied output is its embedding: two tensors, the same bytes.
     places = {(info.file, info.offset): info.nbytes for info in checkpoint.tensors.values()}
     total = sum(places.values())
-    quantized = sum(layer.nbytes for layer in layers)
+    quantized = min(sum(layer.nbytes for layer in layers), total)
     method = checkpoint.quantization
     names = checkpoint.config.get("architectures")
     return CheckpointReport(
@@ -206,14 +218,21 @@ def _quantized_layers(checkpoint: Checkpoint, dtype: torch.dtype) -> list[FoundL
     for name, info in checkpoint.tensors.items():
         prefix, suffix = split_name(name)
         modules.setdefault(prefix, {})[suffix] = info
+    for layer, other in method.tied_weights().items():
+        modules.setdefault(layer, {})["weight"] = checkpoint.tensors[other]
     stand_in = torch.nn.Linear(1, 1, device="meta")
     layers: list[FoundLayer] = []
     for prefix in sorted(modules, key=_natural):
         tensors = modules[prefix]
+        shapes = {suffix: info.shape for suffix, info in tensors.items()}
+        experts = method.get_experts_scheme(prefix)
+        sizes = None if experts is None else experts.infer_shape(shapes)
+        if experts is not None and sizes is not None:
+            layers.append(_fused_experts(prefix, experts, sizes, tensors, dtype))
+            continue
         scheme = method.get_quant_method(stand_in, prefix)
         if scheme is None:
             continue
-        shapes = {suffix: info.shape for suffix, info in tensors.items()}
         dtypes = {suffix: info.dtype for suffix, info in tensors.items()}
         scheme = scheme.refined(shapes).stored_as(dtypes)
         shape = scheme.infer_shape(shapes) or _stated_shape(prefix, scheme, tensors)
@@ -232,6 +251,25 @@ def _quantized_layers(checkpoint: Checkpoint, dtype: torch.dtype) -> list[FoundL
     return layers
 
 
+def _fused_experts(
+    prefix: str,
+    scheme: FusedExpertsScheme,
+    sizes: tuple[int, int, int],
+    tensors: Mapping[str, TensorInfo],
+    dtype: torch.dtype,
+) -> FoundLayer:
+    try:
+        specs = scheme.checkpoint_tensors(*sizes)
+    except UnsupportedQuantizationError as error:
+        raise UnsupportedQuantizationError(f"{prefix}: {error}") from None
+    found = {suffix: info for suffix, info in tensors.items() if suffix in specs}
+    check_tensors(prefix, scheme, specs, found)
+    nbytes = sum(info.nbytes for info in found.values())
+    H = sizes[1]
+    config = scheme.layer_config(*sizes, dtype)
+    return FoundLayer(prefix, scheme.describe(), config, H, H, nbytes)
+
+
 def _stated_shape(
     prefix: str, scheme: LinearScheme, tensors: Mapping[str, TensorInfo]
 ) -> tuple[int, int] | None:
@@ -239,10 +277,13 @@ def _stated_shape(
     name = scheme.shape_tensor({suffix: info.shape for suffix, info in tensors.items()})
     if name is None:
         return None
-    if tensors[name].nbytes > _MAX_STATED:
-        raise CheckpointError(f"{tensors[name]}: too large to state a shape")
+    info = tensors[name]
+    if info.nbytes > _MAX_STATED:
+        raise CheckpointError(f"{info}: too large to state a shape")
+    if len(info.shape) != 1 or info.dtype not in _STATING:
+        raise CheckpointError(f"{info.file}: {info}; a shape is stated by a row of integers")
     try:
-        return scheme.read_shape(read_tensor(tensors[name]))
+        return scheme.read_shape(read_tensor(info))
     except WeightError as error:
         raise CheckpointError(f"{prefix}: {error}") from error
 
@@ -250,7 +291,7 @@ def _stated_shape(
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sort by name, but by number where a part is one."""
     parts = name.split(".")
-    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
+    return [(0, int(p), "") if p.isdecimal() and len(p) < 20 else (1, 0, p) for p in parts]
 
 
 def _report(layer: FoundLayer, target: Target, settings: Settings | None) -> LayerReport:

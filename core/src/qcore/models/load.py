@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ from qcore.facts.target import Target
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.models.checkpoint import Checkpoint, open_checkpoint, read_json_object
-from qcore.models.experts import ExpertsPlan, JoinedPlan
+from qcore.models.experts import ExpertsPlan, FusedExpertsPlan, JoinedPlan
+from qcore.models.freed_memory import FreedMemory
 from qcore.models.gguf_checkpoint import GGUFTensor
 from qcore.models.kv_scales import attach_kv_scales
 from qcore.models.plan import LinearPlan, LoadPlan, make_plan
@@ -33,10 +34,21 @@ from qcore.quantization.embedding import QuantizedEmbedding, embedding_scale
 from qcore.quantization.experts import ExpertStack, QuantizedExperts
 from qcore.quantization.kernel_layer import KernelLayer
 from qcore.quantization.linear import QuantizedLinear
+from qcore.quantize.activation_scales import ActivationScales
+from qcore.quantize.online import OnlineOptions, quantized_at_load
+from qcore.quantize.scheme import QuantizeScheme
 from qcore.selection.algorithm import select
 from qcore.settings import Settings
 
-__all__ = ["NOTES", "load_model"]
+__all__ = [
+    "NOTES",
+    "Loader",
+    "check_act_dtype",
+    "check_kernels",
+    "current_device",
+    "load_model",
+    "place_of",
+]
 
 log = logging.getLogger("qcore.models")
 
@@ -55,6 +67,12 @@ def load_model(
     target: Target | str | None = None,
     progress: Progress | None = None,
     gguf_file: str | None = None,
+    quantize: str | QuantizeScheme | None = None,
+    lm_head_scheme: str | QuantizeScheme | None = None,
+    targets: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    search: bool = True,
+    scales: ActivationScales | None = None,
 ) -> Any:
     """Load a checkpoint. Each quantized layer gets the kernel that `qcore.select` chooses.
 
@@ -75,6 +93,18 @@ def load_model(
         progress: called after each step with the steps done, all steps, and the tensor's or layer's
             name.
         gguf_file: the name of the GGUF file, where ``path`` is a folder with several.
+        quantize: round the linear layers of a float checkpoint to this scheme, one after the other
+            as they are read: ``int4-g128``, ``int8``, ``fp8``, ``mxfp4`` and others of
+            `qcore.quantize.scheme`. The result is that of loading what
+            `qcore.quantize.quantize_checkpoint` would write.
+        lm_head_scheme: with ``quantize``, for the layer that makes the logits; None to keep it.
+        targets: with ``quantize``, the layers to round; none for all. Names of modules, or ``re:``
+            and a regular expression that fits the beginning of the name.
+        ignore: with ``quantize``, layers to keep, in the same way.
+        search: with ``quantize``, choose the scales of weights by the squared error, where that
+            helps; else by the largest magnitude, which is faster.
+        scales: with ``quantize``, of activations, for a scheme that has calibrated ones;
+            `qcore.quantize.calibrate` makes them.
 
     Returns:
         A `transformers.PreTrainedModel` in eval mode, without gradients. Its quantized layers are
@@ -82,7 +112,9 @@ def load_model(
         which kernel runs each and why.
 
     Raises:
-        CheckpointError: the checkpoint is incomplete, damaged, unsafe or contradictory.
+        CheckpointError: the checkpoint is incomplete, damaged, unsafe or contradictory, or it is
+            quantized already and is to be quantized.
+        ConfigError: ``quantize`` or what goes with it cannot be read.
         UnknownQuantizationError: its quantization method is not known.
         UnsupportedQuantizationError: the method, or its parameters, are not supported.
         NoKernelError: no kernel can run a layer.
@@ -90,34 +122,30 @@ def load_model(
         MissingDependencyError: transformers is not installed.
     """
     import_transformers()
-    target, place = _place(device, target)
-    checkpoint = open_checkpoint(path, gguf_file)
+    target, place = place_of(device, target)
+    options = OnlineOptions(lm_head_scheme, targets, ignore, search, scales)
+    source = open_checkpoint(path, gguf_file)
+    checkpoint = quantized_at_load(source, quantize, options)
     compute = _dtype(checkpoint, dtype, place)
-    model = build_skeleton(checkpoint.config, compute)
+    model = build_skeleton(source.config, compute, source.tensors)
     plan = make_plan(model, checkpoint)
-    promised: list[tuple[str, MMLinearLayerConfig]] = [
-        (linear.prefix, linear.scheme.layer_config(linear.K, linear.N, compute))
-        for linear in plan.linears
-    ]
-    promised += [(experts.prefix, experts.layer_config(compute)) for experts in plan.experts]
-    for prefix, config in promised:
-        try:
-            _ = select(config, target, settings=settings).kernel_class
-        except NoKernelError as error:
-            error.args = (f"{prefix}:\n{error}",)
-            raise
+    check_kernels(plan, compute, target, settings)
     if plan.kv_scales is not None:
         plan.notes += attach_kv_scales(model, plan.kv_scales)
-    with torch.no_grad(), _current_device(place):
-        _Loader(model, plan, compute, place, target, settings, progress).run()
+    with torch.no_grad(), current_device(place):
+        Loader(model, plan, compute, place, target, settings, progress).run()
     _finish(model, checkpoint, plan)
     return model
 
 
-def _place(
+def place_of(
     device: str | torch.device | None, target: Target | str | None
 ) -> tuple[Target, torch.device]:
-    """The target and the device, each from the other where it is not given."""
+    """The target and the device, each from the other where it is not given.
+
+    Raises:
+        TargetError: the device is not here, or is not one of the target.
+    """
     if isinstance(target, str):
         target = Target.parse(target)
     if target is None:
@@ -143,6 +171,16 @@ def _dtype(
         dtype = found
     if dtype is None:
         dtype = model_dtype(checkpoint.config, place.type)
+    check_act_dtype(checkpoint, dtype)
+    return dtype
+
+
+def check_act_dtype(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    """Check that the checkpoint's method allows activations of this dtype.
+
+    Raises:
+        UnsupportedQuantizationError: it does not; the message lists what it allows.
+    """
     method = checkpoint.quantization
     if method is not None and dtype not in method.get_supported_act_dtypes():
         allowed = ", ".join(
@@ -152,15 +190,35 @@ def _dtype(
             f"{method.get_name()} with activations in {str(dtype).removeprefix('torch.')} is not "
             f"supported; supported: {allowed}"
         )
-    return dtype
 
 
-def _current_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def check_kernels(
+    plan: LoadPlan, dtype: torch.dtype, target: Target, settings: Settings | None
+) -> None:
+    """Check that every quantized layer has a kernel, before any weight is read.
+
+    Raises:
+        NoKernelError: a layer has none; the message names it.
+    """
+    promised: list[tuple[str, MMLinearLayerConfig]] = [
+        (linear.prefix, linear.scheme.layer_config(linear.K, linear.N, dtype))
+        for linear in plan.linears
+    ]
+    promised += [(experts.prefix, experts.layer_config(dtype)) for experts in plan.experts]
+    for prefix, config in promised:
+        try:
+            _ = select(config, target, settings=settings).kernel_class
+        except NoKernelError as error:
+            error.args = (f"{prefix}:\n{error}",)
+            raise
+
+
+def current_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Kernels that pack on a GPU do it on the current one."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-class _Loader:
+class Loader:
     """The part of loading that reads weights."""
 
     def __init__(
@@ -180,16 +238,17 @@ class _Loader:
         self.target = target
         self.settings = settings
         self.progress = progress
+        self.freed = FreedMemory()
         self.done = 0
         self.total = len(plan.linears) + len(plan.experts) + len(plan.joined) + len(plan.parameters)
 
     def run(self) -> None:
         """Load everything."""
         for linear in self.plan.linears:
-            self._set_module(linear.prefix, self._quantized(linear))
+            self._set_module(linear.prefix, self.quantized(linear))
             self._report(linear.prefix)
         for experts in self.plan.experts:
-            self._set_module(experts.prefix, self._experts(experts))
+            self._set_module(experts.prefix, self.experts(experts))
             self._report(experts.prefix)
         for joined in self.plan.joined:
             self._set_joined(joined)
@@ -199,13 +258,16 @@ class _Loader:
                 self._set_tensor(names, info)
             self._report(names[0])
         self._move_buffers()
+        self.freed.give_back(at_least=0)
 
     def _report(self, name: str) -> None:
+        self.freed.give_back()
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, self.total, name)
 
     def _read(self, info: TensorInfo) -> torch.Tensor:
+        self.freed.add(info.nbytes)
         return read_tensor(info).to(self.device)
 
     def _canonical(self, linear: LinearPlan) -> CanonicalLinear:
@@ -215,7 +277,18 @@ class _Loader:
         except QcoreError as error:
             raise CheckpointError(f"{linear.prefix}: {error}") from error
 
-    def _experts(self, plan: ExpertsPlan) -> QuantizedExperts:
+    def experts(self, plan: ExpertsPlan | FusedExpertsPlan) -> QuantizedExperts:
+        """Read the experts of a mixture, and pack them."""
+        layer = self._fused(plan) if isinstance(plan, FusedExpertsPlan) else self._stacked(plan)
+        return QuantizedExperts(
+            layer, prefix=plan.prefix, target=self.target, settings=self.settings
+        )
+
+    def _fused(self, plan: FusedExpertsPlan) -> CanonicalLinear:
+        tensors = {name: self._read(info) for name, info in plan.tensors.items()}
+        return plan.scheme.canonicalize(tensors, plan.layer_config(self.dtype))
+
+    def _stacked(self, plan: ExpertsPlan) -> CanonicalLinear:
         stack = ExpertStack(plan.layer_config(self.dtype))
         for expert, layers in enumerate(plan.experts):
             for layer in layers:
@@ -228,9 +301,7 @@ class _Loader:
                 stack.add(expert, gate, up, down)
             except QcoreError as error:
                 raise type(error)(f"{plan.prefix}: {error}") from error
-        return QuantizedExperts(
-            stack.finish(), prefix=plan.prefix, target=self.target, settings=self.settings
-        )
+        return stack.finish()
 
     def _set_joined(self, joined: JoinedPlan) -> None:
         parent, leaf = self._parent(joined.name)
@@ -245,7 +316,8 @@ class _Loader:
                 first += info.shape[0]
         parent._parameters[leaf] = torch.nn.Parameter(whole, requires_grad=False)
 
-    def _quantized(self, linear: LinearPlan) -> QuantizedLinear:
+    def quantized(self, linear: LinearPlan) -> QuantizedLinear:
+        """Read a quantized layer, and pack it."""
         return QuantizedLinear(
             self._canonical(linear),
             self._bias(linear),

@@ -5,19 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from qcore.errors import CheckpointError, UnsupportedQuantizationError
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.models.checkpoint import Checkpoint
-from qcore.models.experts import EXPERT_LAYER, ExpertsPlan, JoinedPlan, plan_experts
+from qcore.models.experts import (
+    ExpertsPlan,
+    FusedExpertsPlan,
+    JoinedPlan,
+    plan_experts,
+    plan_fused_experts,
+)
 from qcore.models.kv_scales import KVScalePlan, plan_kv_scales
 from qcore.models.safetensors_file import TensorInfo, same_bytes, same_place
+from qcore.models.tensor_names import in_base, renamed_tensors, tied_names
 from qcore.quantization.base import LinearScheme, QuantizationConfig, split_name
+from qcore.quantization.fused_experts import FusedExpertsScheme
 
-__all__ = ["LinearPlan", "LoadPlan", "check_tensors", "make_plan", "set_aside"]
+__all__ = ["LinearPlan", "LoadPlan", "PlannedLayer", "check_tensors", "make_plan", "set_aside"]
 
 _FLOATS = (*FLOAT_DTYPES, torch.float64)
 _BIAS = "bias"
@@ -48,6 +56,10 @@ class LinearPlan:
     has_bias: bool = False
 
 
+PlannedLayer: TypeAlias = LinearPlan | ExpertsPlan | FusedExpertsPlan
+"""What becomes one layer with a kernel."""
+
+
 @dataclass
 class LoadPlan:
     """Where everything goes.
@@ -60,44 +72,63 @@ class LoadPlan:
         untied: parameters that the config ties and the checkpoint does not.
         notes: what the user should know.
         kv_scales: the scales of the KV cache; None if the method knows of none.
+        named: every tensor of the checkpoint, by the model's name for it.
+        unexpected: names of tensors that nobody knows; of a part of a model only.
     """
 
     linears: list[LinearPlan] = field(default_factory=list)
-    experts: list[ExpertsPlan] = field(default_factory=list)
+    experts: list[ExpertsPlan | FusedExpertsPlan] = field(default_factory=list)
     joined: list[JoinedPlan] = field(default_factory=list)
     parameters: list[tuple[tuple[str, ...], TensorInfo]] = field(default_factory=list)
     untied: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     kv_scales: KVScalePlan | None = None
+    named: Mapping[str, TensorInfo] = field(default_factory=dict)
+    unexpected: list[str] = field(default_factory=list)
+
+    @property
+    def layers(self) -> tuple[PlannedLayer, ...]:
+        """Everything that gets a kernel."""
+        return (*self.linears, *self.experts)
 
 
-def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
+def make_plan(model: Any, checkpoint: Checkpoint, *, partial: bool = False) -> LoadPlan:
     """Match the checkpoint's tensors with the model's.
 
     Args:
         model: with its parameters on the meta device.
         checkpoint: its headers.
+        partial: the model may be another class than the checkpoint's: without its head, with
+            another one, or with one more prefix. What is not quantized may then be missing, and
+            tensors may be left.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, or has another shape or dtype than the
             model or the quantization config says.
     """
-    available, file_prefixes = _renamed(model, checkpoint.tensors)
-    plan = LoadPlan()
+    available, file_prefixes = renamed_tensors(model, checkpoint.tensors, partial)
+    plan = LoadPlan(named=available)
     used: set[str] = set()
-    tied = _tied_names(model)
+    tied = tied_names(model)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, info in available.items():
         owner, suffix = split_name(name)
         shapes.setdefault(owner, {})[suffix] = info.shape
 
     def plan_linear(module: torch.nn.Module, prefix: str) -> LinearPlan | None:
+        if partial and prefix not in shapes and not in_base(model, prefix):
+            return None
         return _plan_linear(module, prefix, checkpoint, available, file_prefixes, shapes, tied)
 
     for prefix, module in model.named_modules():
         experts = plan_experts(module, prefix, shapes, available, plan_linear)
         if experts is not None:
             used.update(_take_experts(plan, experts))
+        elif (
+            fused := _plan_fused(module, prefix, checkpoint, available, file_prefixes)
+        ) is not None:
+            plan.experts.append(fused)
+            used.update(f"{prefix}.{suffix}" for suffix in fused.tensors)
         linear = plan_linear(module, prefix)
         if linear is not None:
             plan.linears.append(linear)
@@ -120,7 +151,13 @@ def make_plan(model: Any, checkpoint: Checkpoint) -> LoadPlan:
     left = [name for name in available if name not in used and not _is_ignorable(model, name)]
     method = checkpoint.quantization
     unexpected, notes = (left, []) if method is None else set_aside(method, left)
-    if missing or unexpected:
+    if partial:
+        plan.unexpected = unexpected
+        missing = [name for name in missing if in_base(model, name)]
+        unexpected = [n for n in unexpected if in_base(model, n) and not _is_plain(available[n])]
+        if unexpected:
+            raise CheckpointError(_mismatch(checkpoint, missing, unexpected))
+    elif missing or unexpected:
         raise CheckpointError(_mismatch(checkpoint, missing, unexpected))
     plan.notes += notes
     kv_method = None if method is None else method.get_kv_cache_method()
@@ -159,6 +196,25 @@ def _take_experts(plan: LoadPlan, experts: ExpertsPlan | list[JoinedPlan]) -> It
             yield from tensors
 
 
+def _plan_fused(
+    module: torch.nn.Module,
+    prefix: str,
+    checkpoint: Checkpoint,
+    available: Mapping[str, TensorInfo],
+    file_prefixes: Mapping[str, str],
+) -> FusedExpertsPlan | None:
+    """Plan experts that the checkpoint holds stacked, and check their tensors."""
+    if checkpoint.quantization is None:
+        return None
+    scheme = checkpoint.quantization.get_experts_scheme(file_prefixes.get(prefix, prefix))
+    if scheme is None:
+        return None
+    fused = plan_fused_experts(module, prefix, scheme, available)
+    if fused is not None:
+        check_tensors(prefix, scheme, fused.specs, fused.tensors)
+    return fused
+
+
 def set_aside(method: QuantizationConfig, names: Iterable[str]) -> tuple[list[str], list[str]]:
     """Part the tensors that no layer takes into those that nobody knows, and the others.
 
@@ -188,50 +244,9 @@ def set_aside(method: QuantizationConfig, names: Iterable[str]) -> tuple[list[st
     return unknown, [*method.notes(), *notes]
 
 
-def _renamed(
-    model: Any, tensors: Mapping[str, TensorInfo]
-) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """The tensors by the model's names, and the checkpoint's name of each renamed layer.
-
-    transformers renames the tensors of some models while it loads them. Renaming is followed here;
-    joining several tensors into one is not, but for experts (`qcore.models.experts`).
-    """
-    try:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming
-    except ImportError:
-        return dict(tensors), {}
-    renamed: dict[str, TensorInfo] = {}
-    prefixes: dict[str, str] = {}
-    steps = get_model_conversion_mapping(model, add_legacy=False)
-    for name, info in tensors.items():
-        new = name
-        for step in steps:
-            changed, matched = step.rename_source_key(new)
-            if matched is None:
-                continue
-            if not isinstance(step, WeightRenaming):
-                if EXPERT_LAYER.fullmatch(new.rpartition(".")[0]):
-                    continue
-                raise CheckpointError(
-                    f"{name}: {type(model).__name__} of transformers joins such tensors into "
-                    f"{changed}, which is not supported"
-                )
-            new = changed
-        if new in renamed:
-            raise CheckpointError(f"{name} and {renamed[new].name} are both called {new}")
-        renamed[new] = info
-        if new != name:
-            prefixes[split_name(new)[0]] = split_name(name)[0]
-    return renamed, prefixes
-
-
-def _tied_names(model: Any) -> dict[str, tuple[str, ...]]:
-    """Parameter names that share a tensor: name -> all of its names."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return {name: tuple(group) for group in names.values() if len(group) > 1 for name in group}
+def _is_plain(info: TensorInfo) -> bool:
+    """Whether a tensor may be a parameter that is not quantized."""
+    return info.dtype in _FLOATS and split_name(info.name)[1] in ("weight", _BIAS)
 
 
 # -- quantized layers --------------------------------------------------------------------------
@@ -256,10 +271,14 @@ def _plan_linear(
     weight = available.get(f"{prefix}.weight")
     # auto-round leaves lm_head out of the layers to ignore, though it does not quantize it.
     alone = shapes.get(prefix, {}).keys() <= {"weight", _BIAS}
-    if weight is not None and weight.dtype in _FLOATS and (alone or not method.names_layers):
+    plain = weight is not None and weight.dtype in _FLOATS and not method.rounds_floats
+    if plain and (alone or not method.names_layers):
         return None
     if f"{prefix}.weight" in tied and not any(n.startswith(f"{prefix}.") for n in available):
-        return None
+        other = method.tied_weights().get(file_prefixes.get(prefix, prefix))
+        if other is None:
+            return None
+        available = {**available, f"{prefix}.weight": checkpoint.tensors[other]}
     K, N = module.in_features, module.out_features
     scheme = scheme.refined(shapes.get(prefix, {})).stored_as(
         {s: available[f"{prefix}.{s}"].dtype for s in shapes.get(prefix, {})}
@@ -285,7 +304,7 @@ def _plan_linear(
 
 def check_tensors(
     prefix: str,
-    scheme: LinearScheme,
+    scheme: LinearScheme | FusedExpertsScheme,
     specs: Mapping[str, ParamSpec],
     found: Mapping[str, TensorInfo],
     plain: TensorInfo | None = None,

@@ -11,7 +11,6 @@ memory holds what was asked for.
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +20,16 @@ from typing import Any, cast
 import torch
 
 from qcore.errors import CheckpointError
+from qcore.quantization.json_text import check_text, parse_json, shown
 
-__all__ = ["TensorInfo", "read_header", "read_tensor", "same_bytes", "same_place"]
+__all__ = [
+    "TensorInfo",
+    "check_name",
+    "read_header",
+    "read_tensor",
+    "same_bytes",
+    "same_place",
+]
 
 DTYPES = {
     "F64": torch.float64,
@@ -47,6 +54,11 @@ DTYPES = {
 
 _MAX_HEADER = 100 * 2**20  # the reference implementation's limit
 _CHUNK = 16 * 2**20
+_MAX_DIMS = 16
+_MAX_EMPTY = 2**31
+_MAX_NAME, _MAX_PARTS = 256, 32
+"""Of a tensor's name: its length, and the parts between its dots. Lists and patterns of layers are
+matched against names, so that long ones would cost time."""
 
 
 @dataclass(frozen=True)
@@ -110,15 +122,9 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
 
 
 def _parse(file: Path, raw: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a name is there twice")
-        return found
-
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(raw, unique=True, check=False)  # names are checked one by one
+    except ValueError as error:
         raise CheckpointError(
             f"{file}: the safetensors header is no JSON: {error}. Fetch the file again"
         ) from None
@@ -129,29 +135,48 @@ def _parse(file: Path, raw: bytes) -> dict[str, Any]:
 
 def _info(file: Path, name: str, entry: object, start: int) -> TensorInfo:
     def wrong(what: str) -> CheckpointError:
-        return CheckpointError(f"{file}: tensor {name!r}: {what}")
+        return CheckpointError(f"{file}: tensor {shown(name)}: {what}")
 
+    check_name(file, name)
     if not isinstance(entry, Mapping):
         raise wrong("its header entry is no object")
-    dtype = DTYPES.get(str(entry.get("dtype")))
+    stated = entry.get("dtype")
+    dtype = DTYPES.get(stated) if isinstance(stated, str) else None
     if dtype is None:
-        raise wrong(f"dtype {entry.get('dtype')!r} is not known; known: {', '.join(DTYPES)}")
+        raise wrong(f"dtype {shown(stated)} is not known; known: {', '.join(DTYPES)}")
     shape, offsets = _sizes(entry.get("shape")), _sizes(entry.get("data_offsets"))
-    if shape is None:
-        raise wrong(f"shape {entry.get('shape')!r} is no list of sizes")
+    if shape is None or len(shape) > _MAX_DIMS:
+        raise wrong(f"shape {shown(entry.get('shape'))} is no list of sizes")
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise wrong(f"data_offsets {entry.get('data_offsets')!r} are no range")
+        raise wrong(f"data_offsets {shown(entry.get('data_offsets'))} are no range")
     nbytes = math.prod(shape) * dtype.itemsize
     if offsets[1] - offsets[0] != nbytes:
-        raise wrong(f"{shape} of {entry['dtype']} takes {nbytes} bytes, data_offsets are {offsets}")
+        raise wrong(f"{shape} of {stated} takes {nbytes} bytes, data_offsets are {offsets}")
+    if not nbytes and max(shape) >= _MAX_EMPTY:
+        raise wrong(f"shape {shape} is none that a tensor without elements can have")
     return TensorInfo(name, dtype, tuple(shape), file, start + offsets[0], nbytes)
+
+
+def check_name(file: Path, name: str) -> None:
+    """Check a tensor's name.
+
+    Raises:
+        CheckpointError: no model has such a name: too long, or with characters of no text.
+    """
+    try:
+        check_text(name)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: the name of a tensor is {error}") from None
+    if len(name) > _MAX_NAME or name.count(".") >= _MAX_PARTS:
+        raise CheckpointError(
+            f"{file}: tensor {shown(name)}: its name has {len(name)} characters and "
+            f"{name.count('.') + 1} parts; {_MAX_NAME} and {_MAX_PARTS} are read"
+        )
 
 
 def _sizes(values: object) -> list[int] | None:
     """``values`` if it is a list of sizes."""
-    good = isinstance(values, list) and all(
-        isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 2**63 for v in values
-    )
+    good = isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
     return cast("list[int]", values) if good else None
 
 
@@ -204,16 +229,28 @@ def same_place(one: TensorInfo, other: TensorInfo) -> bool:
 
 
 def same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
-    """Whether two tensors are equal, without holding either whole."""
+    """Whether two tensors are equal, without holding either whole.
+
+    Raises:
+        CheckpointError: a file cannot be read, or is shorter than it was.
+    """
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
-    with one.file.open("rb") as left, other.file.open("rb") as right:
-        left.seek(one.offset)
-        right.seek(other.offset)
-        remaining = one.nbytes
-        while remaining > 0:
-            step = min(_CHUNK, remaining)
-            if left.read(step) != right.read(step):
-                return False
-            remaining -= step
+    if same_place(one, other):
+        return True
+    try:
+        with one.file.open("rb") as left, other.file.open("rb") as right:
+            left.seek(one.offset)
+            right.seek(other.offset)
+            remaining = one.nbytes
+            while remaining > 0:
+                step = min(_CHUNK, remaining)
+                data = left.read(step)
+                if len(data) != step:
+                    raise CheckpointError(f"{one.file}: became shorter during reading ({one.name})")
+                if data != right.read(step):
+                    return False
+                remaining -= step
+    except OSError as error:
+        raise CheckpointError(f"{one.file}: cannot be read: {error.strerror or error}") from error
     return True

@@ -28,6 +28,7 @@ __all__ = [
     "dynamic_int8_quant",
     "fp8_max",
     "group_fp8_quant",
+    "mx_scale",
     "mxfp4_round",
     "mxfp8_quant",
     "nvfp4_round",
@@ -155,8 +156,13 @@ def group_fp8_quant(
     return codes.reshape(M, groups * group_size)[:, :K].to(dtype), scale
 
 
-def _mx_scale(blocks: torch.Tensor, emax: int) -> torch.Tensor:
-    """e8m0 codes of the last dimension's blocks; see the module for the rounding."""
+def mx_scale(blocks: torch.Tensor, emax: int) -> torch.Tensor:
+    """e8m0 codes (uint8) of the last dimension's blocks; see the module for the rounding.
+
+    Args:
+        blocks: float32 [..., block].
+        emax: the exponent of the element type's largest value: 2 for e2m1, 8 for e4m3.
+    """
     amax = blocks.abs().amax(-1)
     # frexp's mantissa is in [0.5, 1); a quarter more carries 1.75 and up over the power of two.
     near_the_next = torch.frexp(amax).mantissa >= 0.875
@@ -167,7 +173,7 @@ def mxfp8_quant(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize to MXFP8: e4m3 [M, K] and e8m0 scales uint8 [M, K/32]; K a multiple of 32."""
     M, K = x.shape
     blocks = x.to(torch.float32).reshape(M, K // 32, 32)
-    scale = _mx_scale(blocks, emax=8)
+    scale = mx_scale(blocks, emax=8)
     codes = (blocks / decode_e8m0(scale)[..., None]).clamp(-448.0, 448.0)
     return codes.reshape(M, K).to(torch.float8_e4m3fn), scale
 
@@ -176,7 +182,7 @@ def mxfp4_round(x: torch.Tensor) -> torch.Tensor:
     """``x`` [M, K] rounded to MXFP4 and back to float32; K a multiple of 32."""
     M, K = x.shape
     blocks = x.to(torch.float32).reshape(M, K // 32, 32)
-    scale = decode_e8m0(_mx_scale(blocks, emax=2))[..., None]
+    scale = decode_e8m0(mx_scale(blocks, emax=2))[..., None]
     return (decode_e2m1(encode_e2m1(blocks / scale)) * scale).reshape(M, K)
 
 

@@ -17,7 +17,7 @@ from qcore.layers.microscaling import (
     NvFp4LinearLayerConfig,
 )
 from qcore.layers.mixed_precision import MPLinearLayerConfig
-from qcore.layers.moe import MoeWNA16LayerConfig
+from qcore.layers.moe import ExpertsLayerConfig
 from qcore.numerics.gguf_blocks import dequantize_blocks
 from qcore.numerics.packing import unpack_int32, unpack_uint4
 from qcore.numerics.small_floats import decode_e2m1, decode_e8m0
@@ -67,7 +67,7 @@ def dequantize_weight(
 
 
 def dequantize_expert(
-    config: MoeWNA16LayerConfig,
+    config: ExpertsLayerConfig,
     tensors: Tensors,
     projection: str,
     expert: int,
@@ -85,7 +85,7 @@ def dequantize_expert(
     linear = config.projection(projection)
     found = {name: tensors.get(config.stacked_name(projection, name)) for name in linear.params()}
     mine = {name: None if stack is None else stack[expert] for name, stack in found.items()}
-    return _mp(linear, mine, dtype)
+    return dequantize_weight(linear, mine, dtype)
 
 
 def _get(tensors: Tensors, name: str) -> torch.Tensor:

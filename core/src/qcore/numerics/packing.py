@@ -19,13 +19,17 @@ def pack_int32(codes: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
     """Pack codes into int32 words.
 
     Args:
-        codes: integers in ``0 .. 2**bits - 1``, any integer dtype.
-        bits: 2 to 8.
+        codes: integers in ``0 .. 2**bits - 1``, any integer dtype. Higher bits are cut off.
+        bits: 1 to 8.
         dim: the dimension that shrinks by ``32 // bits``; the last word is filled up with zeros.
 
     Returns:
         int32, with ``ceil(size / (32 // bits))`` in ``dim``.
+
+    Raises:
+        WeightError: ``codes`` are no integers, or ``bits`` is something else.
     """
+    _check(codes, bits)
     factor = 32 // bits
     moved = codes.movedim(dim, -1)
     fill = -moved.shape[-1] % factor
@@ -46,7 +50,7 @@ def unpack_int32(words: torch.Tensor, bits: int, size: int, dim: int) -> torch.T
 
     Args:
         words: int32.
-        bits: 2 to 8.
+        bits: 1 to 8.
         size: the length of ``dim`` before packing.
         dim: the packed dimension.
 
@@ -54,8 +58,10 @@ def unpack_int32(words: torch.Tensor, bits: int, size: int, dim: int) -> torch.T
         uint8 codes.
 
     Raises:
-        WeightError: ``words`` has too few or too many words for ``size``.
+        WeightError: ``words`` has too few or too many words for ``size``, or is no int32, or
+            ``bits`` is something else.
     """
+    _check(words, bits, torch.int32)
     factor = 32 // bits
     needed = -(-size // factor)
     if words.shape[dim] != needed:
@@ -67,8 +73,7 @@ def unpack_int32(words: torch.Tensor, bits: int, size: int, dim: int) -> torch.T
     codes = torch.empty((*moved.shape, factor), dtype=torch.uint8, device=words.device)
     for i in range(factor):
         codes[..., i] = (moved >> (bits * i)) & (2**bits - 1)
-    flat = codes.reshape(*moved.shape[:-1], -1)[..., :size]
-    return flat.movedim(-1, dim).contiguous()
+    return codes.flatten(-2)[..., :size].movedim(-1, dim).contiguous()
 
 
 def unpack_dense_int32(words: torch.Tensor, bits: int, size: int, dim: int) -> torch.Tensor:
@@ -76,7 +81,7 @@ def unpack_dense_int32(words: torch.Tensor, bits: int, size: int, dim: int) -> t
 
     Args:
         words: int32.
-        bits: 2 to 8.
+        bits: 1 to 8.
         size: the length of ``dim`` before packing.
         dim: the packed dimension.
 
@@ -84,8 +89,10 @@ def unpack_dense_int32(words: torch.Tensor, bits: int, size: int, dim: int) -> t
         uint8 codes.
 
     Raises:
-        WeightError: ``words`` has too few or too many words for ``size``.
+        WeightError: ``words`` has too few or too many words for ``size``, or is no int32, or
+            ``bits`` is something else.
     """
+    _check(words, bits, torch.int32)
     needed = -(-size * bits // 32)
     if words.shape[dim] != needed:
         raise WeightError(
@@ -107,8 +114,24 @@ def unpack_dense_int32(words: torch.Tensor, bits: int, size: int, dim: int) -> t
     return codes.flatten(-2)[..., :size].movedim(-1, dim).contiguous()
 
 
+def _check(tensor: torch.Tensor, bits: int, dtype: torch.dtype | None = None) -> None:
+    if not 1 <= bits <= 8:
+        raise WeightError(f"codes of {bits} bits are not packed; 1 to 8 are")
+    whole = not (tensor.is_floating_point() or tensor.is_complex())
+    if not whole or (dtype is not None and tensor.dtype != dtype):
+        needed = "int32" if dtype else "integers"
+        given = str(tensor.dtype).removeprefix("torch.")
+        raise WeightError(f"{'words' if dtype else 'codes'} are {given}; they must be {needed}")
+
+
 def pack_uint4(codes: torch.Tensor) -> torch.Tensor:
-    """Two 4-bit codes to a byte along the last dimension, the even element in the low half."""
+    """Two 4-bit codes to a byte along the last dimension, the even element in the low half.
+
+    Raises:
+        WeightError: the last dimension is odd.
+    """
+    if codes.shape[-1] % 2:
+        raise WeightError(f"{codes.shape[-1]} codes of 4 bits do not fill bytes")
     codes = codes.to(torch.uint8)
     return (codes[..., ::2] | (codes[..., 1::2] << 4)).contiguous()
 

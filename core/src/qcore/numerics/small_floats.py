@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["E2M1_MAX", "E2M1_VALUES", "decode_e2m1", "decode_e8m0", "encode_e2m1", "encode_e8m0"]
+__all__ = [
+    "E2M1_MAX",
+    "E2M1_VALUES",
+    "decode_e2m1",
+    "decode_e8m0",
+    "encode_e2m1",
+    "encode_e8m0",
+    "round_e2m1",
+]
 
 E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Magnitude of each 3-bit code."""
@@ -43,6 +51,17 @@ def encode_e2m1(values: torch.Tensor) -> torch.Tensor:
         codes += above.to(torch.uint8)
     codes = torch.where(torch.isnan(values), torch.full_like(codes, 7), codes)
     return codes | (torch.signbit(values).to(torch.uint8) << 3)
+
+
+def round_e2m1(values: torch.Tensor) -> torch.Tensor:
+    """The nearest e2m1 values, ties and the rest as in `encode_e2m1`; NaN stays NaN.
+
+    The steps are 0.5 below 2, 1 below 4 and 2 above, and a tie between two of the same step goes to
+    the even number of steps, whose code is even.
+    """
+    magnitude = values.abs()
+    step = torch.where(magnitude < 2.0, 0.5, torch.where(magnitude < 4.0, 1.0, 2.0))
+    return (values / step).round_().mul_(step).clamp_(-E2M1_MAX, E2M1_MAX)
 
 
 def decode_e8m0(codes: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:

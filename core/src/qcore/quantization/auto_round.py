@@ -19,8 +19,9 @@ from qcore.errors import UnsupportedQuantizationError
 from qcore.quantization.auto_round_floats import FLOAT_TYPES, float_scheme
 from qcore.quantization.awq import AWQScheme
 from qcore.quantization.base import LinearScheme, QuantizationConfig
-from qcore.quantization.fields import Fields, compile_pattern
+from qcore.quantization.fields import Fields
 from qcore.quantization.gptq import GPTQScheme
+from qcore.quantization.name_patterns import NamePattern, compile_pattern
 
 __all__ = ["AutoRoundConfig"]
 
@@ -43,11 +44,12 @@ class AutoRoundConfig(QuantizationConfig):
         scheme: LinearScheme,
         blocks: Sequence[str] = (),
         named: Mapping[str, LinearScheme | None] | None = None,
-        patterns: Sequence[tuple[re.Pattern[str], LinearScheme | None]] = (),
+        patterns: Sequence[tuple[NamePattern, LinearScheme | None]] = (),
     ) -> None:
         self.scheme = scheme
-        self.blocks = tuple(blocks)
+        self.blocks = frozenset(blocks)
         self.named = dict(named or {})
+        self.order = {name: index for index, name in enumerate(self.named)}
         self.patterns = tuple(patterns)
 
     @classmethod
@@ -81,13 +83,15 @@ class AutoRoundConfig(QuantizationConfig):
         """What is said of the layer by name, by pattern, or of its block."""
         if not isinstance(layer, torch.nn.Linear):
             return None
-        for name, scheme in self.named.items():
-            if prefix == name or prefix.endswith(f".{name}"):
-                return scheme
+        words = prefix.split(".")
+        endings = (".".join(words[at:]) for at in range(len(words)))
+        given = [name for name in endings if name in self.named]
+        if given:
+            return self.named[min(given, key=self.order.__getitem__)]
         for pattern, scheme in self.patterns:
             if pattern.search(prefix):
                 return scheme
-        inside = any(f"{prefix}.".startswith(f"{block}.") for block in self.blocks)
+        inside = any(".".join(words[:to]) in self.blocks for to in range(1, len(words) + 1))
         return self.scheme if inside or not self.blocks else None
 
     def describe(self) -> str:

@@ -25,7 +25,7 @@ from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.quantization.base import CanonicalLinear, LinearScheme, QuantizationConfig
 from qcore.quantization.fields import Fields
 from qcore.quantization.integer import IntegerWeights
-from qcore.quantization.layer_lists import is_listed
+from qcore.quantization.layer_lists import LayerList, is_listed
 
 __all__ = ["AWQConfig", "AWQScheme"]
 
@@ -136,7 +136,7 @@ class AWQConfig(QuantizationConfig):
 
     def __init__(self, scheme: AWQScheme, modules_to_not_convert: Sequence[str] = ()) -> None:
         self.scheme = scheme
-        self.modules_to_not_convert = tuple(modules_to_not_convert)
+        self.modules_to_not_convert = LayerList(modules_to_not_convert)
 
     @classmethod
     def get_name(cls) -> str:

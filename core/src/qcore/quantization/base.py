@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -20,6 +20,9 @@ from qcore.errors import WeightError
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.quantization.kv_cache import Fp8KVCacheMethod
+
+if TYPE_CHECKING:
+    from qcore.quantization.fused_experts import FusedExpertsScheme
 
 __all__ = ["CanonicalLinear", "LinearScheme", "QuantizationConfig", "split_name"]
 
@@ -134,6 +137,9 @@ class QuantizationConfig(ABC):
     """Whether the config says of each layer whether it is quantized. If not, a layer that has a
     plain ``weight`` in the checkpoint is not quantized; if so, only where it has nothing else."""
 
+    rounds_floats: ClassVar[bool] = False
+    """Whether its layers are plain ``weight`` tensors, to be rounded while they are loaded."""
+
     @classmethod
     @abstractmethod
     def get_name(cls) -> str:
@@ -187,6 +193,26 @@ class QuantizationConfig(ABC):
             layer: the layer before it is replaced; its class and class name count.
             prefix: its name in the checkpoint.
         """
+
+    def get_experts_scheme(self, prefix: str) -> FusedExpertsScheme | None:
+        """The scheme of a module of experts, where the checkpoint holds them stacked in one.
+
+        Experts that the checkpoint holds as linear layers are asked for one by one.
+
+        Args:
+            prefix: the module's name in the checkpoint.
+
+        Returns:
+            None if the module is not quantized, or not in this way.
+        """
+        return None
+
+    def tied_weights(self) -> Mapping[str, str]:
+        """Layers that are quantized from a tensor of another one, and the tensor's name.
+
+        A layer without tensors of its own that is not among them stays tied as it is.
+        """
+        return {}
 
     def notes(self) -> Sequence[str]:
         """What the config asks for and is not done, though the checkpoint loads."""

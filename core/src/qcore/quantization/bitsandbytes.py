@@ -25,7 +25,6 @@ which is nearer to the original model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,7 +39,8 @@ from qcore.quantization.codebook import BlockCodes, codes_from_bytes
 from qcore.quantization.compressed_schemes import IntQuantizedScheme
 from qcore.quantization.fields import Fields
 from qcore.quantization.integer import IntegerWeights
-from qcore.quantization.layer_lists import is_listed
+from qcore.quantization.json_text import parse_json
+from qcore.quantization.layer_lists import LayerList, is_listed
 from qcore.quantization.renamed import RenamedScheme
 
 __all__ = ["BitsAndBytesConfig"]
@@ -48,6 +48,7 @@ __all__ = ["BitsAndBytesConfig"]
 _BYTES = (torch.uint8,)
 _F32 = (torch.float32,)
 _BLOCKS = (64, 32, 128, 256, 512, 1024, 2048, 4096)
+_MAX_STATE = 1 << 16
 _STATE = "weight.quant_state.bitsandbytes__"
 _NESTED = "nested_"
 
@@ -193,14 +194,16 @@ def _magnitudes(
             f"weight.nested_absmax has {outer.numel()} values; {codes.numel()} magnitudes in "
             f"blocks of {size} need {-(-codes.numel() // size)}"
         )
-    spread = outer.repeat_interleave(size)[: codes.numel()]
+    spread = outer.repeat_interleave(min(size, codes.numel()))[: codes.numel()]
     return tensors["weight.nested_quant_map"][codes.int()] * spread + float(offset)
 
 
 def _state(tensor: torch.Tensor) -> dict[str, Any]:
+    if tensor.numel() > _MAX_STATE:
+        raise WeightError(f"quant_state has {tensor.numel()} bytes")
     try:
-        state = json.loads(bytes(tensor.tolist()).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        state = parse_json(bytes(tensor.reshape(-1).tolist()))
+    except ValueError as error:
         raise WeightError(f"quant_state is no JSON: {error}") from None
     if not isinstance(state, dict):
         raise WeightError("quant_state is no JSON object")
@@ -228,7 +231,7 @@ class BitsAndBytesConfig(QuantizationConfig):
         self, scheme: LinearScheme, skipped: Sequence[str] = (), asked: Sequence[str] = ()
     ) -> None:
         self.scheme = scheme
-        self.skipped = tuple(skipped)
+        self.skipped = LayerList(skipped)
         self.asked = tuple(asked)
 
     @classmethod

@@ -99,12 +99,10 @@ def _block(fields: Fields) -> tuple[int, int]:
     value = fields.values.get("block_structure")
     sides: list[Any] = []
     if isinstance(value, str):
-        sides = [int(side) if side.isdecimal() else side for side in value.split("x")]
+        sides = [int(side) if side.isdecimal() else side for side in value[:40].split("x")]
     elif isinstance(value, list):
         sides = value
-    good = len(sides) == 2 and all(
-        isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in sides
-    )
+    good = len(sides) == 2 and all(type(side) is int and 1 <= side < 2**31 for side in sides)
     if not good:
         raise fields.wrong("block_structure", "two positive integers, such as [128, 128]")
     return sides[0], sides[1]

@@ -109,9 +109,9 @@ class PackQuantizedScheme(_WeightOnlyScheme):
         }
 
     def infer_shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
-        """From ``weight_packed``; K up to the last word's filling."""
+        """From ``weight_packed``, K up to the last word's filling; None where the file says it."""
         shape = shapes.get("weight_packed", ())
-        if len(shape) != 2:
+        if len(shape) != 2 or self.shape_tensor(shapes):
             return None
         dense, padded = shape[1] * 32 // self.weights.bits, shape[1] * (32 // self.weights.bits)
         stated = shapes.get("weight_scale", ())
@@ -119,6 +119,18 @@ class PackQuantizedScheme(_WeightOnlyScheme):
         size = self.weights.group_size
         # Words without gaps hold more; the number of groups tells which K they are of.
         return (dense if size > 0 and -(-dense // size) == groups else padded), shape[0]
+
+    def shape_tensor(self, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+        """``weight_shape``."""
+        stated = shapes.get("weight_shape") == (2,)
+        return "weight_shape" if stated and len(shapes.get("weight_packed", ())) == 2 else None
+
+    def read_shape(self, tensor: torch.Tensor) -> tuple[int, int]:
+        """From ``weight_shape``."""
+        N, K = (int(size) for size in tensor.tolist())
+        if N < 1 or K < 1:
+            raise WeightError(f"weight_shape is [{N}, {K}]")
+        return K, N
 
     def canonicalize(
         self, tensors: Mapping[str, torch.Tensor], K: int, N: int, act_dtype: torch.dtype

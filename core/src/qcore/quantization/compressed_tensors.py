@@ -22,6 +22,8 @@ from qcore.quantization.targets import Targets
 
 __all__ = ["CompressedTensorsConfig"]
 
+_MAX_GROUPS = 1024
+
 
 class CompressedTensorsConfig(QuantizationConfig):
     """compressed-tensors' ``quantization_config``.
@@ -62,6 +64,8 @@ class CompressedTensorsConfig(QuantizationConfig):
         sparsity.text("format", allowed=("dense",), default="dense")
         format_name = fields.text("format", default="mixed-precision")
         groups = Fields(config.get("config_groups"), f"{where}: config_groups")
+        if len(groups.values) > _MAX_GROUPS:
+            raise fields.unsupported("config_groups", f"{_MAX_GROUPS} groups")
         found = []
         for name, value in groups.values.items():
             group = Fields(value, f"{groups.where}: {name}")

@@ -7,16 +7,17 @@ by its `LinearScheme`, like any other layer, and `ExpertStack` joins them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from qcore.errors import UnsupportedQuantizationError, WeightError
 from qcore.facts.scalar_type import ScalarType
 from qcore.facts.target import Target
-from qcore.kernels.moe import MoeWNA16Kernel
+from qcore.kernels.moe import ExpertsKernel
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.mixed_precision import MPLinearLayerConfig
-from qcore.layers.moe import PROJECTIONS, MoeWNA16LayerConfig
+from qcore.layers.moe import PROJECTIONS, ExpertsLayerConfig, MoeWNA16LayerConfig
 from qcore.layers.params import FLOAT_DTYPES
 from qcore.numerics.packing import pack_int32, unpack_int32
 from qcore.quantization.base import CanonicalLinear
@@ -33,7 +34,7 @@ class QuantizedExperts(KernelLayer):
     the tokens stays as it is.
 
     Args:
-        layer: a `MoeWNA16LayerConfig` and its canonical tensors, on the device where they stay.
+        layer: an `ExpertsLayerConfig` and its canonical tensors, on the device where they stay.
         prefix: the module's name, for messages.
         target: the machine to select for; None for the one of the tensors' device.
         settings: for selection; None to read the environment.
@@ -48,7 +49,7 @@ class QuantizedExperts(KernelLayer):
         WeightError: a tensor does not fit the config.
     """
 
-    kernel: MoeWNA16Kernel
+    kernel: ExpertsKernel[Any]
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class QuantizedExperts(KernelLayer):
     ) -> None:
         super().__init__()
         config = layer.config
-        if not isinstance(config, MoeWNA16LayerConfig):
+        if not isinstance(config, ExpertsLayerConfig):
             raise WeightError(f"{prefix or 'layer'}: {type(config).__name__} is not of experts")
         self.prefix = prefix
         self.num_experts = config.num_experts
@@ -75,6 +76,7 @@ class QuantizedExperts(KernelLayer):
         top_k_weights: torch.Tensor,
     ) -> torch.Tensor:
         """``hidden_states`` [T, H] to [T, H]; the other two are [T, J]."""
+        self._refuse_gradients(hidden_states)
         return self.kernel.apply(self, hidden_states, top_k_weights, top_k_index)
 
     def extra_repr(self) -> str:

@@ -16,7 +16,7 @@ from qcore.facts.quant_key import GroupShape, kFp8DynamicTokenSym
 from qcore.quantization.base import QuantizationConfig
 from qcore.quantization.fields import Fields
 from qcore.quantization.float8 import Float8Scheme
-from qcore.quantization.layer_lists import is_listed
+from qcore.quantization.layer_lists import LayerList, is_listed
 
 __all__ = ["FBGEMMFp8Config"]
 
@@ -32,7 +32,7 @@ class FBGEMMFp8Config(QuantizationConfig):
     """
 
     def __init__(self, input_scale_ub: float, modules_to_not_convert: Sequence[str] = ()) -> None:
-        self.modules_to_not_convert = tuple(modules_to_not_convert)
+        self.modules_to_not_convert = LayerList(modules_to_not_convert)
         self.scheme = Float8Scheme(
             "fbgemm_fp8",
             GroupShape.PER_CHANNEL,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from qcore.errors import CheckpointError, UnsupportedQuantizationError
+from qcore.quantization.json_text import shown
 
-__all__ = ["Fields", "compile_pattern"]
+__all__ = ["Fields"]
 
 _MISSING = object()
 
@@ -26,20 +26,20 @@ class Fields:
 
     def __init__(self, values: object, where: str) -> None:
         if not isinstance(values, Mapping):
-            raise CheckpointError(f"{where} is {_short(values)}; it must be a JSON object")
+            raise CheckpointError(f"{where} is {shown(values)}; it must be a JSON object")
         self.values: Mapping[str, Any] = values
-        self.where = where
+        self.where = where if len(where) <= 300 else f"{where[:297]}..."
 
     def wrong(self, name: str, needed: str) -> CheckpointError:
         """The error for a value that means nothing."""
         return CheckpointError(
-            f"{self.where}: {name} is {_short(self.values.get(name))}; it must be {needed}"
+            f"{self.where}: {name} is {shown(self.values.get(name))}; it must be {needed}"
         )
 
     def unsupported(self, name: str, supported: str) -> UnsupportedQuantizationError:
         """The error for a value that is not supported."""
         return UnsupportedQuantizationError(
-            f"{self.where}: {name} is {_short(self.values.get(name))}, which is not supported; "
+            f"{self.where}: {name} is {shown(self.values.get(name))}, which is not supported; "
             f"supported: {supported}"
         )
 
@@ -67,6 +67,8 @@ class Fields:
         name, value = self._find(names, default)
         if not isinstance(value, int) or isinstance(value, bool) or (value < 1 and value != -1):
             raise self.wrong(name, "a positive integer, or -1 for one group of all inputs")
+        if value >= 2**31:
+            raise self.wrong(name, "below 2**31; -1 stands for one group of all inputs")
         return value
 
     def boolean(self, name: str, default: object = _MISSING) -> bool:
@@ -103,22 +105,5 @@ class Fields:
         for name in names:
             if self.values.get(name):
                 raise UnsupportedQuantizationError(
-                    f"{self.where}: {name} is {_short(self.values[name])}: {why}"
+                    f"{self.where}: {name} is {shown(self.values[name])}: {why}"
                 )
-
-
-def compile_pattern(text: str, where: str) -> re.Pattern[str]:
-    """A regular expression of a checkpoint.
-
-    Raises:
-        CheckpointError: it is none.
-    """
-    try:
-        return re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise CheckpointError(f"{where}: {text!r} is no regular expression: {error}") from None
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -25,7 +25,7 @@ from qcore.quantization.base import QuantizationConfig
 from qcore.quantization.fields import Fields
 from qcore.quantization.float8 import Float8Scheme
 from qcore.quantization.kv_cache import KV_CACHE_SCALES, Fp8KVCacheMethod, is_kv_cache_scale
-from qcore.quantization.layer_lists import is_listed
+from qcore.quantization.layer_lists import LayerList, is_listed
 
 __all__ = ["Fp8Config"]
 
@@ -54,7 +54,7 @@ class Fp8Config(QuantizationConfig):
         kv_cache: Fp8KVCacheMethod | None = None,
     ) -> None:
         self.scheme = scheme
-        self.ignored_layers = tuple(ignored_layers)
+        self.ignored_layers = LayerList(ignored_layers)
         self.asked = tuple(asked)
         self.kv_cache = kv_cache or Fp8KVCacheMethod()
 
@@ -122,6 +122,6 @@ def _block_size(fields: Fields) -> GroupShape | None:
     if sides is None:
         return None
     good = isinstance(sides, list) and len(sides) == 2
-    if not good or not all(type(side) is int and side >= 1 for side in sides):
+    if not good or not all(type(side) is int and 1 <= side < 2**31 for side in sides):
         raise fields.wrong("weight_block_size", "two positive integers, such as [128, 128]")
     return GroupShape(*sides)

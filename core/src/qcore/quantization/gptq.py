@@ -35,8 +35,9 @@ from qcore.layers.mixed_precision import MPLinearLayerConfig
 from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.numerics.packing import pack_int32, unpack_dense_int32
 from qcore.quantization.base import CanonicalLinear, LinearScheme, QuantizationConfig
-from qcore.quantization.fields import Fields, compile_pattern
+from qcore.quantization.fields import Fields
 from qcore.quantization.integer import IntegerWeights
+from qcore.quantization.name_patterns import NamePattern, compile_pattern
 
 __all__ = ["GPTQConfig", "GPTQScheme"]
 
@@ -157,7 +158,7 @@ def _words(count: int) -> str:
 class _Rule:
     """An entry of ``dynamic``: a pattern, and the scheme that it gives (None: not quantized)."""
 
-    pattern: re.Pattern[str]
+    pattern: NamePattern
     scheme: GPTQScheme | None
 
 

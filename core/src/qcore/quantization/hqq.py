@@ -31,7 +31,7 @@ from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.quantization.base import CanonicalLinear, LinearScheme, QuantizationConfig
 from qcore.quantization.codebook import BlockCodes
 from qcore.quantization.fields import Fields
-from qcore.quantization.layer_lists import is_listed
+from qcore.quantization.layer_lists import LayerList, is_listed
 
 __all__ = ["HQQConfig"]
 
@@ -172,7 +172,7 @@ class HQQConfig(QuantizationConfig):
         named: Mapping[str, LinearScheme] | None = None,
     ) -> None:
         self.scheme = scheme
-        self.skipped = tuple(skipped)
+        self.skipped = LayerList(skipped)
         self.tagged = dict(tagged or {})
         self.named = dict(named or {})
 

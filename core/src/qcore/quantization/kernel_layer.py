@@ -59,6 +59,18 @@ class KernelLayer(torch.nn.Module):
             self.register_parameter(name, parameter)
         process_weights(self.kernel, self)
 
+    def _refuse_gradients(self, x: torch.Tensor) -> None:
+        """Refuse an input that gradients are asked for: kernels have no backward.
+
+        Raises:
+            WeightError: they are.
+        """
+        if x.requires_grad and torch.is_grad_enabled():
+            raise WeightError(
+                f"{self.prefix or 'layer'}: {type(self.kernel).__name__} gives no gradients; run "
+                "the model under torch.no_grad(), and train the float model instead"
+            )
+
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         """Let through what moves nothing; the kernel was chosen for this device and dtype."""
         for name, tensor in (*self._parameters.items(), *self._buffers.items()):
@@ -69,7 +81,8 @@ class KernelLayer(torch.nn.Module):
                 raise WeightError(
                     f"{self.prefix or 'layer'}: {name} would become {probe.dtype} on "
                     f"{probe.device}, but {type(self.kernel).__name__} was selected for "
-                    f"{tensor.device} and packed its weights; load the model with "
-                    "load_model(..., device=..., dtype=...) instead of moving it"
+                    f"{tensor.device} and packed its weights; instead of moving the model, load it "
+                    "with load_model(..., device=..., dtype=...), or with "
+                    "from_pretrained(..., device_map=..., dtype=...)"
                 )
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

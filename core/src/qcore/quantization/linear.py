@@ -90,6 +90,7 @@ class QuantizedLinear(KernelLayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` [..., K] to [..., N]."""
+        self._refuse_gradients(x)
         return self.kernel.apply_weights(self, x, self.bias)
 
     def extra_repr(self) -> str:

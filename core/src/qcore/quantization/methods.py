@@ -14,10 +14,19 @@ from qcore.errors import (
     UnsupportedQuantizationError,
 )
 from qcore.quantization.base import QuantizationConfig
+from qcore.quantization.json_text import shown
+from qcore.quantization.name_patterns import pattern_allowance
 from qcore.registry.discovery import get_registry
 from qcore.selection.nearest import nearest
 
-__all__ = ["get_quantization_config", "quantization_methods", "read_quantization_config"]
+__all__ = [
+    "get_quantization_config",
+    "method_names",
+    "quantization_methods",
+    "read_quantization_config",
+]
+
+_MAX_NAME = 100
 
 log = logging.getLogger("qcore.quantization")
 
@@ -32,6 +41,7 @@ _OWN = {
     "hqq": "qcore.quantization.hqq:HQQConfig",
     "torchao": "qcore.quantization.torchao:TorchAOConfig",
     "quanto": "qcore.quantization.quanto:QuantoConfig",
+    "mxfp4": "qcore.quantization.mxfp4:Mxfp4Config",
     "auto-round": "qcore.quantization.auto_round:AutoRoundConfig",
 }
 
@@ -45,7 +55,6 @@ _ALIASES = {
 
 _REFUSED = {
     "gguf": "of a folder; give the .gguf file itself",
-    "mxfp4": "its quantized tensors are experts, not linear layers",
     **dict.fromkeys(("aqlm", "bitnet", "eetq", "fp_quant", "higgs", "quark", "spqr", "vptq"), ""),
 }
 """Methods that exist, and why they are not here."""
@@ -54,6 +63,11 @@ _REFUSED = {
 def quantization_methods() -> dict[str, str]:
     """Every method: name -> ``module:Class``. The core's own names cannot be taken."""
     return {**get_registry().quantization_methods(), **_OWN}
+
+
+def method_names() -> tuple[str, ...]:
+    """Every name that a checkpoint may give a method."""
+    return (*quantization_methods(), *_ALIASES)
 
 
 def get_quantization_config(name: str) -> type[QuantizationConfig]:
@@ -67,6 +81,8 @@ def get_quantization_config(name: str) -> type[QuantizationConfig]:
         UnknownQuantizationError: nobody registered it.
         RegistrationError: a plugin registered something that is no method, or cannot be imported.
     """
+    if len(name) > _MAX_NAME:
+        raise UnknownQuantizationError(f"no quantization method is called {shown(name)}")
     methods = quantization_methods()
     folded = _folded(name)
     by_name = {_folded(known): known for known in methods}
@@ -120,14 +136,18 @@ def read_quantization_config(config: Mapping[str, Any]) -> QuantizationConfig:
     if name is None:
         stated = config.get("quant_method")
         if stated is not None and not isinstance(stated, str):
-            raise CheckpointError(f"quantization_config: quant_method is {stated!r}, not a string")
+            raise CheckpointError(
+                f"quantization_config: quant_method is {shown(stated)}, not a string"
+            )
         name = stated or _claimed(config, list(_OWN))
     if name is None:
+        fields = ", ".join(str(field)[:40] for field in list(config)[:8])
         raise CheckpointError(
-            "quantization_config names no quant_method, and its fields "
-            f"({', '.join(map(str, list(config)[:8]))}) are those of no known method"
+            f"quantization_config names no quant_method, and its fields ({fields}) are those of no "
+            "known method"
         )
-    return get_quantization_config(name).from_config(config)
+    with pattern_allowance():
+        return get_quantization_config(name).from_config(config)
 
 
 def _claimed(config: Mapping[str, Any], names: list[str]) -> str | None:

@@ -18,7 +18,6 @@ MXFP4                        MXFP4 weights and activations
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -41,7 +40,8 @@ from qcore.quantization.block_formats import (
 from qcore.quantization.fields import Fields
 from qcore.quantization.float8 import Float8Scheme
 from qcore.quantization.kv_cache import KV_CACHE_SCALES, Fp8KVCacheMethod, is_kv_cache_scale
-from qcore.quantization.layer_lists import is_listed
+from qcore.quantization.layer_lists import LayerList, is_listed
+from qcore.quantization.name_patterns import Globs
 
 __all__ = ["ModelOptConfig"]
 
@@ -97,7 +97,8 @@ class ModelOptConfig(QuantizationConfig):
         self.algo = algo
         self.default = default
         self.layers = dict(layers)
-        self.exclude_modules = tuple(exclude_modules)
+        self.exclude_modules = LayerList(exclude_modules)
+        self.globs = Globs(exclude_modules, "quantization_config (modelopt): exclude_modules")
         self.kv_cache = kv_cache or Fp8KVCacheMethod()
 
     @classmethod
@@ -147,9 +148,7 @@ class ModelOptConfig(QuantizationConfig):
         """Every linear layer but those that a pattern excludes."""
         if not isinstance(layer, torch.nn.Linear):
             return None
-        if any(fnmatchcase(prefix, pattern) for pattern in self.exclude_modules):
-            return None
-        if is_listed(prefix, self.exclude_modules):
+        if self.globs.match(prefix) or is_listed(prefix, self.exclude_modules):
             return None
         return self.layers.get(prefix, self.default)
 

@@ -6,12 +6,11 @@ the name of a class that the layer is an instance of.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import torch
 
-from qcore.quantization.fields import compile_pattern
+from qcore.quantization.name_patterns import NamePattern, compile_pattern
 
 __all__ = ["Targets"]
 
@@ -29,7 +28,7 @@ class Targets:
 
     def __init__(self, entries: Iterable[str], where: str) -> None:
         self.names: set[str] = set()
-        self.patterns: list[re.Pattern[str]] = []
+        self.patterns: list[NamePattern] = []
         for entry in entries:
             if entry.startswith("re:"):
                 self.patterns.append(compile_pattern(entry[3:], where))

@@ -44,10 +44,11 @@ from qcore.layers.params import FLOAT_DTYPES, ParamSpec
 from qcore.quantization.base import CanonicalLinear, LinearScheme, QuantizationConfig
 from qcore.quantization.codebook import BlockCodes
 from qcore.quantization.compressed_schemes import Int8Scheme, IntQuantizedScheme
-from qcore.quantization.fields import Fields, compile_pattern
+from qcore.quantization.fields import Fields
 from qcore.quantization.float8 import Float8Scheme
 from qcore.quantization.integer import IntegerWeights
-from qcore.quantization.layer_lists import is_listed
+from qcore.quantization.layer_lists import LayerList, is_listed
+from qcore.quantization.name_patterns import compile_pattern
 from qcore.quantization.renamed import RenamedScheme
 
 __all__ = ["TorchAOConfig"]
@@ -135,7 +136,7 @@ class TorchAOConfig(QuantizationConfig):
         skipped: Sequence[str] = (),
     ) -> None:
         self.default = default
-        self.skipped = tuple(skipped)
+        self.skipped = LayerList(skipped)
         self.exact = {name: scheme for name, scheme in named if not name.startswith("re:")}
         self.patterns = [
             (compile_pattern(name[3:], _WHERE), scheme)
@@ -341,8 +342,8 @@ def _int4(fields: Fields) -> LinearScheme:
 
 def _intx(fields: Fields) -> LinearScheme:
     dtype = _word(fields, "weight_dtype", "int8")
-    bits = int(dtype[3:]) if dtype[3:].isdecimal() and dtype.startswith("int") else 0
-    if bits not in range(2, 9):
+    allowed = {f"int{bits}": bits for bits in range(2, 9)}
+    if dtype not in allowed:
         raise fields.unsupported("weight_dtype", "int2 to int8")
     packing = _word(fields, "intx_packing_format", "unpacked_to_int8")
     if packing != "unpacked_to_int8":
@@ -356,4 +357,4 @@ def _intx(fields: Fields) -> LinearScheme:
     mapping = _word(fields, "mapping_type", "symmetric")
     if mapping not in ("symmetric", "symmetric_no_clipping_err", "asymmetric"):
         raise CheckpointError(f"{fields.where}: mapping_type {mapping!r} is not known")
-    return _signed(bits, group, zero_points=mapping == "asymmetric")
+    return _signed(allowed[dtype], group, zero_points=mapping == "asymmetric")

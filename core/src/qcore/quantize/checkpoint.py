@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
-import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
 
 import qcore
-from qcore.errors import CheckpointError, ConfigError
+from qcore.errors import CheckpointError
 from qcore.models.checkpoint import Checkpoint
 from qcore.models.safetensors_file import TensorInfo, read_tensor
+from qcore.quantize.activation_scales import ActivationScales, check_scales
+from qcore.quantize.choice import Choice, choose_layers
+from qcore.quantize.config_groups import input_tensors, weight_tensors
 from qcore.quantize.model_layers import LinearLayer, ModelLayers, find_layers
-from qcore.quantize.report import KeptLayer, QuantizedLayer, QuantizeReport, size_text
+from qcore.quantize.report import QuantizedLayer, QuantizeReport, size_text
 from qcore.quantize.rounding import round_weight
 from qcore.quantize.scheme import QuantizeScheme
 from qcore.quantize.source import companions, open_float_checkpoint
 from qcore.quantize.writer import PlannedTensor, ShardWriter
+from qcore.quantize.written_config import written_config
 
 __all__ = ["MAX_SHARD_BYTES", "Progress", "quantize_checkpoint"]
 
 MAX_SHARD_BYTES = 2_000_000_000
 """What one weight file holds at most, unless a single layer is larger."""
-
-FORMAT_VERSION = "0.19.0"
-"""The release of compressed-tensors whose files these are like, field by field."""
 
 Progress = Callable[[int, int, str], None]
 """Called as ``progress(bytes done, bytes in all, name of the tensor)``, in bytes of the source."""
@@ -46,8 +42,10 @@ def quantize_checkpoint(
     scheme: str | QuantizeScheme = "int4-g128",
     lm_head: bool = False,
     lm_head_scheme: str | QuantizeScheme | None = None,
+    targets: Sequence[str] = (),
     ignore: Sequence[str] = (),
     search: bool = True,
+    scales: ActivationScales | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> QuantizeReport:
@@ -63,15 +61,18 @@ def quantize_checkpoint(
         lm_head: quantize the layer that makes the logits too. If it is tied to the embedding, it
             gets a weight of its own, and the embedding stays as it is.
         lm_head_scheme: for that layer; implies ``lm_head``.
-        ignore: layers to keep: names of modules, or ``re:`` and a regular expression that fits
-            the beginning of the name.
-        search: choose each scale by the squared error; else by the largest magnitude.
+        targets: the layers to round, besides the head; none for all. Names of modules, or ``re:``
+            and a regular expression that fits the beginning of the name.
+        ignore: layers to keep, in the same way.
+        search: choose the scales of weights by the squared error, where that helps; else by the
+            largest magnitude.
+        scales: of activations, for a scheme that has calibrated ones; `calibrate` makes them.
         progress: called after every tensor.
         overwrite: replace ``dest`` if it is a checkpoint already.
 
     Raises:
         CheckpointError: the source cannot be quantized, or ``dest`` is in the way.
-        ConfigError: a scheme cannot be read, or an ignored name fits no layer.
+        ConfigError: a scheme cannot be read, a name fits no layer, or scales are missing.
         MissingDependencyError: transformers is not installed.
     """
     started = time.perf_counter()
@@ -82,18 +83,20 @@ def quantize_checkpoint(
     source, dest = Path(source), Path(dest)
     _check_dest(source, dest, overwrite)
     checkpoint = open_float_checkpoint(source)
-    layers = find_layers(checkpoint)
-    chosen, kept = _choose(layers, main, head_scheme, ignore)
-    groups = _plan(checkpoint, chosen, layers)
+    choice = choose_layers(
+        find_layers(checkpoint), main, head_scheme, targets=targets, ignore=ignore
+    )
+    check_scales(((n, s) for n, (_, s) in choice.chosen.items()), scales, at_load=False)
+    groups = _plan(checkpoint, choice)
     needed = sum(tensor.nbytes for group in groups for tensor in group)
     with _appearing(dest, overwrite) as folder:
         _check_space(folder, needed)
         metadata = {"format": "pt", "quantized_by": f"qcore {qcore.__version__}"}
         with ShardWriter(folder, groups, MAX_SHARD_BYTES, metadata) as writer:
-            done = _write(checkpoint, chosen, writer, search, progress)
+            done = _write(checkpoint, choice, writer, search, scales, progress)
             writer.finish()
-        quantization = _quantization_config(main, head_scheme, layers, chosen, kept, search)
-        config = _config(checkpoint.config, quantization, layers, chosen)
+        observer = scales.observer if scales is not None else "minmax"
+        config = written_config(checkpoint.config, choice, searched=search, observer=observer)
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
         for path in companions(source):
@@ -102,8 +105,8 @@ def quantize_checkpoint(
         source=source,
         dest=dest,
         layers=tuple(done),
-        kept=tuple(kept),
-        notes=tuple(_notes(layers)),
+        kept=choice.kept,
+        notes=tuple(_notes(choice.layers)),
         bytes_before=sum(tensor.nbytes for tensor in checkpoint.tensors.values()),
         bytes_after=needed,
         shards=writer.shards,
@@ -111,82 +114,22 @@ def quantize_checkpoint(
     )
 
 
-Chosen = dict[str, tuple[LinearLayer, QuantizeScheme]]
-"""Module name -> the layer and what it is rounded to."""
-
-
-def _choose(
-    layers: ModelLayers,
-    scheme: QuantizeScheme,
-    head_scheme: QuantizeScheme | None,
-    ignore: Sequence[str],
-) -> tuple[Chosen, list[KeptLayer]]:
-    """What is rounded, and what is not and why."""
-    wanted = [(layer, scheme) for layer in layers.linear]
-    kept = [
-        KeptLayer(name, "no linear layer of the model (an expert?)", asked_for=False)
-        for name in layers.strangers
-    ]
-    if layers.head is not None and head_scheme is not None:
-        wanted.append((layers.head, head_scheme))
-    elif layers.head is not None and not layers.tied:
-        kept.append(KeptLayer(layers.head.name, "the head was not asked for", asked_for=True))
-    elif head_scheme is not None:
-        raise CheckpointError("this model has no linear layer that makes the logits (lm_head)")
-    patterns = {text: _pattern(text) for text in ignore}
-    unused = set(patterns)
-    chosen: Chosen = {}
-    for layer, its_scheme in wanted:
-        fitting = [text for text, fits in patterns.items() if fits(layer.name)]
-        unused.difference_update(fitting)
-        refusal = its_scheme.refusal(layer.weight.shape[1])
-        if fitting:
-            kept.append(KeptLayer(layer.name, f"ignored ({fitting[0]})", asked_for=True))
-        elif refusal is not None:
-            kept.append(KeptLayer(layer.name, refusal, asked_for=False))
-        else:
-            chosen[layer.name] = (layer, its_scheme)
-    if unused:
-        raise ConfigError(
-            f"ignore: {sorted(unused)[0]!r} fits no linear layer; they are called "
-            f"{wanted[0][0].name!r} and the like"
-        )
-    if not chosen:
-        raise CheckpointError(f"nothing is left to quantize: {kept[-1].name}: {kept[-1].reason}")
-    return chosen, kept
-
-
-def _pattern(text: str) -> Callable[[str], bool]:
-    """What compressed-tensors means by an entry of ``ignore``."""
-    if not text.startswith("re:"):
-        return lambda name: name == text
-    try:
-        compiled = re.compile(text.removeprefix("re:"))
-    except re.error as error:
-        raise ConfigError(f"ignore: {text!r} is no regular expression: {error}") from None
-    return lambda name: compiled.match(name) is not None
-
-
 # -- writing -----------------------------------------------------------------------------------
 
 
-def _plan(checkpoint: Checkpoint, chosen: Chosen, layers: ModelLayers) -> list[list[PlannedTensor]]:
+def _plan(checkpoint: Checkpoint, choice: Choice) -> list[list[PlannedTensor]]:
     """Every tensor of the result, those of a layer together, in the order of the source."""
-    rounded = {item[0].weight.name: item for item in chosen.values() if not _is_tied(item[0])}
+    rounded = {i[0].weight.name: i for i in choice.chosen.values() if not i[0].is_tied}
     groups = []
     for tensor in _in_file_order(checkpoint):
         if tensor.name in rounded:
             groups.append(_planned(*rounded[tensor.name]))
         else:
             groups.append([PlannedTensor(tensor.name, tensor.dtype, tensor.shape)])
-    head = layers.head
-    if head is not None and head.name in chosen and _is_tied(head):
-        groups.append(_planned(*chosen[head.name]))
+    head = choice.layers.head
+    if head is not None and head.name in choice.chosen and head.is_tied:
+        groups.append(_planned(*choice.chosen[head.name]))
     return groups
-
-
-def _is_tied(layer: LinearLayer) -> bool:
-    return layer.weight.name != f"{layer.key}.weight"
 
 
 def _in_file_order(checkpoint: Checkpoint) -> list[TensorInfo]:
@@ -196,31 +139,24 @@ def _in_file_order(checkpoint: Checkpoint) -> list[TensorInfo]:
 def _planned(layer: LinearLayer, scheme: QuantizeScheme) -> list[PlannedTensor]:
     """The tensors of a rounded layer."""
     N, K = layer.weight.shape
-    G, pack = scheme.groups(K), 32 // scheme.bits
-    scale = PlannedTensor(f"{layer.key}.weight_scale", layer.weight.dtype, (N, G))
-    if scheme.int8_activations:
-        return [PlannedTensor(f"{layer.key}.weight", torch.int8, (N, K)), scale]
-    planned = [
-        PlannedTensor(f"{layer.key}.weight_packed", torch.int32, (N, -(-K // pack))),
-        scale,
-        PlannedTensor(f"{layer.key}.weight_shape", torch.int64, (2,)),
+    tensors = weight_tensors(scheme, N, K, layer.weight.dtype) | input_tensors(scheme)
+    return [
+        PlannedTensor(f"{layer.key}.{name}", dtype, shape)
+        for name, (dtype, shape) in tensors.items()
     ]
-    if not scheme.symmetric:
-        shape = (-(-N // pack), G)
-        planned.append(PlannedTensor(f"{layer.key}.weight_zero_point", torch.int32, shape))
-    return planned
 
 
 def _write(
     checkpoint: Checkpoint,
-    chosen: Chosen,
+    choice: Choice,
     writer: ShardWriter,
     search: bool,
+    scales: ActivationScales | None,
     progress: Progress | None,
 ) -> list[QuantizedLayer]:
     """Round or copy every tensor."""
     uses: dict[str, list[tuple[LinearLayer, QuantizeScheme]]] = {}
-    for layer, scheme in chosen.values():
+    for layer, scheme in choice.chosen.values():
         uses.setdefault(layer.weight.name, []).append((layer, scheme))
     total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     passed = 0
@@ -233,72 +169,17 @@ def _write(
                 rounded = round_weight(data, scheme, search=search)
             except ValueError as error:
                 raise CheckpointError(f"{tensor.name} cannot be rounded: {error}") from None
-            for name, part in rounded.tensors.items():
+            inputs = {} if scales is None else scales.tensors(layer.name, scheme)
+            for name, part in (rounded.tensors | inputs).items():
                 writer.put(f"{layer.key}.{name}", part)
             shape = (tensor.shape[0], tensor.shape[1])
             done.append(QuantizedLayer(layer.name, str(scheme), shape, rounded.relative_error))
-        if all(_is_tied(layer) for layer, _ in layers):
+        if all(layer.is_tied for layer, _ in layers):
             writer.put(tensor.name, data)
         passed += tensor.nbytes
         if progress is not None:
             progress(passed, total, tensor.name)
     return done
-
-
-# -- the config --------------------------------------------------------------------------------
-
-
-def _quantization_config(
-    scheme: QuantizeScheme,
-    head_scheme: QuantizeScheme | None,
-    layers: ModelLayers,
-    chosen: Chosen,
-    kept: Sequence[KeptLayer],
-    search: bool,
-) -> dict[str, Any]:
-    """``quantization_config`` as compressed-tensors writes it."""
-    ignored = {layer.name for layer in kept}
-    if layers.head is not None and layers.head.name not in chosen:
-        ignored.add(layers.head.name)
-    parts = [(["Linear"], scheme)]
-    if layers.head is not None and layers.head.name in chosen and head_scheme is not None:
-        # Not every reader's head is a "Linear", so it is named. Names stand before classes:
-        # compressed-tensors takes what comes after a match for a name that fits nothing.
-        if head_scheme == scheme:
-            parts = [([layers.head.name, "Linear"], scheme)]
-        else:
-            parts.insert(0, ([layers.head.name], head_scheme))
-    groups = {
-        f"group_{index}": part.config_group(targets, searched=search)
-        for index, (targets, part) in enumerate(parts)
-    }
-    formats = {part.format for _, part in parts}
-    return {
-        "config_groups": groups,
-        "format": formats.pop() if len(formats) == 1 else "mixed-precision",
-        "global_compression_ratio": None,
-        "ignore": sorted(ignored),
-        "kv_cache_scheme": None,
-        "quant_method": "compressed-tensors",
-        "quantization_status": "compressed",
-        "sparsity_config": {},
-        "transform_config": {},
-        "version": FORMAT_VERSION,
-    }
-
-
-def _config(
-    config: Mapping[str, Any], quantization: dict[str, Any], layers: ModelLayers, chosen: Chosen
-) -> dict[str, Any]:
-    """The source's config with the quantization; untied if the head has its own weight now."""
-    result = copy.deepcopy(dict(config))
-    if layers.head is not None and layers.head.name in chosen:
-        result["tie_word_embeddings"] = False
-        text = result.get("text_config")
-        if isinstance(text, dict) and "tie_word_embeddings" in text:
-            text["tie_word_embeddings"] = False
-    result["quantization_config"] = quantization
-    return result
 
 
 def _notes(layers: ModelLayers) -> Iterator[str]:

@@ -32,6 +32,11 @@ class LinearLayer:
     key: str
     weight: TensorInfo
 
+    @property
+    def is_tied(self) -> bool:
+        """Whether its weight is that of another layer."""
+        return self.weight.name != f"{self.key}.weight"
+
 
 @dataclass(frozen=True)
 class ModelLayers:
@@ -59,7 +64,7 @@ def find_layers(source: Checkpoint) -> ModelLayers:
         CheckpointError: transformers does not know the model, or the two do not fit together.
         MissingDependencyError: transformers is not installed.
     """
-    model = build_skeleton(source.config, torch.float32)
+    model = build_skeleton(source.config, torch.float32, source.tensors)
     modules: dict[str, torch.nn.Module] = dict(model.named_modules())
     head_name = _name_of(modules, model.get_output_embeddings())
     embedding = _name_of(modules, model.get_input_embeddings())

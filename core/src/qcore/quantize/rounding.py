@@ -1,31 +1,40 @@
-"""Round a weight to integer codes, nearest first, with the scale that loses least.
+"""`round_weight`: a weight to the tensors of a `QuantizeScheme`, some rows at a time.
 
-The scale of a group starts at the one that just covers its values. With a search, `RATIOS` of it
-are tried and the one with the least squared error is kept: a few values are clipped so that all the
-others lie closer together. Codes are always made from the scale *as it is stored* (bfloat16 has
+The scale of a group starts at the one that just covers its values. With a search, several parts of
+it are tried and the one with the least squared error is kept: a few values are clipped so that all
+the others lie closer together. Codes are always made from the scale *as it is stored* (bfloat16 has
 eight bits of it), so that what is read back is what was weighed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from qcore.numerics.packing import pack_int32
-from qcore.quantize.scheme import QuantizeScheme
+from qcore.numerics.packing import pack_int32, pack_uint4
+from qcore.quantize.config_groups import weight_tensors
+from qcore.quantize.float_rounding import (
+    nvfp4_global_scale,
+    round_fp8,
+    round_mx,
+    round_nvfp4,
+)
+from qcore.quantize.integer_rounding import RATIOS, round_integers
+from qcore.quantize.scheme import FP8_BLOCK, QuantizeScheme
 
 __all__ = ["RATIOS", "RoundedWeight", "round_weight"]
 
-RATIOS = (1.0, 1.08, 1.06, 1.04, 1.02, *(round(0.98 - 0.02 * i, 2) for i in range(15)))
-"""Parts of the covering scale that a search tries: 1.08 down to 0.70. The first wins ties."""
-
-_CHUNK = 1 << 18
+_CHUNK = 1 << 17
 """Elements that are worked on at a time: few enough to stay in the cache in float32."""
+
+_DEVICE_CHUNK = 1 << 23
+"""The same where each operation is a launch: on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -44,157 +53,179 @@ class RoundedWeight:
 def round_weight(
     weight: torch.Tensor, scheme: QuantizeScheme, *, search: bool = True
 ) -> RoundedWeight:
-    """Round a weight.
+    """Round a weight. Beside the result it takes the memory of a few rows.
 
     Args:
         weight: float [N, K]; K a multiple of the scheme's group.
         scheme: to what.
-        search: try `RATIOS` instead of the covering scale alone.
+        search: choose scales by the squared error, where that helps, instead of by the largest
+            magnitude alone.
 
     Raises:
         ValueError: the weight holds NaN or infinity.
     """
     N, K = weight.shape
-    G = scheme.groups(K)
-    pack = 32 // scheme.bits
-    scale = torch.empty((N, G), dtype=weight.dtype)
-    zero = None if scheme.symmetric else torch.empty((N, G), dtype=torch.uint8)
-    if scheme.int8_activations:
-        codes = torch.empty((N, K), dtype=torch.int8)
-    else:
-        codes = torch.empty((N, -(-K // pack)), dtype=torch.int32)
-    ratios = RATIOS if search else RATIOS[:1]
+    tensors = {
+        name: torch.empty(shape, dtype=dtype, device=weight.device)
+        for name, (dtype, shape) in weight_tensors(scheme, N, K, weight.dtype).items()
+    }
+    if "weight_zero_point" in tensors:  # packed along N, so at the end
+        tensors["weight_zero_point"] = torch.empty(
+            (N, scheme.groups(K)), dtype=torch.uint8, device=weight.device
+        )
+    if "weight_shape" in tensors:
+        tensors["weight_shape"] = torch.tensor([N, K], dtype=torch.int64)
+    round_part = _rounder(weight, scheme, search, tensors)
 
-    def round_rows(part: slice) -> tuple[float, float]:
-        """Round some rows; gives the squares of what is lost and of what was there."""
-        x = weight[part].to(torch.float32).reshape(-1, K // G)
-        total = float(x.square().sum(dtype=torch.float64))
+    blocks = scheme.weights == "fp8-block"
+
+    def round_part_of(part: tuple[slice, slice]) -> tuple[float, float]:
+        """Round a rectangle; gives the squares of what is lost and of what was there."""
+        rows, columns = part
+        x = weight[rows, columns].to(torch.float32)
+        total = float(torch.linalg.vector_norm(x)) ** 2
         if not math.isfinite(total):
             raise ValueError("it holds NaN or infinity")
-        round_groups = _symmetric if scheme.symmetric else _asymmetric
-        q, s, z, error = round_groups(x, scheme.bits, weight.dtype, ratios)
-        scale[part] = s.reshape(-1, G).to(weight.dtype)
-        if zero is not None:
-            zero[part] = z.reshape(-1, G).to(torch.uint8)
-        q = q.reshape(-1, K)
-        if scheme.int8_activations:
-            codes[part] = q.to(torch.int8)
-        else:
-            offset = (1 << scheme.bits) >> 1 if scheme.symmetric else 0
-            codes[part] = pack_int32((q + offset).to(torch.uint8), scheme.bits, dim=1)
+        pieces, error = round_part(x)
+        for name, piece in pieces.items():
+            by = FP8_BLOCK if blocks and name == "weight_scale" else 1
+            top, left = rows.start // by, columns.start // by
+            tensors[name][top : top + piece.shape[0], left : left + piece.shape[1]] = piece
         return float(error.sum(dtype=torch.float64)), total
 
-    rows = max(1, _CHUNK // K)
-    parts = [slice(start, min(start + rows, N)) for start in range(0, N, rows)]
-    with _workers() as workers:
-        sums = list(workers.map(round_rows, parts))
-    lost, total = (math.fsum(column) for column in zip(*sums, strict=True))
-    tensors = {"weight" if scheme.int8_activations else "weight_packed": codes}
-    tensors["weight_scale"] = scale
-    if zero is not None:
-        tensors["weight_zero_point"] = pack_int32(zero, scheme.bits, dim=0)
-    if not scheme.int8_activations:
-        tensors["weight_shape"] = torch.tensor([N, K], dtype=torch.int64)
+    with _workers() as for_all:
+        sums = list(for_all(round_part_of, _parts(weight, scheme)))
+    lost, total = (math.fsum(sum[i] for sum in sums) for i in (0, 1))
+    if "weight_zero_point" in tensors:
+        zeros = tensors["weight_zero_point"]
+        tensors["weight_zero_point"] = pack_int32(zeros, scheme.bits, dim=0)
     return RoundedWeight(tensors, (lost / total) ** 0.5 if total else 0.0)
 
 
+def _parts(weight: torch.Tensor, scheme: QuantizeScheme) -> list[tuple[slice, slice]]:
+    """Rows and columns to take together: whole rows; of blocks, some of a row of them."""
+    N, K = weight.shape
+    chunk = _CHUNK if weight.device.type == "cpu" else _DEVICE_CHUNK
+    rows, columns = max(1, chunk // max(K, 1)), K
+    if scheme.weights == "fp8-block":
+        rows = max(1, rows // FP8_BLOCK) * FP8_BLOCK
+        columns = max(1, chunk // rows // FP8_BLOCK) * FP8_BLOCK
+    return [
+        (slice(top, min(top + rows, N)), slice(left, min(left + columns, K)))
+        for top in range(0, N, rows)
+        for left in range(0, K, max(columns, 1))
+    ]
+
+
 @contextmanager
-def _workers() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as torch uses, each of which runs its operations alone.
+def _workers() -> Iterator[Callable[..., Iterable[tuple[float, float]]]]:
+    """A ``map`` with as many threads as torch uses, each of which runs its operations alone.
 
     The operations are short: dividing each among threads costs more than it gains, and very much
-    more on a busy machine.
+    more on a busy machine. malloc keeps memory for every thread, so that one does without.
     """
     threads = torch.get_num_threads()
+    if threads == 1:
+        yield map
+        return
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads) as workers:
-            yield workers
+            yield workers.map
     finally:
         torch.set_num_threads(threads)
 
 
-Rounded = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-"""Codes [groups, size], scales [groups, 1], zero points [groups, 1], squared errors [groups, 1]."""
+Rounder = Callable[[torch.Tensor], tuple[dict[str, torch.Tensor], torch.Tensor]]
+"""Rounds a rectangle (float32): its part of each tensor, and squared errors."""
 
 
-def _symmetric(
-    x: torch.Tensor, bits: int, dtype: torch.dtype, ratios: tuple[float, ...]
-) -> Rounded:
-    """Codes in ``-half .. half - 1``.
-
-    The covering scale is ``amax / (half - 0.5)``: both ends are then off by half a step at most.
-    """
-    half = float(1 << (bits - 1))
-    cover = x.abs().amax(-1, keepdim=True) / (half - 0.5)
-
-    def candidate(ratio: float) -> _Candidate:
-        return _Candidate(_stored(cover * ratio, dtype), None, -half, half - 1)
-
-    return _best(x, [candidate(ratio) for ratio in ratios])
-
-
-def _asymmetric(
-    x: torch.Tensor, bits: int, dtype: torch.dtype, ratios: tuple[float, ...]
-) -> Rounded:
-    """Codes in ``0 .. 2**bits - 1``; zero is always a code, so the range takes it in."""
-    top = float((1 << bits) - 1)
-    low = x.amin(-1, keepdim=True).clamp(max=0.0)
-    cover = (x.amax(-1, keepdim=True).clamp(min=0.0) - low) / top
-
-    def candidate(ratio: float) -> _Candidate:
-        scale = _stored(cover * ratio, dtype)
-        zero = (-low * ratio / scale).round_().clamp_(0.0, top)
-        return _Candidate(scale, zero, 0.0, top)
-
-    return _best(x, [candidate(ratio) for ratio in ratios])
+def _rounder(
+    weight: torch.Tensor,
+    scheme: QuantizeScheme,
+    search: bool,
+    tensors: dict[str, torch.Tensor],
+) -> Rounder:
+    """What rounds rows of this weight. Scales of the whole tensor are put into ``tensors``."""
+    if scheme.weights == "int":
+        return partial(_integers, scheme=scheme, dtype=weight.dtype, search=search)
+    if scheme.weights in ("mxfp8", "mxfp4"):
+        return partial(_mx, scheme=scheme, search=search)
+    if scheme.weights == "nvfp4":
+        global_scale = nvfp4_global_scale(_amax(weight))
+        tensors["weight_global_scale"] = global_scale
+        return partial(_nvfp4, scheme=scheme, global_scale=global_scale, search=search)
+    dtype = tensors["weight_scale"].dtype
+    if scheme.weights == "fp8-tensor":
+        amax = _amax(weight)
+        tensors["weight_scale"] = round_fp8(amax, amax, dtype)[1].to(dtype).reshape(1)
+        return partial(_fp8_tensor, amax=amax, dtype=dtype)
+    return partial(_fp8_block if scheme.weights == "fp8-block" else _fp8_channel, dtype=dtype)
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A scale for each group, with the zero points that go with it and the range of codes."""
-
-    scale: torch.Tensor
-    zero: torch.Tensor | None
-    least: float
-    most: float
-
-    def steps(self, x: torch.Tensor, exact: torch.Tensor, work: torch.Tensor) -> torch.Tensor:
-        """``x`` in whole steps from zero, in ``work``; in ``exact`` before they are rounded."""
-        torch.div(x, self.scale, out=exact)
-        torch.round(exact, out=work)
-        if self.zero is None:
-            return work.clamp_(self.least, self.most)
-        return work.clamp_(self.least - self.zero, self.most - self.zero)
-
-    def error(self, x: torch.Tensor, exact: torch.Tensor, work: torch.Tensor) -> torch.Tensor:
-        """The squared error of each group."""
-        off = self.steps(x, exact, work).sub_(exact)
-        norm: torch.Tensor = torch.linalg.vector_norm(off, dim=-1, keepdim=True)
-        return norm.mul_(self.scale).square_()
+def _amax(weight: torch.Tensor) -> torch.Tensor:
+    """The largest magnitude, float32 [1, 1]."""
+    low, high = torch.aminmax(weight)
+    return torch.maximum(-low, high).to(torch.float32).reshape(1, 1)
 
 
-def _best(x: torch.Tensor, candidates: list[_Candidate]) -> Rounded:
-    """The codes with the candidate that loses least, group by group."""
-    exact, work = torch.empty_like(x), torch.empty_like(x)
-    first, *others = candidates
-    scale, zero, error = first.scale, first.zero, first.error(x, exact, work)
-    for other in others:
-        other_error = other.error(x, exact, work)
-        better = other_error < error
-        scale = torch.where(better, other.scale, scale)
-        error = torch.where(better, other_error, error)
-        if zero is not None and other.zero is not None:
-            zero = torch.where(better, other.zero, zero)
-    chosen = _Candidate(scale, zero, first.least, first.most)
-    steps = chosen.steps(x, exact, work)
-    if zero is None:
-        return steps, scale, torch.zeros_like(scale), error
-    return steps.add_(zero), scale, zero, error
+Pieces = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
-def _stored(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``scale`` as it will be read back; 1 for a group of zeros."""
-    least = torch.finfo(dtype).tiny
-    kept = scale.clamp(min=least).to(dtype).to(torch.float32)
-    return torch.where(scale == 0, torch.ones_like(scale), kept)
+def _integers(
+    x: torch.Tensor, *, scheme: QuantizeScheme, dtype: torch.dtype, search: bool
+) -> Pieces:
+    rows, K = x.shape
+    G = scheme.groups(K)
+    codes, scale, zero, error = round_integers(
+        x.reshape(-1, K // G), scheme.bits, symmetric=scheme.symmetric, dtype=dtype, search=search
+    )
+    codes = codes.reshape(rows, K)
+    pieces = {"weight_scale": scale.reshape(rows, G).to(dtype)}
+    if not scheme.packed:
+        return pieces | {"weight": codes.to(torch.int8)}, error
+    offset = (1 << scheme.bits) >> 1 if scheme.symmetric else 0
+    pieces["weight_packed"] = pack_int32((codes + offset).to(torch.uint8), scheme.bits, dim=1)
+    if not scheme.symmetric:
+        pieces["weight_zero_point"] = zero.reshape(rows, G).to(torch.uint8)
+    return pieces, error
+
+
+def _mx(x: torch.Tensor, *, scheme: QuantizeScheme, search: bool) -> Pieces:
+    codes, scale, error = round_mx(x.reshape(-1, scheme.group_size), scheme.weights, search)
+    codes, scale = codes.reshape(x.shape), scale.reshape(len(x), -1)
+    if scheme.weights == "mxfp8":
+        return {"weight": codes, "weight_scale": scale}, error
+    return {"weight_packed": pack_uint4(codes), "weight_scale": scale}, error
+
+
+def _nvfp4(
+    x: torch.Tensor, *, scheme: QuantizeScheme, global_scale: torch.Tensor, search: bool
+) -> Pieces:
+    groups = x.reshape(-1, scheme.group_size)
+    codes, scale, error = round_nvfp4(groups, global_scale, search)
+    pieces = {"weight_packed": pack_uint4(codes.reshape(x.shape))}
+    return pieces | {"weight_scale": scale.reshape(len(x), -1)}, error
+
+
+def _fp8_tensor(x: torch.Tensor, *, amax: torch.Tensor, dtype: torch.dtype) -> Pieces:
+    codes, _, error = round_fp8(x, amax, dtype)
+    return {"weight": codes}, error
+
+
+def _fp8_channel(x: torch.Tensor, *, dtype: torch.dtype) -> Pieces:
+    codes, scale, error = round_fp8(x, x.abs().amax(-1, keepdim=True), dtype)
+    return {"weight": codes, "weight_scale": scale.to(dtype)}, error
+
+
+def _fp8_block(x: torch.Tensor, *, dtype: torch.dtype) -> Pieces:
+    """Blocks are laid out as groups; those at the edges are filled up with zeros."""
+    rows, K = x.shape
+    down, across = -(-rows // FP8_BLOCK), -(-K // FP8_BLOCK)
+    fill = (0, across * FP8_BLOCK - K, 0, down * FP8_BLOCK - rows)
+    blocks = torch.nn.functional.pad(x, fill).reshape(down, FP8_BLOCK, across, FP8_BLOCK)
+    groups = blocks.transpose(1, 2).reshape(down * across, -1)
+    codes, scale, error = round_fp8(groups, groups.abs().amax(-1, keepdim=True), dtype)
+    codes = codes.reshape(down, across, FP8_BLOCK, FP8_BLOCK).transpose(1, 2)
+    codes = codes.reshape(down * FP8_BLOCK, across * FP8_BLOCK)[:rows, :K]
+    return {"weight": codes, "weight_scale": scale.reshape(down, across).to(dtype)}, error

@@ -112,4 +112,11 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             "dequantizes one expert at a time; 2 to 8 bits, zero points, g_idx, any group size",
             module="moe",
         ),
+        _spec(
+            "ReferenceMoeMxfp4Kernel",
+            "moe_mxfp4",
+            "reference",
+            "dequantizes one expert at a time",
+            module="moe",
+        ),
     ]

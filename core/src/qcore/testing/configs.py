@@ -40,7 +40,7 @@ from qcore.layers import (
 )
 from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.layers.mixed_precision import MP_WEIGHT_TYPES
-from qcore.layers.moe import EXPERT_ACTIVATIONS, MoeWNA16LayerConfig
+from qcore.layers.moe import EXPERT_ACTIVATIONS, MoeMxfp4LayerConfig, MoeWNA16LayerConfig
 from qcore.testing.covering import covering_array
 
 __all__ = ["conformance_configs", "label", "spread"]
@@ -70,8 +70,8 @@ def conformance_configs(
     a layer, and configs that leave out what they may leave out. Most kernels refuse many of them.
 
     Args:
-        kernel_type: mp, int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8, gguf, codebook or
-            moe_wna16.
+        kernel_type: mp, int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8, gguf, codebook,
+            moe_wna16 or moe_mxfp4.
         thorough: any three features together, any four of common layers; several times as many.
 
     Raises:
@@ -341,6 +341,7 @@ def _moe(strength: int) -> list[MMLinearLayerConfig]:
             "dtype": (_BF16, _F16, _F32),
             "g_idx": (False, True),
             "activation": EXPERT_ACTIVATIONS,
+            "bias": (False, True),
         },
         {
             "kind": (
@@ -353,6 +354,7 @@ def _moe(strength: int) -> list[MMLinearLayerConfig]:
             "group": (32, 64, -1),
             "g_idx": (False,),
             "activation": ("silu",),
+            "bias": (False,),
         },
         strength,
     )
@@ -367,12 +369,44 @@ def _moe(strength: int) -> list[MMLinearLayerConfig]:
             zero_points=row["kind"][1],
             has_g_idx=row["g_idx"],
             activation=row["activation"],
+            has_bias=row["bias"],
+        )
+        for row in rows
+    ]
+
+
+def _moe_mxfp4(strength: int) -> list[MMLinearLayerConfig]:
+    rows = _rows(
+        {
+            "experts": (4, 1, 7),
+            "sizes": ((64, 128), (128, 64), (32, 96), (160, 32)),
+            "dtype": (_BF16, _F16, _F32),
+            "activation": EXPERT_ACTIVATIONS,
+            "bias": (False, True),
+        },
+        {
+            "experts": (4,),
+            "sizes": ((64, 128), (128, 64)),
+            "activation": ("swigluoai",),
+            "bias": (True,),
+        },
+        strength + 1,  # few features, so that any three are together
+    )
+    return [
+        MoeMxfp4LayerConfig(
+            num_experts=row["experts"],
+            hidden_size=row["sizes"][0],
+            intermediate_size=row["sizes"][1],
+            act_type=row["dtype"],
+            activation=row["activation"],
+            has_bias=row["bias"],
         )
         for row in rows
     ]
 
 
 _GRIDS["moe_wna16"] = _moe
+_GRIDS["moe_mxfp4"] = _moe_mxfp4
 
 
 def label(config: MMLinearLayerConfig) -> str:

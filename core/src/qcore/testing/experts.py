@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 
-from qcore.kernels.moe import MoeWNA16Kernel, gate_function
+from qcore.kernels.moe import ExpertsKernel
 from qcore.layers import MMLinearLayerConfig
-from qcore.layers.moe import PROJECTIONS, MoeWNA16LayerConfig
+from qcore.layers.moe import PROJECTIONS, ExpertsLayerConfig, MoeWNA16LayerConfig
 from qcore.testing.configs import label
 from qcore.testing.oracle import Expected, Oracle
 from qcore.testing.outcome import Outcome, Worst
@@ -22,6 +24,30 @@ _CHECK = "check_experts"
 _BATCHES = (7, 1, 33, 0, 2)
 _SLOPE = 1.13
 """No activation function of experts is steeper."""
+
+_Function = Callable[[torch.Tensor], torch.Tensor]
+_Bound = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def _as_they_are(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return gate, up
+
+
+def _bounded(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Neither moves more than what comes in, so that errors are bounded as they were."""
+    return gate.clamp(max=7.0), up.clamp(-7.0, 7.0) + 1.0
+
+
+_ACTIVATIONS: dict[str, tuple[_Function, _Bound]] = {
+    "silu": (lambda g: g / (1 + torch.exp(-g)), _as_they_are),
+    "gelu": (lambda g: 0.5 * g * (1 + torch.erf(g / 2**0.5)), _as_they_are),
+    "gelu_tanh": (
+        lambda g: 0.5 * g * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (g + 0.044715 * g**3))),
+        _as_they_are,
+    ),
+    "swigluoai": (lambda g: g / (1 + torch.exp(-1.702 * g)), _bounded),
+}
+"""The function of the gate, and what is done to gate and up before their product."""
 
 Routing = tuple[torch.Tensor, torch.Tensor]
 
@@ -38,7 +64,7 @@ def check_experts(kernel: Kernel, config: MMLinearLayerConfig) -> Outcome:
         ConformanceError: something of this is not so.
     """
     subject = subject_of(kernel)
-    if not isinstance(config, MoeWNA16LayerConfig):
+    if not isinstance(config, ExpertsLayerConfig):
         return Outcome(not_run="the layer is no mixture of experts")
     with subject.guarding(_CHECK, config, "building and packing the layer"):
         built = subject.build(config)
@@ -57,7 +83,7 @@ def check_experts(kernel: Kernel, config: MMLinearLayerConfig) -> Outcome:
     return Outcome(worst=worst)
 
 
-def _routing(config: MoeWNA16LayerConfig, M: int, seed: int, *, strange: bool = False) -> Routing:
+def _routing(config: ExpertsLayerConfig, M: int, seed: int, *, strange: bool = False) -> Routing:
     """(weights, ids) [M, J]; each token goes to different experts."""
     random = torch.Generator().manual_seed(seed)
     J, E = min(3, config.num_experts), config.num_experts
@@ -71,7 +97,7 @@ def _routing(config: MoeWNA16LayerConfig, M: int, seed: int, *, strange: bool = 
 def _run(built: Built, call: str, x: torch.Tensor, routing: Routing) -> torch.Tensor:
     """The output, on the CPU, once its form and the inputs are checked."""
     subject, config, kernel = built.subject, built.config, built.kernel
-    assert isinstance(kernel, MoeWNA16Kernel)
+    assert isinstance(kernel, ExpertsKernel)
     names = ("x", "topk_weights", "topk_ids")
     moved = [t.to(subject.device) for t in (x, *routing)]
     given = dict(zip(names, moved, strict=True))
@@ -116,8 +142,8 @@ def expected_experts(
 ) -> Expected:
     """The output in float64, and what is allowed around it."""
     config, subject = built.config, built.subject
-    assert isinstance(config, MoeWNA16LayerConfig)
-    act = gate_function(config.activation)
+    assert isinstance(config, ExpertsLayerConfig)
+    act, bound = _ACTIVATIONS[config.activation]
     single = torch.finfo(torch.float32).eps / 2
     narrow = torch.finfo(x.dtype).eps / 2 if subject.arithmetic.activations is not None else 0.0
     value = torch.zeros(x.shape, dtype=torch.float64)
@@ -127,12 +153,13 @@ def expected_experts(
         if not len(tokens):
             continue
         first, second = (_oracle(built, name, expert) for name in PROJECTIONS)
-        both = first.expect(x[tokens])
+        both = first.expect(x[tokens], _bias(built, "w13", expert))
         (gate, up), (gate_off, up_off) = (t.chunk(2, -1) for t in (both.value, both.allowed))
+        gate, up = bound(gate, up)
         inner = act(gate) * up
         inner_off = act(gate).abs() * up_off + _SLOPE * gate_off * (up.abs() + up_off)
         inner_off = inner_off + (8 * single + narrow) * inner.abs()
-        out = second.expect(inner)
+        out = second.expect(inner, _bias(built, "w2", expert))
         out_off = out.allowed + 1.01 * inner_off @ second.weight.abs().t()
         weight = topk_weights[tokens, places, None].to(torch.float64)
         value.index_add_(0, tokens, weight * out.value)
@@ -146,17 +173,23 @@ def expected_experts(
 
 def _oracle(built: Built, projection: str, expert: int) -> Oracle:
     config = built.config
-    assert isinstance(config, MoeWNA16LayerConfig)
-    linear = replace(config.projection(projection), out_type=torch.float32)
+    assert isinstance(config, ExpertsLayerConfig)
+    out = "out_type" if isinstance(config, MoeWNA16LayerConfig) else "out_dtype"
+    linear = replace(cast(Any, config.projection(projection)), **{out: torch.float32})
     names = {name: config.stacked_name(projection, name) for name in linear.params()}
     tensors = {n: built.tensors[s][expert] for n, s in names.items() if s in built.tensors}
     return built.subject.oracle(linear, tensors)
 
 
+def _bias(built: Built, projection: str, expert: int) -> torch.Tensor | None:
+    stack = built.tensors.get(f"{projection}_bias")
+    return None if stack is None else stack[expert]
+
+
 def _check_rows(built: Built) -> None:
     """A NaN stays in its token; with batch invariance, a token's bits do not depend on others."""
     subject, config = built.subject, built.config
-    assert isinstance(config, MoeWNA16LayerConfig)
+    assert isinstance(config, ExpertsLayerConfig)
     x, routing = random_input(config, 33, 9), _routing(config, 33, 9)
     whole = _run(built, "M=33", x, routing)
     dirty = x.clone()

@@ -7,7 +7,7 @@ import torch
 from qcore.errors import WeightError
 from qcore.kernels.base import LinearKernel
 from qcore.kernels.loading import process_weights
-from qcore.kernels.moe import MoeWNA16Kernel
+from qcore.kernels.moe import ExpertsKernel
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.testing.outcome import Outcome
 from qcore.testing.results import compare
@@ -121,7 +121,7 @@ def _check_reload(subject: Subject, config: MMLinearLayerConfig) -> None:
     if changed := expected.difference(layer_tensors(used.layer, kernel)):
         problem = f"a layer loaded anew is not packed like a fresh one: {changed}"
         raise subject.error(_CHECK, config, problem)
-    if isinstance(kernel, MoeWNA16Kernel):
+    if isinstance(kernel, ExpertsKernel):
         return  # `check_experts` runs it
     x = random_input(config, 3).to(subject.device)
     with subject.guarding(_CHECK, config, "apply_weights on a layer that was loaded anew"):

@@ -19,8 +19,8 @@ from qcore.layers import (
     MPLinearLayerConfig,
     ParamSpec,
 )
-from qcore.layers.moe import PROJECTIONS, MoeWNA16LayerConfig
-from qcore.layers.params import check_params
+from qcore.layers.moe import PROJECTIONS, ExpertsLayerConfig
+from qcore.layers.params import FLOAT_DTYPES, check_params
 from qcore.numerics.gguf_blocks import dequantize_blocks
 from qcore.numerics.packing import pack_int32
 
@@ -86,7 +86,7 @@ def random_tensors(
     Returns:
         Name -> tensor, without the optional tensors that the config does not need.
     """
-    if isinstance(config, MoeWNA16LayerConfig):
+    if isinstance(config, ExpertsLayerConfig):
         return _random_experts(config, seed, variant)
     make = _Maker(_sized(config), seed, variant)
     made = {
@@ -98,9 +98,7 @@ def random_tensors(
     return made
 
 
-def _random_experts(
-    config: MoeWNA16LayerConfig, seed: int, variant: int
-) -> dict[str, torch.Tensor]:
+def _random_experts(config: ExpertsLayerConfig, seed: int, variant: int) -> dict[str, torch.Tensor]:
     made: dict[str, torch.Tensor] = {}
     for shift, projection in enumerate(PROJECTIONS):
         linear = config.projection(projection)
@@ -111,6 +109,11 @@ def _random_experts(
         for name in experts[0]:
             stack = torch.stack([expert[name] for expert in experts])
             made[config.stacked_name(projection, name)] = stack
+        if config.has_bias:
+            random = torch.Generator().manual_seed(seed * 31 + 7 + shift)
+            shape = (config.num_experts, config.shape(projection)[1])
+            dtype = (config.act_type, *FLOAT_DTYPES)[variant % 4]
+            made[f"{projection}_bias"] = torch.randn(shape, generator=random).to(dtype)
     check_params(config.params(), made, "random_tensors")
     return made
 

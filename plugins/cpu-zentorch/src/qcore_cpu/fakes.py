@@ -88,6 +88,10 @@ def _int8_scaled_linear(
     return x.new_empty((*x.shape[:-1], col_sums.shape[0]), dtype=out_dtype or x.dtype)
 
 
+def _experts(x: Tensor, *args: object) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.float32)
+
+
 def _nothing(*args: object, **kwargs: object) -> None:
     """Of an op that writes into its argument."""
 
@@ -100,6 +104,7 @@ def register() -> None:
         "wna16_linear_out": _nothing,
         "dynamic_scaled_int8_quant": _dynamic_quant,
         "static_scaled_int8_quant": _static_quant,
+        "experts": _experts,
         "int8_pack": _int8_pack,
         "int8_scaled_linear": _int8_scaled_linear,
         "int8_scaled_linear_out": _nothing,

@@ -37,7 +37,7 @@ def qcore_plugin() -> PluginInfo:
 
 @hookimpl
 def qcore_kernels() -> Sequence[KernelSpec]:
-    """Three kernels of its own, two of zentorch's."""
+    """Those of its own, and two of zentorch's."""
     return [
         KernelSpec(
             name="CPUWNA16LinearKernel",
@@ -79,10 +79,20 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             entry="qcore_cpu.moe:CPUMoeWNA16Kernel",
             priority=_PRIORITY,
             backend="qcore_cpu",
-            # torch computes gelu otherwise at the end of a tensor than elsewhere.
-            batch_invariant=False,
+            batch_invariant=True,
             evidence=Evidence.EXECUTED,
             description="2 to 8 bits, any group size, zero points, g_idx; float32 sums",
+        ),
+        KernelSpec(
+            name="CPUMoeMxfp4Kernel",
+            kernel_type="moe_mxfp4",
+            platforms=(Platform.CPU,),
+            entry="qcore_cpu.moe:CPUMoeMxfp4Kernel",
+            priority=_PRIORITY,
+            backend="qcore_cpu",
+            batch_invariant=True,
+            evidence=Evidence.EXECUTED,
+            description="weights stay in 4 bits, no number rounded; float32 sums",
         ),
         KernelSpec(
             name="ZentorchWNA16LinearKernel",

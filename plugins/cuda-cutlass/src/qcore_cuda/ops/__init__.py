@@ -1,0 +1,39 @@
+"""The ops, as Python functions: they check what torch cannot, allocate, and call the library.
+
+Each is also ``torch.ops.qcore_cuda.NAME``, with the schema that the function's module gives; the
+functions load the library when they are first called.
+"""
+
+from __future__ import annotations
+
+from qcore_cuda.ops.fakes import register_fakes
+from qcore_cuda.ops.quantize import (
+    per_token_group_fp8_quant,
+    per_token_group_fp8_quant_packed,
+    scaled_fp4_quant,
+    scaled_fp8_quant,
+    scaled_int8_quant,
+)
+from qcore_cuda.ops.scaled_linear import fp8_block_linear, fp8_linear, int8_linear
+from qcore_cuda.ops.scaled_mm import (
+    cutlass_scaled_mm,
+    cutlass_scaled_mm_azp,
+    scaled_mm_by,
+    scaled_mm_paths,
+)
+
+__all__ = [
+    "cutlass_scaled_mm",
+    "cutlass_scaled_mm_azp",
+    "fp8_block_linear",
+    "fp8_linear",
+    "int8_linear",
+    "per_token_group_fp8_quant",
+    "per_token_group_fp8_quant_packed",
+    "register_fakes",
+    "scaled_fp4_quant",
+    "scaled_fp8_quant",
+    "scaled_int8_quant",
+    "scaled_mm_by",
+    "scaled_mm_paths",
+]
