@@ -45,7 +45,7 @@ inline constexpr Sm90Tile kSm90Tiles[] = {QCORE_SM90_TILES(QCORE_ENTRY)};
 #undef QCORE_OF_NO_INT8
 
 // ---- which kernel ------------------------------------------------------------------------------
-// As measured on an H200 by benchmarks/cuda_scaled_mm.py (its results: benchmarks/results). In
+// From one measurement on an H200, by a script that is not in the repository yet; no result file. In
 // microseconds, FP8, for N x K of
 //                     4096 x 4096   28672 x 4096   4096 x 14336
 //   M = 1      skinny       10.2           39.1           29.3

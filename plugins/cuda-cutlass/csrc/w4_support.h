@@ -9,8 +9,9 @@
 namespace qcore_cuda {
 
 // Up to so many rows the kernel for few rows is used, beyond it weights are dequantized. Measured on an
-// H200 with `benchmarks/cuda_w4.py --crossing`: at 32 rows it took 0.59 and 0.82 of the time at 28672x4096
-// and 4096x14336, and 1.07 at 4096x4096; at 48 it gained nowhere.
+// H200 with `benchmarks/cuda_w4.py --crossing` (benchmarks/results/cuda_w4_crossing.json): at 32 rows
+// GPTQ's took 0.36 of the time at 28672x4096, 0.63 at 4096x14336 and 0.87 at 4096x4096; at 48 the last
+// is slower, by 1.18.
 constexpr int64_t kFewRows = 32;
 
 inline bool aligned_16(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0; }
