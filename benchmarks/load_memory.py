@@ -7,6 +7,9 @@ it allocated; pages of files do not count) while `load_model` runs.
 
     beyond = peak - before - bytes of the model's parameters and buffers
 
+The layer that is being rounded does not show in full: embedding and head are read last, and what
+they take was still free until then. tests/test_load_memory.py has a model without such room.
+
 Each is measured twice: with glibc's malloc as it is, which keeps some of what is freed; and told to
 give back all that is larger than 128 KiB (MALLOC_MMAP_THRESHOLD_), which shows what the loader
 itself holds.

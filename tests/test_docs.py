@@ -179,6 +179,7 @@ def test_python_blocks_run(name, files_of_the_pages, monkeypatch, capsys):
 COMMANDS = [
     line.partition("#")[0].strip()
     for page in PAGES
+    if page.name != "quantizing.md"  # test_quantizing_page.py runs them, with a model
     for _, text in BLOCK.findall(page.read_text(encoding="utf-8"))
     for line in re.findall(r"^(?:\$ )?qcore (.*)$", text, re.MULTILINE)
 ]

@@ -23,10 +23,15 @@ def read(folder: Path) -> Made:
     ).eval()
     stored = load_file(folder / "model.safetensors")
     weights, rounds, int8 = {}, False, False
-    others = {n: p for n, p in model.named_parameters() if "proj" not in n}
     for name, module in model.named_modules():
         stated = getattr(module, "quantization_scheme", None)
         if stated is None or not isinstance(module, torch.nn.Linear):
+            continue
+        if f"{name}.weight_scale" not in stored:
+            # Named by the config, and not quantized: compressed-tensors makes NaN of it.
+            module.quantization_enabled = False
+            remove_module_offload(module)
+            module.weight = torch.nn.Parameter(stored[f"{name}.weight"].float(), False)
             continue
         weights[name] = module.weight.detach().float()
         if f"{name}.weight_global_scale" in stored:
@@ -36,6 +41,7 @@ def read(folder: Path) -> Made:
         module.weight = torch.nn.Parameter(weights[name], False)
         rounds |= stated.input_activations is not None
         int8 |= bool(stated.input_activations and stated.input_activations.type == "int")
+    others = {n: p for n, p in model.named_parameters() if "proj" not in n}
     forward = model if rounds else None
     return Made(weights, ROUNDED if rounds else BY, forward, not int8, others)
 

@@ -189,9 +189,8 @@ def merge(rows: list[Row], tools: set[str], path: Path = JSON) -> None:
     }
     versions = environment.setdefault("versions", {})
     for tool in tools:
-        versions[tool] = {
-            name: importlib.metadata.version(name) for name in ("torch", "transformers", tool)
-        }
+        with_it = {n: importlib.metadata.version(n) for n in ("torch", "transformers")}
+        versions[f"{tool} {importlib.metadata.version(tool)}"] = with_it
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"rows": every, "environment": environment}, indent=1, sort_keys=False)
     path.write_text(f"{text}\n")

@@ -10,6 +10,7 @@ os.cpu_count = lambda: max(8, len(os.sched_getaffinity(0)))  # it refuses to qua
 
 import tiny  # noqa: E402
 import torch  # noqa: E402
+import unpack  # noqa: E402
 from gptqmodel import BACKEND, GPTQModel, QuantizeConfig  # noqa: E402
 from rows import Case, Made, NotWrittenError  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
@@ -26,6 +27,12 @@ def case(label: str, named: str, dynamic: Any = None, **config: Any) -> Case:
             model.save(str(folder))
         except (NotImplementedError, ValueError, RuntimeError) as error:
             raise NotWrittenError(str(error)) from error
+        if config.get("quant_method") == "awq":
+            stored = load_file(folder / "model.safetensors")
+            names = [n.removesuffix(".qweight") for n in stored if n.endswith(".qweight")]
+            others = {n: t for n, t in stored.items() if "_proj" not in n}
+            weights = {n: unpack.awq(stored, n) for n in names}
+            return Made(weights, "plain unpacking of the file, in float32", others=others)
         return read(folder)
 
     fmt = "awq" if config.get("quant_method") == "awq" else "gptq"
@@ -56,7 +63,13 @@ CASES = [
     case("bits=3, sym=False", "GPTQ 3 bit g128 asymmetric", bits=3, group_size=128, sym=False),
     case("bits=2", "GPTQ 2 bit g32 symmetric", bits=2, group_size=32),
     case("bits=2, sym=False", "GPTQ 2 bit g32 asymmetric", bits=2, group_size=32, sym=False),
-    case("group_size=-1", "GPTQ 4 bit channel symmetric", bits=4, group_size=-1),
+    case(
+        "group_size=-1",
+        "GPTQ 4 bit channel symmetric",
+        bits=4,
+        group_size=-1,
+        act_group_aware=False,
+    ),
     case(
         "format=gptq_v2, sym=False",
         "GPTQ 4 bit g128 asymmetric",

@@ -66,7 +66,10 @@ def case(
             steps = [step() if callable(step) else copy.deepcopy(step) for step in recipe]
         except ValueError as error:
             raise NotWrittenError(str(error)) from error
-        write(folder, *steps)
+        try:
+            write(folder, *steps)
+        except RuntimeError as error:
+            raise NotWrittenError(str(error)) from error
         return None if more.get("refused") else read(folder)
 
     how = how or f"oneshot(QuantizationModifier({name}))"

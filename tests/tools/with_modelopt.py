@@ -2,7 +2,7 @@
 
 Its quantizers for FP8 inputs run on a CPU too: a model with the dequantized weights and those
 quantizers is what the files must mean. Those for NVFP4 and MX inputs are CUDA kernels; there inputs
-are rounded by their definition, in the functions below.
+are rounded by their definition (`rounding`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from modelopt.torch.quantization.qtensor import (
     MXFP8QTensor,
     NVFP4QTensor,
 )
+from rounding import fp8, mxfp4, mxfp8, nvfp4
 from rows import Case, Made, NotWrittenError
 from safetensors.torch import load_file
 
@@ -99,41 +100,6 @@ def dequantize(stored: dict[str, torch.Tensor], name: str, scheme: str) -> torch
         blocks = {-1: 128, -2: 128}
         return held.dequantize(scale=scale[:, 0, :, 0], block_sizes=blocks)
     return held.dequantize(scale=scale.reshape(-1, 1) if scale.dim() else scale)
-
-
-def fp8(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """One scale for all."""
-    return (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale
-
-
-def nvfp4(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Blocks of 16 with an e4m3 scale: amax / 6 over the second scale."""
-    blocks = x.reshape(*x.shape[:-1], -1, 16)
-    inner = (blocks.abs().amax(-1, keepdim=True) / (6 * scale)).clamp(max=448)
-    wide = inner.to(torch.float8_e4m3fn).float() * scale
-    return (e2m1(blocks / wide) * wide).reshape(x.shape)
-
-
-def mxfp8(x: torch.Tensor) -> torch.Tensor:
-    """Blocks of 32 with a power of two, so that none is larger than 448."""
-    blocks = x.reshape(*x.shape[:-1], -1, 32)
-    scale = torch.exp2(torch.ceil(torch.log2(blocks.abs().amax(-1, keepdim=True) / 448)))
-    return ((blocks / scale).to(torch.float8_e4m3fn).float() * scale).reshape(x.shape)
-
-
-def mxfp4(x: torch.Tensor) -> torch.Tensor:
-    """Blocks of 32 with a power of two, so that none is larger than 6."""
-    blocks = x.reshape(*x.shape[:-1], -1, 32)
-    scale = torch.exp2(torch.ceil(torch.log2(blocks.abs().amax(-1, keepdim=True) / 6)))
-    return (e2m1(blocks / scale) * scale).reshape(x.shape)
-
-
-def e2m1(x: torch.Tensor) -> torch.Tensor:
-    """The nearest value, the even code at a tie."""
-    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
-    distance = (x.abs()[..., None] - values).abs()
-    odd = torch.tensor([0, 1, 0, 1, 0, 1, 0, 1]) * 1e-7
-    return values[(distance + odd).argmin(-1)] * x.sign()
 
 
 CASES = [

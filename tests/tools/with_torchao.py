@@ -22,14 +22,16 @@ def case(label: str, config: Any, named: str, rounding: Any = None, **more: Any)
         made = config() if callable(config) else config
         base = tiny.save(folder.parent / "base", torch.float32)
         try:
-            # transformers reports only that something failed; this says what.
-            ao.quantize_(torch.nn.Sequential(torch.nn.Linear(256, 256)), made)
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 base, dtype=torch.float32, quantization_config=transformers.TorchAoConfig(made)
             ).eval()
             model.save_pretrained(folder)
         except (RuntimeError, ImportError, AssertionError, ValueError) as error:
-            raise NotWrittenError(str(error)) from error
+            try:  # transformers reports only that something failed; this says what
+                ao.quantize_(torch.nn.Sequential(torch.nn.Linear(256, 256)), made)
+            except (RuntimeError, ImportError, AssertionError, ValueError) as said:
+                raise NotWrittenError(str(said)) from error
+            raise
         if more.get("refused"):
             return None
         weights = {n: m.weight.dequantize() for n, m in tiny.linears(model).items()}

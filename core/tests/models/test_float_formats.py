@@ -60,6 +60,12 @@ def modelopt_mxfp4(weight):
     return {"weight": tensors["weight_packed"], "weight_scale": tensors["weight_scale"]}, value
 
 
+def auto_round(data_type, bits, group_size, **changes):
+    base = {"quant_method": "auto-round", "packing_format": "auto_round:llm_compressor"}
+    base |= {"data_type": data_type, "bits": bits, "group_size": group_size, "sym": True}
+    return {**base, "block_name_to_quantize": "model.layers", **changes}
+
+
 def fp8_config(**changes):
     return {"quant_method": "fp8", "activation_scheme": "dynamic", **changes}
 
@@ -186,6 +192,39 @@ FORMATS = {
         {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1.5},
         f.round_fp8(bound=1.5),
     ),
+    # auto-round
+    "auto-round nvfp4": (
+        nvfp4(input_scale=0.002),
+        auto_round("nv_fp", 4, 16, act_bits=4, act_data_type="nv_fp4_with_static_gs"),
+        f.round_nvfp4(0.002),
+    ),
+    "auto-round nvfp4 weight-only": (nvfp4(), auto_round("nv_fp", 4, 16), None),
+    "auto-round mxfp4": (
+        f.mxfp4_layer,
+        auto_round("mx_fp", 4, 32, act_bits=4, act_data_type="mx_fp", act_group_size=32),
+        f.round_mxfp4,
+    ),
+    "auto-round mxfp8": (
+        f.mxfp8_layer,
+        auto_round("mx_fp", 8, 32, act_bits=8, act_group_size=32),
+        f.round_mxfp8,
+    ),
+    "auto-round fp8 static": (
+        fp8(channel=True, input_scale=STATIC),
+        auto_round("fp", 8, -1, act_bits=8, act_dynamic=False, act_group_size=0),
+        f.round_fp8(scale=STATIC),
+    ),
+    "auto-round fp8 token": (
+        fp8(channel=True),
+        auto_round("fp", 8, -1, act_bits=8, act_dynamic=True, act_group_size=-1),
+        f.round_fp8(),
+    ),
+    "auto-round fp8 block": (
+        fp8(block=(40, 48), scale_name="weight_scale_inv"),
+        auto_round("fp", 8, [40, 48], act_bits=8, act_dynamic=True, act_group_size=48),
+        f.round_fp8(48),
+    ),
+    "auto-round fp8 tensor, weight-only": (fp8(), auto_round("fp", 8, 0), None),
     # ModelOpt
     "modelopt fp8": (fp8(input_scale=STATIC), modelopt("FP8"), f.round_fp8(scale=STATIC)),
     "modelopt fp8 channel": (

@@ -27,6 +27,7 @@ TENSOR = t.ao("PerTensor")
 GROUP = t.ao("PerGroup", group_size=32)
 BLOCKS = [t.ao("PerBlock", block_size=[1, 128]), t.ao("PerBlock", block_size=[128, 128])]
 INT4 = t.ao_word("torch.dtype", "int4")
+ASYMMETRIC = t.ao_word("MappingType", "ASYMMETRIC")
 INT3 = t.ao_word("torch.dtype", "int3")
 DYNAMIC8 = "Float8DynamicActivationFloat8WeightConfig"
 DOUBLE = {"bnb_4bit_use_double_quant": True}
@@ -126,7 +127,9 @@ FORMATS = {
     ),
     "torchao intx asymmetric": (
         with_(t.ao_int, bits=3, size=32, zero_points=True),
-        t.ao_config("IntxWeightOnlyConfig", weight_dtype=INT3, granularity=GROUP),
+        t.ao_config(
+            "IntxWeightOnlyConfig", weight_dtype=INT3, granularity=GROUP, mapping_type=ASYMMETRIC
+        ),
         "mp",
         None,
     ),

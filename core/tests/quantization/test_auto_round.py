@@ -9,6 +9,9 @@ from qcore.quantization.gptq import GPTQScheme
 
 LINEAR = torch.nn.Linear(1, 1, device="meta")
 UNSUPPORTED = errors.UnsupportedQuantizationError
+MX = {"data_type": "mx_fp", "group_size": 32}
+NV = {"data_type": "nv_fp", "group_size": 16}
+FP = {"data_type": "fp", "bits": 8, "group_size": -1}
 BASE = {"bits": 4, "group_size": 128, "sym": True, "data_type": "int"}
 
 
@@ -60,7 +63,17 @@ def test_layers():
         ({"packing_format": "marlin"}, UNSUPPORTED, "packing_format 'marlin'.*llm_compressor"),
         ({"packing_format": 3}, errors.CheckpointError, "packing_format is 3"),
         ({"packing_format": "auto_round:auto_awq", "bits": 8}, UNSUPPORTED, "bits is 8.*4, with"),
-        ({"data_type": "mx_fp"}, UNSUPPORTED, "data_type is 'mx_fp'"),
+        ({"data_type": "fp4_v2"}, UNSUPPORTED, "data_type is 'fp4_v2'.*nv_fp, mx_fp, fp"),
+        ({"data_type": "mx_fp"}, UNSUPPORTED, "group_size is 128.*32"),
+        ({"data_type": "mx_fp", "bits": 6}, UNSUPPORTED, "bits is 6.*4, 8"),
+        ({**MX, "act_bits": 4, "bits": 8}, UNSUPPORTED, "act_bits is 4.*8, 16"),
+        ({**MX, "act_bits": 8, "act_dynamic": False}, UNSUPPORTED, "act_dynamic is False"),
+        ({**MX, "sym": False}, UNSUPPORTED, "sym is False.*true, with mx_fp"),
+        ({**NV, "act_bits": 4, "act_data_type": "fp"}, UNSUPPORTED, "act_data_type is 'fp'"),
+        ({**NV, "group_size": 32}, UNSUPPORTED, "group_size is 32.*16"),
+        ({**FP, "group_size": [128]}, errors.CheckpointError, "group_size is .*two positive"),
+        ({**FP, "group_size": 64}, UNSUPPORTED, "group_size is 64.*channel"),
+        ({**FP, "act_bits": 8, "act_group_size": 128}, UNSUPPORTED, "act_group_size is 128.*-1"),
         ({"act_bits": 8}, UNSUPPORTED, "act_bits is 8"),
         ({"bits": 5}, UNSUPPORTED, "bits is 5"),
         ({"bits": 16}, UNSUPPORTED, "bits is 16"),

@@ -20,7 +20,6 @@ def test_the_reference_kernel_conforms(kernel):
     assert report.ok
     assert report.claimed > 20
     assert 0.3 < report.worst.ratio <= 1.0, "a bound that nothing comes near to catches nothing"
-    assert report.seconds < 30
 
 
 def test_the_report_is_plain_values_and_text():

@@ -68,6 +68,10 @@ class LinearKernel(ABC, Generic[ConfigT]):
     kernel_type: ClassVar[str]
     """Which configs it takes; a key of `qcore.kernels.KERNEL_TYPES`."""
 
+    accumulation: ClassVar[torch.dtype | float] = torch.float32
+    """The dtype of its sums, or their unit roundoff where the hardware adds in none of torch's. The
+    conformance kit allows for it."""
+
     def __init__(self, config: ConfigT) -> None:
         able, reason = self.can_implement(config)
         if not able:

@@ -271,7 +271,8 @@ def _plan_linear(
     weight = available.get(f"{prefix}.weight")
     # auto-round leaves lm_head out of the layers to ignore, though it does not quantize it.
     alone = shapes.get(prefix, {}).keys() <= {"weight", _BIAS}
-    if weight is not None and weight.dtype in _FLOATS and (alone or not method.names_layers):
+    plain = weight is not None and weight.dtype in _FLOATS and not method.rounds_floats
+    if plain and (alone or not method.names_layers):
         return None
     if f"{prefix}.weight" in tied and not any(n.startswith(f"{prefix}.") for n in available):
         other = method.tied_weights().get(file_prefixes.get(prefix, prefix))

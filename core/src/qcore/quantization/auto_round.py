@@ -4,6 +4,7 @@
 ``auto_round:auto_awq``, or ``auto_round`` and ``auto_round:gptqmodel`` (GPTQ with the zero points
 themselves). ``block_name_to_quantize`` names the blocks whose linear layers are quantized, and
 ``extra_config`` has other parameters for layers by name or pattern; 16 bits mean not quantized.
+Where ``data_type`` is not ``int``, `qcore.quantization.auto_round_floats` reads the scheme.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from qcore.errors import UnsupportedQuantizationError
+from qcore.quantization.auto_round_floats import FLOAT_TYPES, float_scheme
 from qcore.quantization.awq import AWQScheme
 from qcore.quantization.base import LinearScheme, QuantizationConfig
 from qcore.quantization.fields import Fields
@@ -59,10 +61,10 @@ class AutoRoundConfig(QuantizationConfig):
     def from_config(cls, config: Mapping[str, Any]) -> AutoRoundConfig:
         """See `QuantizationConfig.from_config`."""
         fields = Fields(config, "quantization_config (auto-round)")
-        fields.text("data_type", allowed=("int",), default="int")
-        if fields.integer("act_bits", default=16) < 16:
-            raise fields.unsupported("act_bits", "16; export as llm_compressor")
-        make = _layout(fields)
+        kind = fields.text("data_type", allowed=("int", *FLOAT_TYPES), default="int")
+        if kind == "int" and fields.integer("act_bits", default=16) < 16:
+            raise fields.unsupported("act_bits", "16, with int; export as llm_compressor")
+        make = _layout(fields) if kind == "int" else None
         scheme = _scheme(fields, None, make)
         if scheme is None:
             raise fields.unsupported("bits", "2, 3, 4, 8")
@@ -122,9 +124,15 @@ def _awq(fields: Fields, bits: int, group_size: int, sym: bool) -> LinearScheme:
     return AWQScheme(group_size, zero_point=not sym)
 
 
-def _scheme(fields: Fields, base: Fields | None, make: _Make) -> LinearScheme | None:
-    """Read a scheme; what is missing comes from ``base``. None for 16 bits and more."""
+def _scheme(fields: Fields, base: Fields | None, make: _Make | None) -> LinearScheme | None:
+    """Read a scheme; what is missing comes from ``base``. None for 16 bits and more.
+
+    ``make`` is that of the integer layout; None where the numbers are floats.
+    """
     defaults = base.values if base is not None else {}
+    if make is None:
+        whole = Fields({**defaults, **fields.values}, fields.where)
+        return None if whole.integer("bits") >= 16 else float_scheme(whole)
 
     def default(name: str, value: object = None) -> dict[str, Any]:
         found = defaults.get(name, value)

@@ -137,6 +137,9 @@ class QuantizationConfig(ABC):
     """Whether the config says of each layer whether it is quantized. If not, a layer that has a
     plain ``weight`` in the checkpoint is not quantized; if so, only where it has nothing else."""
 
+    rounds_floats: ClassVar[bool] = False
+    """Whether its layers are plain ``weight`` tensors, to be rounded while they are loaded."""
+
     @classmethod
     @abstractmethod
     def get_name(cls) -> str:

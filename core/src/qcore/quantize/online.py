@@ -132,6 +132,7 @@ class OnlineConfig(QuantizationConfig):
     """
 
     names_layers: ClassVar[bool] = True
+    rounds_floats: ClassVar[bool] = True
 
     def __init__(self, choice: Choice, search: bool, scales: ActivationScales | None) -> None:
         self.choice = choice

@@ -31,14 +31,15 @@ class KernelConformance:
     device: ClassVar[str] = "cpu"
     spec: ClassVar[KernelSpec | None] = None
     configs: ClassVar[Sequence[MMLinearLayerConfig] | None] = None
-    arithmetic: ClassVar[Arithmetic] = Arithmetic()
+    arithmetic: ClassVar[Arithmetic | None] = None
     tolerance: ClassVar[float | None] = None
     thorough: ClassVar[bool] = False
 
     @classmethod
     def subject(cls) -> Subject:
         """What is tested."""
-        return Subject(cls.kernel_class, cls.device, cls.spec, cls.arithmetic, cls.tolerance)
+        arithmetic = cls.arithmetic or Arithmetic(cls.kernel_class.accumulation)
+        return Subject(cls.kernel_class, cls.device, cls.spec, arithmetic, cls.tolerance)
 
     @classmethod
     def _offered(cls) -> Sequence[MMLinearLayerConfig]:

@@ -22,6 +22,24 @@ from qcore_cpu.zentorch_support import NEEDED_FEATURES
 _PRIORITY = Priority.VENDOR + 50
 
 
+def _own(
+    name: str, kernel_type: str, module: str, description: str, *, approximate: bool = False
+) -> KernelSpec:
+    """A kernel of this plugin's library; all of them are batch-invariant."""
+    return KernelSpec(
+        name=name,
+        kernel_type=kernel_type,
+        platforms=(Platform.CPU,),
+        entry=f"qcore_cpu.{module}:{name}",
+        priority=_PRIORITY + (10 if approximate else 0),  # who allows it wants the faster one
+        backend="qcore_cpu",
+        batch_invariant=True,
+        numerics=Numerics.APPROXIMATE if approximate else Numerics.EXACT,
+        evidence=Evidence.EXECUTED,
+        description=description,
+    )
+
+
 @hookimpl
 def qcore_plugin() -> PluginInfo:
     """This plugin."""
@@ -39,83 +57,48 @@ def qcore_plugin() -> PluginInfo:
 def qcore_kernels() -> Sequence[KernelSpec]:
     """Its own kernels, and two of zentorch's."""
     return [
-        KernelSpec(
-            name="CPUWNA16LinearKernel",
-            kernel_type="mp",
-            platforms=(Platform.CPU,),
-            entry="qcore_cpu.wna16:CPUWNA16LinearKernel",
-            priority=_PRIORITY,
-            backend="qcore_cpu",
-            batch_invariant=True,
-            evidence=Evidence.EXECUTED,
-            description="2 to 8 bits, any group size, zero points, g_idx; float32 sums",
+        _own(
+            "CPUWNA16LinearKernel",
+            "mp",
+            "wna16",
+            "2 to 8 bits, any group size, zero points, g_idx; float32 sums",
         ),
-        KernelSpec(
-            name="CPUWNA8LinearKernel",
-            kernel_type="mp",
-            platforms=(Platform.CPU,),
-            entry="qcore_cpu.wna16_int8:CPUWNA8LinearKernel",
-            priority=_PRIORITY,
-            backend="qcore_cpu",
-            batch_invariant=True,
-            evidence=Evidence.EXECUTED,
-            description="2 to 8 bits with int8 activations, a scale for each token; integer sums",
+        _own(
+            "CPUWNA8LinearKernel",
+            "mp",
+            "wna16_int8",
+            "2 to 8 bits with int8 activations, a scale for each token; integer sums",
         ),
-        KernelSpec(
-            name="CPUWNA16Int8LinearKernel",
-            kernel_type="mp",
-            platforms=(Platform.CPU,),
-            entry="qcore_cpu.wna16_int8:CPUWNA16Int8LinearKernel",
-            priority=_PRIORITY + 10,  # who allows approximation wants the faster one
-            backend="qcore_cpu",
-            batch_invariant=True,
-            numerics=Numerics.APPROXIMATE,
-            evidence=Evidence.EXECUTED,
-            description="2 to 8 bits; rounds activations to int8, a scale for each group",
+        _own(
+            "CPUWNA16Int8LinearKernel",
+            "mp",
+            "wna16_int8",
+            "2 to 8 bits; rounds activations to int8, a scale for each group",
+            approximate=True,
         ),
-        KernelSpec(
-            name="CPUInt8ScaledMMLinearKernel",
-            kernel_type="int8",
-            platforms=(Platform.CPU,),
-            entry="qcore_cpu.int8:CPUInt8ScaledMMLinearKernel",
-            priority=_PRIORITY,
-            backend="qcore_cpu",
-            batch_invariant=True,
-            evidence=Evidence.EXECUTED,
-            description="static or dynamic, symmetric or not; exact 32-bit integer sums",
+        _own(
+            "CPUInt8ScaledMMLinearKernel",
+            "int8",
+            "int8",
+            "static or dynamic, symmetric or not; exact 32-bit integer sums",
         ),
-        KernelSpec(
-            name="CPUGGUFLinearKernel",
-            kernel_type="gguf",
-            platforms=(Platform.CPU,),
-            entry="qcore_cpu.gguf:CPUGGUFLinearKernel",
-            priority=_PRIORITY,
-            backend="qcore_cpu",
-            batch_invariant=True,
-            evidence=Evidence.EXECUTED,
-            description="every block type, no number rounded; float32 sums",
+        _own(
+            "CPUGGUFLinearKernel",
+            "gguf",
+            "gguf",
+            "every block type, no number rounded; float32 sums",
         ),
-        KernelSpec(
-            name="CPUMoeWNA16Kernel",
-            kernel_type="moe_wna16",
-            platforms=(Platform.CPU,),
-            entry="qcore_cpu.moe:CPUMoeWNA16Kernel",
-            priority=_PRIORITY,
-            backend="qcore_cpu",
-            batch_invariant=True,
-            evidence=Evidence.EXECUTED,
-            description="2 to 8 bits, any group size, zero points, g_idx; float32 sums",
+        _own(
+            "CPUMoeWNA16Kernel",
+            "moe_wna16",
+            "moe",
+            "2 to 8 bits, any group size, zero points, g_idx; float32 sums",
         ),
-        KernelSpec(
-            name="CPUMoeMxfp4Kernel",
-            kernel_type="moe_mxfp4",
-            platforms=(Platform.CPU,),
-            entry="qcore_cpu.moe:CPUMoeMxfp4Kernel",
-            priority=_PRIORITY,
-            backend="qcore_cpu",
-            batch_invariant=True,
-            evidence=Evidence.EXECUTED,
-            description="weights stay in 4 bits, no number rounded; float32 sums",
+        _own(
+            "CPUMoeMxfp4Kernel",
+            "moe_mxfp4",
+            "moe",
+            "weights stay in 4 bits, no number rounded; float32 sums",
         ),
         KernelSpec(
             name="ZentorchWNA16LinearKernel",

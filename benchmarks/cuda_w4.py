@@ -1,0 +1,194 @@
+"""Times weight-only products on a GPU: `gptq_gemm`, `awq_gemm`, and bfloat16 beside them.
+
+    python benchmarks/cuda_w4.py results.json              # all shapes and row counts
+    python benchmarks/cuda_w4.py sweep.json --sweep        # every division of the work, M <= 64
+    python benchmarks/cuda_w4.py crossing.json --crossing  # few rows' kernel or dequantized, by M
+
+Each figure is the median of replays of a CUDA graph that runs the layer on several copies of its
+weights in turn, more of them than the L2 cache holds, so that weights come from memory as they do
+in a model. Microseconds. ``floor`` is the weights' bytes at the bandwidth of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from environment import environment
+from qcore_cuda import library
+
+SHAPES = ((4096, 4096), (28672, 4096), (4096, 14336))  # N, K
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+GROUP = 128
+L2_BYTES = 256 << 20
+Step = Callable[[], Any]
+
+
+def median_us(steps: list[Step], repetitions: int = 25) -> float:
+    """Of one step, in a graph of them all."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        for step in steps[:2]:
+            step()
+    torch.cuda.synchronize()
+    calls = [steps[i % len(steps)] for i in range(max(len(steps), 20))]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for step in calls:
+            step()
+    times: list[float] = []
+    for i in range(repetitions + 3):
+        begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        if i >= 3:
+            times.append(begin.elapsed_time(end) * 1000 / len(calls))
+    return sorted(times)[len(times) // 2]
+
+
+def bandwidth() -> float:
+    """Bytes read and written in a second by a copy."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / median_us([lambda: target.copy_(source)]) * 1e6
+
+
+class Layer:
+    """Random weights of one shape, several copies of each kind."""
+
+    def __init__(self, N: int, K: int, dtype: torch.dtype) -> None:
+        self.N, self.K, self.dtype = N, K, dtype
+        self.bytes = N * K // 2 + N * (K // GROUP) * 2
+        copies = min(max(2, -(-L2_BYTES // self.bytes)), 40)
+        self.gptq = [self._words(K // 8, N) for _ in range(copies)]
+        self.awq = [
+            (self._words(K, N // 8), self._words(K // GROUP, N // 8)) for _ in range(copies)
+        ]
+        self.scales = [
+            torch.rand(K // GROUP, N, device="cuda").mul(0.01).to(dtype) for _ in range(copies)
+        ]
+        dense = min(max(2, -(-L2_BYTES // (2 * N * K))), 10)
+        self.dense = [torch.randn(K, N, device="cuda").to(dtype) for _ in range(dense)]
+
+    @staticmethod
+    def _words(rows: int, columns: int) -> torch.Tensor:
+        return torch.randint(-(2**31), 2**31, (rows, columns), device="cuda").int()
+
+    def input(self, M: int) -> torch.Tensor:
+        return torch.randn(M, self.K, device="cuda").to(self.dtype)
+
+    def linear(self, M: int, few_rows: int = -1) -> list[Step]:
+        """Symmetric 4 bits, shuffled, as a layer's kernel calls it."""
+        x, op = self.input(M), torch.ops.qcore_cuda.wna16_linear
+        rest = (None, None, None, None, 4, 8, GROUP, self.K, self.N, False, few_rows)
+        return [partial(op, x, w, s, *rest) for w, s in zip(self.gptq, self.scales, strict=True)]
+
+    def awq_gemm(self, M: int, few_rows: int, *division: int) -> list[Step]:
+        x, op = self.input(M), torch.ops.qcore_cuda.awq_gemm_divided
+        weights = zip(self.awq, self.scales, strict=True)
+        return [partial(op, x, w, s, z, few_rows, *division) for (w, z), s in weights]
+
+    def small_m(self, M: int, *division: int) -> list[Step]:
+        x, op = self.input(M), torch.ops.qcore_cuda.wna16_small_m
+        rest = (None, 4, 8, GROUP, *division)
+        return [partial(op, x, w, s, *rest) for w, s in zip(self.gptq, self.scales, strict=True)]
+
+    def matmul(self, M: int) -> list[Step]:
+        x = self.input(M)
+        return [partial(torch.matmul, x, w) for w in self.dense]
+
+
+def table(layer: Layer) -> list[dict[str, Any]]:
+    rows = []
+    for M in ROWS:
+        row = {
+            "M": M,
+            "wna16_linear": median_us(layer.linear(M)),
+            "awq_gemm": median_us(layer.awq_gemm(M, 64)),
+            "dense": median_us(layer.matmul(M)),
+        }
+        rows.append(row)
+        print(layer.N, layer.K, {k: round(v, 2) for k, v in row.items()}, flush=True)
+    return rows
+
+
+def crossing(layer: Layer) -> list[dict[str, Any]]:
+    rows = []
+    for M in (16, 32, 48, 64, 96, 128, 192, 256):
+        row = {
+            "M": M,
+            "few rows": median_us(layer.linear(M, M)),
+            "dequantized": median_us(layer.linear(M, 0)),
+            "awq few rows": median_us(layer.awq_gemm(M, M)),
+            "awq dequantized": median_us(layer.awq_gemm(M, 0)),
+            "dense": median_us(layer.matmul(M)),
+        }
+        rows.append(row)
+        print(layer.N, layer.K, {k: round(v, 2) for k, v in row.items()}, flush=True)
+    return rows
+
+
+def sweep(layer: Layer) -> list[dict[str, Any]]:
+    rows = []
+    for M in (1, 8, 16, 64):
+        found = []
+        for kind in ("gptq", "awq"):
+            for columns in (1, 2, 4, 8):
+                for k_warps in (1, 2, 4, 8, 16):
+                    if not 4 <= columns * k_warps <= 16:
+                        continue
+                    for split in (1, 2, 4, 8):
+                        division = (columns, k_warps, split)
+                        steps = (
+                            layer.small_m(M, *division)
+                            if kind == "gptq"
+                            else layer.awq_gemm(M, 64, *division)
+                        )
+                        found.append((median_us(steps, 7), kind, division))
+        for kind in ("gptq", "awq"):
+            best = sorted(f for f in found if f[1] == kind)[:5]
+            print(layer.N, layer.K, M, kind, [(round(t, 2), d) for t, _, d in best], flush=True)
+        rows += [{"M": M, "kind": kind, "division": d, "us": t} for t, kind, d in found]
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--crossing", action="store_true")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
+    args = parser.parse_args()
+    library.load()
+    measure = sweep if args.sweep else crossing if args.crossing else table
+    speed = bandwidth()
+    print(f"{torch.cuda.get_device_name()}: a copy moves {speed / 1e12:.2f} TB/s")
+    results = []
+    for N, K in SHAPES:
+        layer = Layer(N, K, getattr(torch, args.dtype))
+        floor = layer.bytes / speed * 1e6
+        print(f"{N} x {K}: floor {floor:.1f} us")
+        results.append({"N": N, "K": K, "floor_us": floor, "rows": measure(layer)})
+        del layer
+    document = {
+        "what": measure.__name__,
+        "environment": environment("qcore-cuda"),
+        "device": torch.cuda.get_device_name(),
+        "bytes_per_second": speed,
+        "dtype": args.dtype,
+        "group_size": GROUP,
+        "shapes": results,
+    }
+    args.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,425 @@
+// gptq_shuffle, gptq_gemm, gptq_dequantize; and wna16_linear, which a layer's kernel calls.
+//
+//   weights     int32 [K * bits / 32, N]   codes along K, without gaps, lowest bits first
+//   zero points int32 [G, N * bits / 32]   packed along N; version 1 has them less one
+//   scales      [G, N]
+//
+// gptq_shuffle puts the codes of a word into the order in which pairs of neighbours are made with one
+// instruction: 4 bits have elements [0, 2, 4, 6, 1, 3, 5, 7] from the lowest nibble on, 2 bits the even
+// elements in the lower half and the odd ones in the upper, 3 and 8 bits stay as they are. With a
+// permutation (activation order) row k of the shuffled weight is row perm[k] of the given one, so that
+// groups lie together.
+
+#include "gptq.cuh"
+
+namespace qcore_cuda {
+namespace {
+
+// ---- codes -------------------------------------------------------------------------------------
+
+// Where code k of a column of words is: the word's row, and the bit in it.
+__device__ __forceinline__ int code_of(const uint32_t* __restrict__ words, int64_t n, int bits, int64_t k, int64_t column) {
+  const int64_t bit = k * bits;
+  const uint32_t* at = words + (bit >> 5) * n + column;
+  const int shift = static_cast<int>(bit & 31);
+  uint32_t v = *at >> shift;
+  if (shift + bits > 32) v |= at[n] << (32 - shift);
+  return static_cast<int>(v & ((1u << bits) - 1));
+}
+
+// Element i of a shuffled word, as a bit.
+__device__ __forceinline__ int shuffled_bit(int bits, int i) {
+  return bits == 4 || bits == 2 ? (i >> 1) * bits + (i & 1) * 16 : i * bits;
+}
+
+// A thread makes the words of 32 inputs (K may end within) of one column.
+__global__ void shuffle_kernel(const uint32_t* __restrict__ in, uint32_t* __restrict__ out,
+                               const int32_t* __restrict__ perm, int bits, int64_t k, int64_t n) {
+  const int64_t column = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
+  const int64_t first = blockIdx.y * int64_t{32};
+  if (column >= n) return;
+  uint32_t words[8] = {};
+  for (int i = 0; i < 32 && first + i < k; ++i) {
+    const int64_t from = perm ? perm[first + i] : first + i;
+    if (from < 0 || from >= k) continue;
+    const uint32_t code = code_of(in, n, bits, from, column);
+    if (bits == 3) {
+      const int bit = 3 * i, shift = bit & 31;
+      words[bit >> 5] |= code << shift;
+      if (shift + 3 > 32) words[(bit >> 5) + 1] |= code >> (32 - shift);
+    } else {
+      const int pack = 32 / bits;
+      words[i / pack] |= code << shuffled_bit(bits, i % pack);
+    }
+  }
+  const int64_t row = first * bits / 32, rows = k * bits / 32;
+  for (int i = 0; i < bits && row + i < rows; ++i) out[(row + i) * n + column] = words[i];
+}
+
+// ---- dequantization ----------------------------------------------------------------------------
+
+// Eight codes of a column, BITS apart: as two words of which the second is 8 bits' only.
+template <int BITS, bool SHUFFLED>
+struct Octet {
+  uint32_t low[8], high[8];  // of eight columns
+
+  __device__ __forceinline__ void load(const uint32_t* __restrict__ words, int64_t n, int64_t rows, int64_t octet,
+                                       int64_t column) {
+    const int64_t bit = octet * 8 * BITS, row = bit >> 5;
+    read(low, words, n, rows, row, column);
+    if constexpr (BITS == 8) read(high, words, n, rows, row + 1, column);
+    if constexpr (BITS == 3) {
+      const int shift = static_cast<int>(bit & 31);
+      if (shift > 8) read(high, words, n, rows, row + 1, column);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) low[j] = shift > 8 ? __funnelshift_r(low[j], high[j], shift) : low[j] >> shift;
+    }
+    if constexpr (BITS == 2) {
+      const int half = static_cast<int>(octet & 1);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) low[j] >>= SHUFFLED ? 8 * half : 16 * half;
+    }
+  }
+  static __device__ __forceinline__ void read(uint32_t (&to)[8], const uint32_t* __restrict__ words, int64_t n,
+                                              int64_t rows, int64_t row, int64_t column) {
+    if (row < rows) {
+      const auto* from = reinterpret_cast<const uint4*>(words + row * n + column);
+      *reinterpret_cast<uint4*>(to) = __ldg(from);
+      *reinterpret_cast<uint4*>(to + 4) = __ldg(from + 1);
+    }
+  }
+  __device__ __forceinline__ uint32_t code(int i, int j) const {
+    if constexpr (BITS == 8) return ((i < 4 ? low[j] : high[j]) >> (8 * (i % 4))) & 255u;
+    const int bit = SHUFFLED ? (i >> 1) * BITS + (i & 1) * 16 : BITS * i;
+    return (low[j] >> bit) & ((1u << BITS) - 1);
+  }
+};
+
+struct DequantizeParams {
+  const uint32_t* words;
+  int64_t rows, k, n, k_out;
+  const void* scales;
+  ScaleType scale_type;
+  int64_t groups, group_size;
+  GptqZeros zeros;
+  const int32_t* g_idx;
+  const int32_t* perm;
+  void* out;
+};
+
+// A thread: eight inputs by eight columns.
+template <int BITS, bool SHUFFLED, typename T>
+__global__ void __launch_bounds__(128) dequantize_kernel(const __grid_constant__ DequantizeParams p) {
+  const int64_t column = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) * 8;
+  if (column >= p.n) return;
+  for (int64_t octet = blockIdx.y; octet * 8 < p.k; octet += gridDim.y) {
+    Octet<BITS, SHUFFLED> codes;
+    codes.load(p.words, p.n, p.rows, octet, column);
+    int64_t group = -1;
+    float zeros[8], scales[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int64_t k = octet * 8 + i;
+      if (k >= p.k) break;
+      const int64_t of_k = p.g_idx ? p.g_idx[k] : k / p.group_size;
+      const bool known = of_k >= 0 && of_k < p.groups;  // else the weight is NaN
+      if (known && of_k != group) {
+        group = of_k;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const uint32_t four = p.zeros.words ? p.zeros.four<BITS>(group, static_cast<int>(column) + 4 * half) : 0;
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            zeros[4 * half + j] =
+                8388608.0f + static_cast<float>(p.zeros.words ? p.zeros.code<BITS>(four, j) : p.zeros.constant);
+          }
+        }
+        if (p.scale_type == ScaleType::kFloat) {
+#pragma unroll
+          for (int j = 0; j < 8; ++j) scales[j] = static_cast<const float*>(p.scales)[group * p.n + column + j];
+        } else {
+          const uint4 eight =
+              __ldg(reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(p.scales) + group * p.n + column));
+          const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            const float2 two = scale_pair(words[j], p.scale_type);
+            scales[2 * j] = two.x;
+            scales[2 * j + 1] = two.y;
+          }
+        }
+      }
+      const int64_t to = p.perm ? p.perm[k] : k;
+      if (to < 0 || to >= p.k_out) continue;
+      uint32_t pairs[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        float v[2];
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int c = 2 * j + e;
+          const float code = __uint_as_float(0x4b000000u | codes.code(i, c)) - zeros[c];  // 2^23 + c: exact
+          v[e] = known ? code * scales[c] : __int_as_float(0x7fffffff);
+        }
+        if constexpr (std::is_same<T, __half>::value) pairs[j] = as_bits(__floats2half2_rn(v[0], v[1]));
+        else pairs[j] = as_bits(__floats2bfloat162_rn(v[0], v[1]));
+      }
+      *reinterpret_cast<uint4*>(static_cast<T*>(p.out) + to * p.n + column) =
+          make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+    }
+  }
+}
+
+template <int BITS, bool SHUFFLED>
+void launch_dequantize(const DequantizeParams& p, ScalarType type, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.n / 8, 128)),
+                  static_cast<unsigned>(std::min<int64_t>(ceil_div(p.k, 8), 65535)));
+  if (type == ScalarType::Half) dequantize_kernel<BITS, SHUFFLED, __half><<<grid, 128, 0, stream>>>(p);
+  else dequantize_kernel<BITS, SHUFFLED, __nv_bfloat16><<<grid, 128, 0, stream>>>(p);
+}
+
+}  // namespace
+
+ScaleType scale_type_of(const Tensor& scales) {
+  switch (dtype_of(scales)) {
+    case ScalarType::Float: return ScaleType::kFloat;
+    case ScalarType::Half: return ScaleType::kHalf;
+    default: return ScaleType::kBFloat16;
+  }
+}
+
+void dequantize_gptq(const char* op, const GptqWeight& w, const Tensor& out, cudaStream_t stream) {
+  if (out.numel() == 0) return;
+  const Tensor words = aligned(w.words), scales = aligned(w.scales);
+  const DequantizeParams p{static_cast<const uint32_t*>(words.data_ptr()),
+                           words.size(0),
+                           w.k,
+                           w.n,
+                           out.size(0),
+                           scales.data_ptr(),
+                           scale_type_of(scales),
+                           scales.size(0),
+                           w.group_size,
+                           w.zeros,
+                           w.g_idx,
+                           w.perm,
+                           out.data_ptr()};
+  const ScalarType type = dtype_of(out);
+  switch (w.bits) {
+    case 2: w.shuffled ? launch_dequantize<2, true>(p, type, stream) : launch_dequantize<2, false>(p, type, stream); break;
+    case 3: launch_dequantize<3, false>(p, type, stream); break;
+    case 4: w.shuffled ? launch_dequantize<4, true>(p, type, stream) : launch_dequantize<4, false>(p, type, stream); break;
+    default: launch_dequantize<8, false>(p, type, stream);
+  }
+  check_launch(op);
+}
+
+namespace {
+
+// ---- arguments ---------------------------------------------------------------------------------
+
+void check_bits(const char* op, int64_t bits) {
+  QCORE_CHECK(bits == 2 || bits == 3 || bits == 4 || bits == 8, op, ": bit is ", bits, "; allowed: 2, 3, 4, 8");
+}
+
+const int32_t* index_data(const char* op, const char* name, const Tensor* t, const Tensor& first, int64_t count) {
+  if (!t) return nullptr;
+  check_tensor(op, name, *t, first, {ScalarType::Int}, {count});
+  return static_cast<const int32_t*>(t->data_ptr());
+}
+
+GptqZeros zeros_of(const char* op, const Tensor& qzeros, const Tensor& first, int64_t groups, int64_t n, int64_t bits,
+                   bool v2) {
+  QCORE_CHECK(n * bits % 32 == 0, op, ": N is ", n, "; zero points of ", bits, " bits fill words only where N is a multiple of ",
+                  bits == 3 ? 32 : 32 / bits);
+  check_tensor(op, "b_gptq_qzeros", qzeros, first, {ScalarType::Int}, {groups, n * bits / 32});
+  return {static_cast<const uint32_t*>(qzeros.data_ptr()), n * bits / 32, 0, v2 ? 0 : 1};
+}
+
+// Weights, zero points and scales as GPTQ's files have them. `k`: 0 for as many as there are codes of.
+GptqWeight gptq_weight(const char* op, const Tensor& q_weight, const Tensor& qzeros, const Tensor& scales,
+                       const std::optional<Tensor>& g_idx, bool shuffled, bool v2, int64_t bits, int64_t k) {
+  check_bits(op, bits);
+  check_cuda(op, "b_q_weight", q_weight);
+  QCORE_CHECK(q_weight.dim() == 2 && scales.dim() == 2, op, ": b_q_weight has shape ", shape_of(q_weight),
+                  " and b_gptq_scales ", shape_of(scales), "; both must have two dimensions");
+  const int64_t n = q_weight.size(1), groups = scales.size(0);
+  if (k == 0) k = q_weight.size(0) * 32 / bits;
+  QCORE_CHECK(k > 0 && k * bits % 32 == 0, op, ": K is ", k, "; codes of ", bits,
+                  " bits fill words only where K is a multiple of ", bits == 3 ? 32 : 32 / bits);
+  check_tensor(op, "b_q_weight", q_weight, q_weight, {ScalarType::Int}, {k * bits / 32, n});
+  QCORE_CHECK(n > 0 && n % 8 == 0, op, ": N is ", n, "; it must be a multiple of 8");
+  QCORE_CHECK(groups > 0, op, ": b_gptq_scales has no rows");
+  check_tensor(op, "b_gptq_scales", scales, q_weight, {ScalarType::Half, ScalarType::BFloat16, ScalarType::Float},
+               {groups, n});
+  const int32_t* indices = index_data(op, "b_g_idx", present(g_idx), q_weight, k);
+  QCORE_CHECK((indices && !shuffled) || k % groups == 0, op, ": K=", k, " inputs in ", groups,
+                  " groups; without b_g_idx groups must be equal");
+  return {q_weight,
+          static_cast<int>(bits),
+          shuffled,
+          k,
+          n,
+          scales,
+          zeros_of(op, qzeros, q_weight, groups, n, bits, v2),
+          ceil_div(k, groups),
+          shuffled ? nullptr : indices,
+          shuffled ? indices : nullptr};
+}
+
+// ---- ops ---------------------------------------------------------------------------------------
+
+void gptq_shuffle(const Tensor& q_weight, const Tensor& q_perm, int64_t bit) {
+  const char* op = "gptq_shuffle";
+  check_bits(op, bit);
+  check_cuda(op, "q_weight", q_weight);
+  QCORE_CHECK(q_weight.dim() == 2, op, ": q_weight has shape ", shape_of(q_weight), "; it must be [K * bit / 32, N]");
+  const int64_t rows = q_weight.size(0), n = q_weight.size(1), k = rows * 32 / bit;
+  check_tensor(op, "q_weight", q_weight, q_weight, {ScalarType::Int}, {rows, n});
+  QCORE_CHECK(rows * 32 % bit == 0, op, ": q_weight has ", rows, " rows; 3 bits come in threes of words");
+  const int32_t* perm = index_data(op, "q_perm", q_perm.numel() ? &q_perm : nullptr, q_weight, k);
+  if (rows * n == 0 || (!perm && (bit == 3 || bit == 8))) return;
+  const Launch launch(q_weight);
+  const Tensor old = torch::stable::clone(q_weight);
+  constexpr int64_t kMost = 65535;
+  QCORE_CHECK(ceil_div(k, 32) <= kMost, op, ": K is ", k, "; at most ", 32 * kMost);
+  const dim3 grid(static_cast<unsigned>(ceil_div(n, 128)), static_cast<unsigned>(ceil_div(k, 32)));
+  shuffle_kernel<<<grid, 128, 0, launch.stream()>>>(static_cast<const uint32_t*>(old.data_ptr()),
+                                                    static_cast<uint32_t*>(q_weight.data_ptr()), perm,
+                                                    static_cast<int>(bit), k, n);
+  check_launch(op);
+}
+
+Tensor gptq_dequantize(const Tensor& q_weight, const Tensor& qzeros, const Tensor& scales,
+                       const std::optional<Tensor>& g_idx, bool use_exllama, bool use_v2_format, int64_t bit,
+                       std::optional<ScalarType> dtype) {
+  const char* op = "gptq_dequantize";
+  const GptqWeight w = gptq_weight(op, q_weight, qzeros, scales, g_idx, use_exllama, use_v2_format, bit, 0);
+  const ScalarType type = dtype.value_or(dtype_of(scales));
+  QCORE_CHECK(type == ScalarType::Half || type == ScalarType::BFloat16, op, ": dtype is ", dtype_name(type),
+                  "; allowed: Half, BFloat16");
+  const Launch launch(q_weight);
+  const Tensor out = torch::stable::new_empty(q_weight, {w.k, w.n}, type);
+  dequantize_gptq(op, w, out, launch.stream());
+  return out;
+}
+
+// Few rows: the kernel for them. Many, or groups that it cannot take: the weight made whole.
+Tensor multiply(const char* op, const Tensor& a, const GptqWeight& w, const Tensor* bias, int64_t columns,
+                bool out_float, int64_t few_rows, const Launch& launch) {
+  const int64_t k = a.size(a.dim() - 1), m = k ? a.numel() / k : 0;
+  if (m == 0 || columns == 0) {
+    return torch::stable::new_empty(a, shape_with_last(a, columns), out_float ? ScalarType::Float : dtype_of(a));
+  }
+  if (m <= few_rows && fits_small_m(w)) return small_m_gptq(op, a, w, bias, columns, out_float, {}, launch);
+  const Tensor whole = torch::stable::new_empty(a, {k, w.n});
+  dequantize_gptq(op, w, whole, launch.stream());
+  const Tensor used = columns == w.n ? whole : torch::stable::narrow(const_cast<Tensor&>(whole), 1, 0, columns);
+  const Tensor out = product(a, used, out_float);
+  if (bias) add_bias(out, *bias, false, launch.stream());
+  return out;
+}
+
+void check_activations(const char* op, const Tensor& a) {
+  check_cuda(op, "a", a);
+  check_dtype(op, "a", a, {ScalarType::Half, ScalarType::BFloat16});
+  QCORE_CHECK(a.dim() >= 1 && a.size(a.dim() - 1) > 0, op, ": a has shape ", shape_of(a), "; it must be [..., K]");
+}
+
+Tensor gptq_gemm(const Tensor& a, const Tensor& b_q_weight, const Tensor& b_gptq_qzeros, const Tensor& b_gptq_scales,
+                 const std::optional<Tensor>& b_g_idx, bool use_exllama, bool use_v2_format, int64_t bit) {
+  const char* op = "gptq_gemm";
+  check_activations(op, a);
+  check_same_device(op, "b_q_weight", b_q_weight, a);
+  const GptqWeight w = gptq_weight(op, b_q_weight, b_gptq_qzeros, b_gptq_scales, b_g_idx, use_exllama, use_v2_format,
+                                   bit, a.size(a.dim() - 1));
+  const Launch launch(a);
+  return multiply(op, a, w, nullptr, w.n, false, kFewRows, launch);
+}
+
+// ---- a layer -----------------------------------------------------------------------------------
+
+GptqWeight layer_weight(const char* op, const Tensor& a, const Tensor& q_weight, const Tensor& scales,
+                        const std::optional<Tensor>& zeros, const std::optional<Tensor>& perm,
+                        const std::optional<Tensor>& g_idx, int64_t bits, int64_t zero, int64_t group_size) {
+  check_activations(op, a);
+  check_bits(op, bits);
+  QCORE_CHECK(q_weight.dim() == 2 && scales.dim() == 2, op, ": q_weight has shape ", shape_of(q_weight),
+                  " and scales ", shape_of(scales), "; both must have two dimensions");
+  const int64_t n = q_weight.size(1), k = q_weight.size(0) * 32 / bits, groups = scales.size(0);
+  QCORE_CHECK(k % 32 == 0 && k >= a.size(a.dim() - 1) && n % 32 == 0 && n > 0, op, ": q_weight has codes of [", k, ", ", n,
+                  "]; both must be multiples of 32, and the first at least a's ", a.size(a.dim() - 1), " columns");
+  QCORE_CHECK(zero >= 0 && zero < (1 << bits), op, ": zero is ", zero, "; it must be a code of ", bits, " bits");
+  QCORE_CHECK(group_size > 0 && groups > 0, op, ": group_size is ", group_size, ", and scales have ", groups, " rows");
+  check_tensor(op, "q_weight", q_weight, a, {ScalarType::Int}, {q_weight.size(0), n});
+  check_tensor(op, "scales", scales, a, {ScalarType::Half, ScalarType::BFloat16, ScalarType::Float}, {groups, n});
+  const int32_t* of_input = index_data(op, "g_idx", present(g_idx), a, k);
+  QCORE_CHECK(of_input || groups * group_size >= k || groups == ceil_div(a.size(a.dim() - 1), group_size), op,
+                  ": scales have ", groups, " rows, too few for ", k, " inputs in groups of ", group_size);
+  const Tensor* packed = present(zeros);
+  return {q_weight,
+          static_cast<int>(bits),
+          true,
+          k,
+          n,
+          scales,
+          packed ? zeros_of(op, *packed, a, groups, n, bits, true) : GptqZeros{nullptr, 0, static_cast<int>(zero), 0},
+          group_size,
+          of_input,
+          index_data(op, "perm", present(perm), a, k)};
+}
+
+Tensor wna16_linear(const Tensor& a, const Tensor& q_weight, const Tensor& scales, const std::optional<Tensor>& zeros,
+                    const std::optional<Tensor>& perm, const std::optional<Tensor>& g_idx,
+                    const std::optional<Tensor>& bias, int64_t bits, int64_t zero, int64_t group_size, int64_t in_features,
+                    int64_t out_features, bool out_float, int64_t few_rows) {
+  const char* op = "wna16_linear";
+  const GptqWeight w = layer_weight(op, a, q_weight, scales, zeros, perm, g_idx, bits, zero, group_size);
+  QCORE_CHECK(a.size(a.dim() - 1) == in_features, op, ": a has shape ", shape_of(a), "; its last dimension must be ",
+                  in_features);
+  QCORE_CHECK(out_features >= 0 && out_features <= w.n, op, ": out_features is ", out_features, "; q_weight has ", w.n,
+                  " columns");
+  const Tensor* added = present(bias);
+  if (added) check_tensor(op, "bias", *added, a, {dtype_of(a), ScalarType::Float}, {out_features});
+  const Launch launch(a);
+  return multiply(op, a, w, added, out_features, out_float, few_rows < 0 ? kFewRows : few_rows, launch);
+}
+
+// The kernel for few rows with a division of the work that the caller chooses (0: as it would be).
+Tensor wna16_small_m(const Tensor& a, const Tensor& q_weight, const Tensor& scales, const std::optional<Tensor>& zeros,
+                     int64_t bits, int64_t zero, int64_t group_size, int64_t column_warps, int64_t k_warps, int64_t split) {
+  const char* op = "wna16_small_m";
+  const GptqWeight w = layer_weight(op, a, q_weight, scales, zeros, std::nullopt, std::nullopt, bits, zero, group_size);
+  QCORE_CHECK(fits_small_m(w), op, ": group_size is ", group_size, "; it must be a multiple of 32, or all of K");
+  const auto is_power = [](int64_t v, int64_t most) { return v >= 0 && v <= most && (v & (v - 1)) == 0; };
+  QCORE_CHECK(is_power(column_warps, 16) && is_power(k_warps, 16) && is_power(split, kMostSplit) &&
+                      column_warps * k_warps * 32 <= kMostThreads,
+                  op, ": column_warps=", column_warps, ", k_warps=", k_warps, ", split=", split,
+                  "; powers of two, the first two at most 16 together, the last at most 8");
+  const Launch launch(a);
+  return small_m_gptq(op, a, w, nullptr, w.n, false,
+                      {static_cast<int>(column_warps), static_cast<int>(k_warps), static_cast<int>(split)}, launch);
+}
+
+}  // namespace
+}  // namespace qcore_cuda
+
+STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
+  m.def("gptq_shuffle(Tensor(a!) q_weight, Tensor q_perm, int bit) -> ()");
+  m.def("gptq_gemm(Tensor a, Tensor b_q_weight, Tensor b_gptq_qzeros, Tensor b_gptq_scales, Tensor? b_g_idx, "
+        "bool use_exllama, bool use_v2_format, int bit) -> Tensor");
+  m.def("gptq_dequantize(Tensor b_q_weight, Tensor b_gptq_qzeros, Tensor b_gptq_scales, Tensor? b_g_idx, "
+        "bool use_exllama, bool use_v2_format, int bit, ScalarType? dtype=None) -> Tensor");
+  m.def("wna16_linear(Tensor a, Tensor q_weight, Tensor scales, Tensor? zeros, Tensor? perm, Tensor? g_idx, "
+        "Tensor? bias, int bits, int zero, int group_size, SymInt in_features, SymInt out_features, bool out_float=False, int few_rows=-1) -> Tensor");
+  m.def("wna16_small_m(Tensor a, Tensor q_weight, Tensor scales, Tensor? zeros, int bits, int zero, int group_size, "
+        "int column_warps=0, int k_warps=0, int split=0) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {
+  m.impl("gptq_shuffle", TORCH_BOX(&qcore_cuda::gptq_shuffle));
+  m.impl("gptq_gemm", TORCH_BOX(&qcore_cuda::gptq_gemm));
+  m.impl("gptq_dequantize", TORCH_BOX(&qcore_cuda::gptq_dequantize));
+  m.impl("wna16_linear", TORCH_BOX(&qcore_cuda::wna16_linear));
+  m.impl("wna16_small_m", TORCH_BOX(&qcore_cuda::wna16_small_m));
+}

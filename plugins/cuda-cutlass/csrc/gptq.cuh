@@ -1,0 +1,33 @@
+// GPTQ's weights, checked: codes of `bits` along K in int32 [K * bits / 32, N], without gaps.
+#pragma once
+
+#include "w4_small_m.cuh"
+#include "w4_support.h"
+
+namespace qcore_cuda {
+
+struct GptqWeight {
+  Tensor words;
+  int bits;
+  bool shuffled;  // 2 and 4 bits: in the order of `gptq_shuffle`
+  int64_t k, n;   // inputs and outputs that there are codes of
+  Tensor scales;  // [groups, n]
+  GptqZeros zeros;
+  int64_t group_size;
+  const int32_t* g_idx;  // the group of each input; null: k / group_size
+  const int32_t* perm;   // row k belongs to input perm[k]; null: to k
+};
+
+ScaleType scale_type_of(const Tensor& scales);
+
+// Rounds (code - zero) * scale to `out`'s dtype, row k at row perm[k] of `out` [rows, n].
+void dequantize_gptq(const char* op, const GptqWeight& w, const Tensor& out, cudaStream_t stream);
+
+// Whether the kernel for few rows can run it.
+bool fits_small_m(const GptqWeight& w);
+
+// x [..., K] times the weight: [..., columns].
+Tensor small_m_gptq(const char* op, const Tensor& x, const GptqWeight& w, const Tensor* bias, int64_t columns,
+                    bool out_float, Division wish, const Launch& launch);
+
+}  // namespace qcore_cuda

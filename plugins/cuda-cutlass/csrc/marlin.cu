@@ -1,0 +1,293 @@
+// gptq_marlin_repack and awq_marlin_repack make Marlin's layout; marlin_gemm multiplies with it.
+//
+// This is the path that is right for every type of weights: the weight is made whole, then multiplied
+// by torch's matrix product. Scales are numbers as they are, in Marlin's order of columns: e4m3 for
+// NVFP4 (with a global scale), e8m0 for MXFP4 and MXFP8, else the dtype of a. `workspace`,
+// `use_atomic_add` and `use_fp32_reduce` have nothing to do here.
+
+#include "marlin_layout.cuh"
+#include "quantize.cuh"
+#include "w4_codes.cuh"
+#include "w4_support.h"
+
+namespace qcore_cuda {
+namespace {
+
+// ---- packing -----------------------------------------------------------------------------------
+
+// Code (k, n) of GPTQ's words (along K) or AWQ's (along N, interleaved).
+__device__ __forceinline__ uint32_t code_at(const uint32_t* __restrict__ words, bool awq, int bits, int64_t n_all, int k, int n) {
+  const int pack = 32 / bits;
+  if (!awq) return (words[k / pack * n_all + n] >> (k % pack * bits)) & ((1u << bits) - 1);
+  const int in = n % pack;  // of 4 bits the order is 0 2 4 6 1 3 5 7, of 8 bits 0 2 1 3
+  const int place = bits == 4 ? in / 2 + in % 2 * 4 : in == 1 ? 2 : in == 2 ? 1 : in;
+  return (words[k * (n_all / pack) + n / pack] >> (place * bits)) & ((1u << bits) - 1);
+}
+
+__global__ void repack_kernel(const uint32_t* __restrict__ in, uint32_t* __restrict__ out, bool awq, int bits,
+                              bool a_8bit, int64_t words, int n) {
+  const int pack = 32 / bits;
+  const int64_t of_row = int64_t{16} * n / pack;
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < words;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    uint32_t word = 0;
+    for (int c = 0; c < pack; ++c) {
+      const MarlinPlace at = marlin_place(bits, a_8bit, n, i / of_row, i % of_row, c);
+      word |= code_at(in, awq, bits, n, at.k, at.n) << (c * bits);
+    }
+    out[i] = word;
+  }
+}
+
+void check_marlin_shape(const char* op, int64_t size_k, int64_t size_n, bool a_8bit) {
+  const int64_t k_of = a_8bit ? 32 : 16;
+  QCORE_CHECK(size_k > 0 && size_k % k_of == 0, op, ": size_k is ", size_k, "; it must be a multiple of ", k_of);
+  QCORE_CHECK(size_n > 0 && size_n % 64 == 0, op, ": size_n is ", size_n, "; it must be a multiple of 64");
+}
+
+Tensor repack(const char* op, const Tensor& q_weight, int64_t size_k, int64_t size_n, int64_t bits, bool a_8bit, bool awq) {
+  QCORE_CHECK(bits == 4 || bits == 8, op, ": num_bits is ", bits, "; allowed: 4, 8");
+  check_marlin_shape(op, size_k, size_n, a_8bit);
+  const int64_t pack = 32 / bits;
+  check_cuda(op, "b_q_weight", q_weight);
+  if (awq) check_tensor(op, "b_q_weight", q_weight, q_weight, {ScalarType::Int}, {size_k, size_n / pack});
+  else check_tensor(op, "b_q_weight", q_weight, q_weight, {ScalarType::Int}, {size_k / pack, size_n});
+  const Launch launch(q_weight);
+  const Tensor out = torch::stable::new_empty(q_weight, {size_k / 16, size_n * 16 / pack});
+  const int64_t words = out.numel();
+  repack_kernel<<<static_cast<unsigned>(std::min<int64_t>(ceil_div(words, 256), 65535)), 256, 0, launch.stream()>>>(
+      static_cast<const uint32_t*>(q_weight.data_ptr()), static_cast<uint32_t*>(out.data_ptr()), awq,
+      static_cast<int>(bits), a_8bit, words, static_cast<int>(size_n));
+  check_launch(op);
+  return out;
+}
+
+Tensor gptq_marlin_repack(const Tensor& q_weight, int64_t size_k, int64_t size_n, int64_t bits, bool a_8bit) {
+  return repack("gptq_marlin_repack", q_weight, size_k, size_n, bits, a_8bit, false);
+}
+Tensor awq_marlin_repack(const Tensor& q_weight, int64_t size_k, int64_t size_n, int64_t bits, bool a_8bit) {
+  return repack("awq_marlin_repack", q_weight, size_k, size_n, bits, a_8bit, true);
+}
+
+// ---- the weight --------------------------------------------------------------------------------
+
+enum class CodeType : int { kUint4, kUint4b8, kUint8, kUint8b128, kE4m3, kE2m1 };
+enum class MarlinScale : int { kHalf, kBFloat16, kFloat, kE4m3, kE8m0 };
+
+// A scalar type's id: exponent 8 bits, mantissa 8, signed 1, bias 32, finite values only 1, kind of NaN 8.
+constexpr int64_t type_id(int64_t exponent, int64_t mantissa, int64_t is_signed, int64_t bias, int64_t finite, int64_t nan) {
+  return exponent | mantissa << 8 | is_signed << 16 | bias << 17 | finite << 49 | nan << 50;
+}
+
+CodeType code_type(const char* op, int64_t id) {
+  switch (id) {
+    case type_id(0, 4, 0, 0, 0, 1): return CodeType::kUint4;
+    case type_id(0, 4, 0, 8, 0, 1): return CodeType::kUint4b8;
+    case type_id(0, 8, 0, 0, 0, 1): return CodeType::kUint8;
+    case type_id(0, 8, 0, 128, 0, 1): return CodeType::kUint8b128;
+    case type_id(4, 3, 1, 0, 1, 2): return CodeType::kE4m3;
+    case type_id(2, 1, 1, 0, 1, 0): return CodeType::kE2m1;
+    default:
+      fail(op, ": b_type_id is ", id,
+                      "; it must be that of uint4, uint4b8, uint8, uint8b128, float8_e4m3fn or float4_e2m1f");
+  }
+}
+
+struct MarlinParams {
+  const uint32_t* words;
+  int64_t count;  // of words
+  int n, bits;
+  CodeType type;
+  const void* scales;
+  MarlinScale scale_type;
+  int group_size;  // 0: one group
+  const float* global_scale;
+  const uint32_t* zeros;
+  void* out;
+};
+
+__device__ __forceinline__ float marlin_scale(const MarlinParams& p, int64_t i) {
+  switch (p.scale_type) {
+    case MarlinScale::kHalf: return __half2float(static_cast<const __half*>(p.scales)[i]);
+    case MarlinScale::kBFloat16: return __bfloat162float(static_cast<const __nv_bfloat16*>(p.scales)[i]);
+    case MarlinScale::kFloat: return static_cast<const float*>(p.scales)[i];
+    case MarlinScale::kE4m3: return static_cast<float>(static_cast<const __nv_fp8_e4m3*>(p.scales)[i]);
+    default: {
+      const uint32_t e = static_cast<const uint8_t*>(p.scales)[i];
+      return __uint_as_float(e == 255 ? 0x7fffffffu : e == 0 ? 0x00400000u : e << 23);
+    }
+  }
+}
+
+__device__ __forceinline__ float marlin_value(const MarlinParams& p, uint32_t code, int zero) {
+  switch (p.type) {
+    case CodeType::kE4m3: {
+      __nv_fp8_e4m3 v;
+      v.__x = static_cast<__nv_fp8_storage_t>(code);
+      return static_cast<float>(v);
+    }
+    case CodeType::kE2m1: {
+      const uint32_t twice = code & 7;  // 0 1 2 3 4 6 8 12 of halves
+      const float v = twice < 4 ? 0.5f * twice : twice == 4 ? 2.0f : twice == 5 ? 3.0f : twice == 6 ? 4.0f : 6.0f;
+      return code & 8 ? -v : v;
+    }
+    default: return static_cast<float>(static_cast<int>(code) - zero);
+  }
+}
+
+template <typename T>
+__global__ void marlin_dequantize_kernel(const __grid_constant__ MarlinParams p) {
+  const int pack = 32 / p.bits;
+  const int64_t of_row = int64_t{16} * p.n / pack, zero_words = p.n / pack;
+  const float global = p.global_scale ? *p.global_scale : 1.0f;
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < p.count;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const uint32_t word = p.words[i];
+    for (int c = 0; c < pack; ++c) {
+      const MarlinPlace at = marlin_place(p.bits, false, p.n, i / of_row, i % of_row, c);
+      const int64_t group = p.group_size ? at.k / p.group_size : 0;
+      const int position = p.group_size ? marlin_grouped_position(at.n) : marlin_single_position(at.n);
+      int zero = p.type == CodeType::kUint4b8 ? 8 : p.type == CodeType::kUint8b128 ? 128 : 0;
+      if (p.zeros) {
+        const int64_t bit = marlin_zero_bit(p.bits, at.n);
+        zero = (p.zeros[group * zero_words + bit / 32] >> (bit % 32)) & ((1u << p.bits) - 1);
+      }
+      const uint32_t code = (word >> (c * p.bits)) & ((1u << p.bits) - 1);
+      // A scale of a scale: their product is one number, as in the layer's definition.
+      const float scale = marlin_scale(p, group * p.n + position) * global;
+      assign_to(static_cast<T*>(p.out)[static_cast<int64_t>(at.k) * p.n + at.n], marlin_value(p, code, zero) * scale);
+    }
+  }
+}
+
+struct Scales {
+  MarlinScale type;
+  int64_t group_size;  // 0: one group
+};
+
+Scales check_scales(const char* op, const Tensor& scales, const Tensor& a, CodeType type, int64_t k, int64_t n) {
+  check_same_device(op, "b_scales", scales, a);
+  check_contiguous(op, "b_scales", scales);
+  QCORE_CHECK(scales.dim() == 2 && scales.size(1) == n && scales.size(0) > 0 && k % scales.size(0) == 0, op,
+                  ": b_scales has shape ", shape_of(scales), "; it must be [groups, ", n, "] with groups that divide ", k);
+  const int64_t group_size = k / scales.size(0);
+  const ScalarType dtype = dtype_of(scales);
+  const bool small_float = type == CodeType::kE2m1 || type == CodeType::kE4m3;
+  if (small_float && dtype == ScalarType::Float8_e8m0fnu) {
+    QCORE_CHECK(group_size == 32, op, ": b_scales are e8m0 for groups of ", group_size, "; MXFP4 and MXFP8 have 32");
+    return {MarlinScale::kE8m0, group_size};
+  }
+  if (type == CodeType::kE2m1) {
+    QCORE_CHECK(dtype == ScalarType::Float8_e4m3fn && group_size == 16, op, ": b_scales are ", dtype_name(dtype),
+                    " for groups of ", group_size, "; float4_e2m1f has Float8_e4m3fn for 16 or Float8_e8m0fnu for 32");
+    return {MarlinScale::kE4m3, group_size};
+  }
+  check_dtype(op, "b_scales", scales, {ScalarType::Half, ScalarType::BFloat16, ScalarType::Float});
+  return {dtype == ScalarType::Half ? MarlinScale::kHalf : dtype == ScalarType::BFloat16 ? MarlinScale::kBFloat16 : MarlinScale::kFloat,
+          scales.size(0) == 1 ? 0 : group_size};
+}
+
+Tensor multiply(const Tensor& a, const std::optional<Tensor>& c_or_none, const Tensor& b_q_weight,
+                   const std::optional<Tensor>& b_bias_or_none, const Tensor& b_scales,
+                   const std::optional<Tensor>& a_scales, const std::optional<Tensor>& global_scale,
+                   const std::optional<Tensor>& b_zeros_or_none, int64_t b_type_id, int64_t size_m,
+                   int64_t size_n, int64_t size_k, bool is_zp_float) {
+  const char* op = "marlin_gemm";
+  check_cuda(op, "a", a);
+  check_dtype(op, "a", a, {ScalarType::Half, ScalarType::BFloat16});
+  QCORE_CHECK(!present(a_scales), op, ": a_scales go with 8-bit activations; a is ", dtype_name(dtype_of(a)));
+  QCORE_CHECK(!is_zp_float, op, ": is_zp_float is true; zero points must be integers");
+  check_marlin_shape(op, size_k, size_n, false);
+  check_shape(op, "a", a, {size_m, size_k});
+  const CodeType type = code_type(op, b_type_id);
+  const int bits = type == CodeType::kUint4 || type == CodeType::kUint4b8 || type == CodeType::kE2m1 ? 4 : 8;
+  const int64_t pack = 32 / bits;
+  check_tensor(op, "b_q_weight", b_q_weight, a, {ScalarType::Int}, {size_k / 16, size_n * 16 / pack});
+  const Scales scales = check_scales(op, b_scales, a, type, size_k, size_n);
+
+  const Tensor* zeros = present(b_zeros_or_none);
+  const bool needs_zeros = type == CodeType::kUint4 || type == CodeType::kUint8;
+  QCORE_CHECK((zeros != nullptr) == needs_zeros, op, ": b_zeros_or_none is ", zeros ? "given" : "not given",
+                  "; uint4 and uint8 need it, other types have none");
+  if (zeros) check_tensor(op, "b_zeros_or_none", *zeros, a, {ScalarType::Int}, {b_scales.size(0), size_n / pack});
+  const Tensor* global = present(global_scale);
+  const bool needs_global = scales.type == MarlinScale::kE4m3;
+  QCORE_CHECK((global != nullptr) == needs_global, op, ": global_scale is ", global ? "given" : "not given",
+                  "; it goes with scales of Float8_e4m3fn, and only with them");
+  if (global) {
+    check_same_device(op, "global_scale", *global, a);
+    check_dtype(op, "global_scale", *global, {ScalarType::Float});
+    QCORE_CHECK(global->numel() == 1, op, ": global_scale has shape ", shape_of(*global), "; it must have one element");
+  }
+  const Tensor* bias = present(b_bias_or_none);
+  if (bias) check_tensor(op, "b_bias_or_none", *bias, a, {dtype_of(a)}, {size_n});
+  if (c_or_none) check_tensor(op, "c_or_none", *c_or_none, a, {dtype_of(a)}, {size_m, size_n});
+
+  const Launch launch(a);
+  Tensor out = c_or_none ? *c_or_none : torch::stable::new_empty(a, {size_m, size_n});
+  if (size_m == 0) return out;
+  const Tensor whole = torch::stable::new_empty(a, {size_k, size_n});
+  const MarlinParams p{static_cast<const uint32_t*>(b_q_weight.data_ptr()),
+                       b_q_weight.numel(),
+                       static_cast<int>(size_n),
+                       bits,
+                       type,
+                       b_scales.data_ptr(),
+                       scales.type,
+                       static_cast<int>(scales.group_size),
+                       global ? static_cast<const float*>(global->data_ptr()) : nullptr,
+                       zeros ? static_cast<const uint32_t*>(zeros->data_ptr()) : nullptr,
+                       whole.data_ptr()};
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(ceil_div(p.count, 256), 65535));
+  if (dtype_of(a) == ScalarType::Half) marlin_dequantize_kernel<__half><<<blocks, 256, 0, launch.stream()>>>(p);
+  else marlin_dequantize_kernel<__nv_bfloat16><<<blocks, 256, 0, launch.stream()>>>(p);
+  check_launch(op);
+  const Tensor result = product(a, whole, false);
+  if (bias) add_bias(result, *bias, true, launch.stream());
+  if (!c_or_none) return result;
+  torch::stable::copy_(out, result);
+  return out;
+}
+
+// With `c_or_none` it is written to and returned, which only callers outside of graphs may ask for;
+// others have the overload `out`.
+Tensor marlin_gemm(const Tensor& a, const std::optional<Tensor>& c_or_none, const Tensor& b_q_weight,
+                   const std::optional<Tensor>& b_bias_or_none, const Tensor& b_scales,
+                   const std::optional<Tensor>& a_scales, const std::optional<Tensor>& global_scale,
+                   const std::optional<Tensor>& b_zeros_or_none, const Tensor&, int64_t b_type_id, int64_t size_m,
+                   int64_t size_n, int64_t size_k, bool, bool, bool is_zp_float) {
+  return multiply(a, c_or_none, b_q_weight, b_bias_or_none, b_scales, a_scales, global_scale, b_zeros_or_none,
+                  b_type_id, size_m, size_n, size_k, is_zp_float);
+}
+
+void marlin_gemm_out(const Tensor& a, const Tensor& b_q_weight, const std::optional<Tensor>& b_bias_or_none,
+                     const Tensor& b_scales, const std::optional<Tensor>& a_scales,
+                     const std::optional<Tensor>& global_scale, const std::optional<Tensor>& b_zeros_or_none,
+                     const Tensor&, int64_t b_type_id, int64_t size_m, int64_t size_n, int64_t size_k, bool, bool,
+                     bool is_zp_float, const Tensor& out) {
+  multiply(a, out, b_q_weight, b_bias_or_none, b_scales, a_scales, global_scale, b_zeros_or_none, b_type_id, size_m,
+           size_n, size_k, is_zp_float);
+}
+
+}  // namespace
+}  // namespace qcore_cuda
+
+STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
+  m.def("gptq_marlin_repack(Tensor b_q_weight, SymInt size_k, SymInt size_n, int num_bits, bool is_a_8bit=False) -> Tensor");
+  m.def("awq_marlin_repack(Tensor b_q_weight, SymInt size_k, SymInt size_n, int num_bits, bool is_a_8bit=False) -> Tensor");
+  m.def("marlin_gemm(Tensor a, Tensor? c_or_none, Tensor b_q_weight, Tensor? b_bias_or_none, Tensor b_scales, "
+        "Tensor? a_scales, Tensor? global_scale, Tensor? b_zeros_or_none, Tensor workspace, int b_type_id, "
+        "SymInt size_m, SymInt size_n, SymInt size_k, bool use_atomic_add=False, bool use_fp32_reduce=True, "
+        "bool is_zp_float=False) -> Tensor");
+  m.def("marlin_gemm.out(Tensor a, Tensor b_q_weight, Tensor? b_bias_or_none, Tensor b_scales, Tensor? a_scales, "
+        "Tensor? global_scale, Tensor? b_zeros_or_none, Tensor workspace, int b_type_id, SymInt size_m, SymInt size_n, "
+        "SymInt size_k, bool use_atomic_add=False, bool use_fp32_reduce=True, bool is_zp_float=False, *, "
+        "Tensor(a!) out) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {
+  m.impl("gptq_marlin_repack", TORCH_BOX(&qcore_cuda::gptq_marlin_repack));
+  m.impl("awq_marlin_repack", TORCH_BOX(&qcore_cuda::awq_marlin_repack));
+  m.impl("marlin_gemm", TORCH_BOX(&qcore_cuda::marlin_gemm));
+  m.impl("marlin_gemm.out", TORCH_BOX(&qcore_cuda::marlin_gemm_out));
+}

@@ -1,0 +1,152 @@
+// One pass over a row: find its scale, round it. A row's elements stay in registers between the two.
+#pragma once
+
+#include "quantize.cuh"
+
+namespace qcore_cuda {
+
+// A codec says how rows become codes:
+//   Reduction            what is found out about a row (MaxBits, Range)
+//   Code                 int8_t or __nv_fp8_storage_t
+//   struct Params        by value to the kernel
+//   struct Scale         what `encode` needs
+//   static Scale scale(const Params&, Reduction::Value, int64_t row, bool write)
+//   static Code encode(float, const Scale&)
+//   static uint32_t encode4(const float (&)[4], const Scale&)
+// The codes of a vector, four to a word where it has as many.
+template <typename Code, typename T, int VEC, typename One, typename Four>
+__device__ __forceinline__ Vec<Code, VEC> encode_vec(const Vec<T, VEC>& v, const One& one, const Four& four) {
+  Vec<Code, VEC> out;
+  if constexpr (VEC % 4 == 0) {
+    uint32_t words[VEC / 4];
+#pragma unroll
+    for (int w = 0; w < VEC / 4; ++w) {
+      const float parts[4] = {to_float(v.at[4 * w]), to_float(v.at[4 * w + 1]), to_float(v.at[4 * w + 2]),
+                              to_float(v.at[4 * w + 3])};
+      words[w] = four(parts);
+    }
+    __builtin_memcpy(&out, words, sizeof(out));
+  } else {
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) out.at[j] = one(to_float(v.at[j]));
+  }
+  return out;
+}
+
+template <typename T, typename Codec, int VEC, int VECS>
+__global__ void __launch_bounds__(1024) row_quant_kernel(const T* __restrict__ x, int64_t stride, int k,
+                                                         typename Codec::Code* __restrict__ codes,
+                                                         typename Codec::Params params) {
+  using Reduction = typename Codec::Reduction;
+  const int64_t row = blockIdx.x;
+  const Vec<T, VEC>* source = reinterpret_cast<const Vec<T, VEC>*>(x + row * stride);
+  auto* target = reinterpret_cast<Vec<typename Codec::Code, VEC>*>(codes + row * k);
+  const int vecs = k / VEC;
+
+  auto reduced = Reduction::identity();
+  if constexpr (VECS > 0) {
+    Vec<T, VEC> held[VECS];
+#pragma unroll
+    for (int i = 0; i < VECS; ++i) {
+      const int at = threadIdx.x + i * blockDim.x;
+      if (at < vecs) held[i] = source[at];
+    }
+#pragma unroll
+    for (int i = 0; i < VECS; ++i) {
+      if (static_cast<int>(threadIdx.x + i * blockDim.x) < vecs) add_vec<Reduction>(reduced, held[i]);
+    }
+    reduced = block_reduce<Reduction>(reduced);
+    const auto scale = Codec::scale(params, reduced, row, threadIdx.x == 0);
+    const auto encode = [&](const Vec<T, VEC>& v) {
+      return encode_vec<typename Codec::Code>(
+          v, [&](float f) { return Codec::encode(f, scale); },
+          [&](const float(&f)[4]) { return Codec::encode4(f, scale); });
+    };
+#pragma unroll
+    for (int i = 0; i < VECS; ++i) {
+      const int at = threadIdx.x + i * blockDim.x;
+      if (at < vecs) {
+        target[at] = encode(held[i]);
+      }
+    }
+  } else {
+    // Longer than the registers, or not in whole vectors: the row is read twice.
+    for (int at = threadIdx.x; at < vecs; at += blockDim.x) {
+      add_vec<Reduction>(reduced, source[at]);
+    }
+    reduced = block_reduce<Reduction>(reduced);
+    const auto scale = Codec::scale(params, reduced, row, threadIdx.x == 0);
+    const auto encode = [&](const Vec<T, VEC>& v) {
+      return encode_vec<typename Codec::Code>(
+          v, [&](float f) { return Codec::encode(f, scale); },
+          [&](const float(&f)[4]) { return Codec::encode4(f, scale); });
+    };
+    for (int at = threadIdx.x; at < vecs; at += blockDim.x) {
+      const Vec<T, VEC> v = source[at];
+      target[at] = encode(v);
+    }
+  }
+}
+
+template <typename T, typename Codec>
+void row_quant(const Rows& x, typename Codec::Code* codes, const typename Codec::Params& params,
+               cudaStream_t stream) {
+  constexpr int VEC = kVec<T>;
+  const T* data = static_cast<const T*>(x.data());
+  const int k = static_cast<int>(x.k);
+  const auto rows = static_cast<unsigned>(x.m);
+  const bool whole = k % VEC == 0 && x.stride % VEC == 0 && is_aligned(data, 16) &&
+                     is_aligned(codes, VEC * static_cast<int64_t>(sizeof(*codes)));
+  const int64_t vecs = k / VEC;
+  const auto threads = [](int64_t vecs, int each) {
+    return static_cast<unsigned>(std::min<int64_t>(1024, ceil_div(std::max<int64_t>(1, ceil_div(vecs, each)), 32) * 32));
+  };
+  if (!whole) {
+    row_quant_kernel<T, Codec, 1, 0><<<rows, threads(k, 8), 0, stream>>>(data, x.stride, k, codes, params);
+  } else if (vecs <= 1024 && x.m <= 264) {
+    // Too few rows to fill the device: the shortest way through one.
+    row_quant_kernel<T, Codec, VEC, 1><<<rows, threads(vecs, 1), 0, stream>>>(data, x.stride, k, codes, params);
+  } else if (vecs <= 1024) {
+    row_quant_kernel<T, Codec, VEC, 2><<<rows, threads(vecs, 2), 0, stream>>>(data, x.stride, k, codes, params);
+  } else if (vecs <= 4096) {
+    row_quant_kernel<T, Codec, VEC, 4><<<rows, threads(vecs, 4), 0, stream>>>(data, x.stride, k, codes, params);
+  } else {
+    row_quant_kernel<T, Codec, VEC, 0><<<rows, 1024, 0, stream>>>(data, x.stride, k, codes, params);
+  }
+}
+
+// Every element by itself, with a scale that is known: `Known::prepare` reads it on the device and gives
+// what turns a float into a code.
+template <typename T, typename Code, int VEC, typename Known>
+__global__ void elementwise_quant_kernel(const T* __restrict__ x, int64_t stride, int k, int64_t vecs,
+                                         Code* __restrict__ codes, Known known) {
+  const auto encode = known.prepare();
+  const int per_row = k / VEC;
+  const bool dense = stride == k;  // then a vector's place needs no division
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < vecs;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const int64_t row = dense ? 0 : i / per_row;
+    const int64_t at = i - row * per_row;
+    const auto v = reinterpret_cast<const Vec<T, VEC>*>(x + row * stride)[at];
+    reinterpret_cast<Vec<Code, VEC>*>(codes + row * k)[at] = encode_vec<Code>(
+        v, [&](float f) { return encode(f); }, [&](const float(&f)[4]) { return encode.four(f); });
+  }
+}
+
+template <typename T, typename Code, typename Known>
+void elementwise_quant(const Rows& x, Code* codes, const Known& known, int sm_count, cudaStream_t stream) {
+  constexpr int VEC = kVec<T>;
+  const T* data = static_cast<const T*>(x.data());
+  const int k = static_cast<int>(x.k);
+  const bool whole = k % VEC == 0 && x.stride % VEC == 0 && is_aligned(data, 16) &&
+                     is_aligned(codes, VEC * static_cast<int64_t>(sizeof(Code)));
+  const int64_t vecs = x.m * (whole ? k / VEC : k);
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(ceil_div(vecs, 256), sm_count * 32LL));
+  if (whole) {
+    elementwise_quant_kernel<T, Code, VEC><<<blocks, 256, 0, stream>>>(data, x.stride, k, vecs, codes, known);
+  } else {
+    elementwise_quant_kernel<T, Code, 1><<<blocks, 256, 0, stream>>>(data, x.stride, k, vecs, codes, known);
+  }
+}
+
+}  // namespace qcore_cuda

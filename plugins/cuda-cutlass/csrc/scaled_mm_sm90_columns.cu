@@ -1,0 +1,252 @@
+// SM90, few rows (M <= 64): a product that takes as long as reading b does. Every block has some of b's
+// columns, all of K and nobody to wait for.
+//
+// Rows and columns change places: b's columns are the rows of a wgmma, 64 at a time, a's rows its N. A
+// block has up to 256 columns, a multiple of 8, as many as give every processor the same. Its four
+// warpgroups take 64 columns each; where there are fewer, they share K: a stage of shared memory holds
+// as many pieces of 128 bytes of K as warpgroups work on the same columns. A fifth group's first thread
+// keeps the copy engine busy. Sums stay in registers to the end; then those of a column meet in shared
+// memory, always in the same order, and leave it in rows of the output.
+
+#include "scaled_mm.cuh"
+#include "sm90_ptx.cuh"
+#include "tensor_map.h"
+
+namespace qcore_cuda {
+namespace {
+
+using namespace sm90;
+namespace gmma = cute::SM90::GMMA;
+
+constexpr int kTile = 64;        // columns of b in a wgmma
+constexpr int kPiece = 128;      // bytes of K
+constexpr int kGroups = 4;       // warpgroups that multiply
+constexpr int kConsumers = 128 * kGroups;
+constexpr int kThreads = kConsumers + 32;
+constexpr int kMostColumns = kTile * kGroups;
+constexpr int kMostStages = 16;
+constexpr int kBarrierBytes = 1024;
+// A wgmma reads 64 rows where a block's last columns may be fewer: what lies behind is read, and the sums
+// are not used. Behind the last stage there must be something.
+constexpr int kSlackBytes = kTile * kPiece;
+constexpr int kSharedBytes = 227 * 1024;
+
+template <typename Element, int ROWS>
+struct Atom;
+#define QCORE_ATOM(ROWS)                                                                             \
+  template <>                                                                                        \
+  struct Atom<E4m3, ROWS> {                                                                          \
+    using Type = gmma::MMA_64x##ROWS##x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>; \
+    using Register = float;                                                                          \
+  };                                                                                                 \
+  template <>                                                                                        \
+  struct Atom<Int8, ROWS> {                                                                          \
+    using Type = gmma::MMA_64x##ROWS##x32_S32S8S8_SS_TN;                                             \
+    using Register = uint32_t;                                                                       \
+  };
+QCORE_ATOM(8)
+QCORE_ATOM(16)
+QCORE_ATOM(32)
+QCORE_ATOM(64)
+#undef QCORE_ATOM
+
+// Products that write d stay on their side of this.
+template <typename Register, int COUNT>
+__device__ __forceinline__ void fence_registers(Register (&d)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) cute::warpgroup_fence_operand(d[i]);
+}
+
+// How a problem is cut, the same for all blocks.
+struct Cut {
+  int columns;  // of a block
+  int shares;   // warpgroups that share K: 1, 2 or 4, and so pieces in a stage
+  int steps;    // stages that K takes
+  int stages;   // in shared memory
+
+  __host__ __device__ int tiles() const { return kGroups / shares; }
+  __host__ __device__ int b_bytes() const { return shares * columns * kPiece; }
+  __host__ __device__ int stage_bytes(int rows) const { return b_bytes() + shares * rows * kPiece; }
+};
+
+template <typename Out, typename Acc>
+__device__ __forceinline__ void store_all(const ScaledMM& p, const Cut& cut, const Acc* sums, int rows, int first) {
+  const ScaledEnd<Out> end(p);
+  const int width = cut.tiles() * kTile + 1;
+  const int columns = min(cut.columns, p.n - first);
+  for (int item = threadIdx.x; item < p.m * columns; item += kConsumers) {
+    const int row = item / columns, column = item - row * columns;
+    Acc sum = 0;
+    for (int share = 0; share < cut.shares; ++share) sum += sums[(share * rows + row) * width + column];
+    end.store(row, first + column, sum);
+  }
+}
+
+template <typename Element, int ROWS>
+__global__ void __launch_bounds__(kThreads, 1)
+    columns_kernel(const __grid_constant__ CUtensorMap b_map, const __grid_constant__ CUtensorMap a_map,
+                   const __grid_constant__ ScaledMM p, const Cut cut) {
+  using Acc = typename Element::Acc;
+  extern __shared__ uint8_t raw[];
+  uint8_t* shared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
+  auto* full = reinterpret_cast<uint64_t*>(shared);
+  uint64_t* empty = full + kMostStages;
+  uint8_t* stages = shared + kBarrierBytes;
+  const int stage_bytes = cut.stage_bytes(ROWS), b_bytes = cut.b_bytes();
+  const int first = blockIdx.x * cut.columns;
+
+  if (threadIdx.x == kConsumers) {
+    prefetch_map(&b_map);
+    prefetch_map(&a_map);
+    for (int i = 0; i < cut.stages; ++i) {
+      barrier_init(&full[i], 1);
+      barrier_init(&empty[i], kGroups);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+
+  if (threadIdx.x >= kConsumers) {
+    if (threadIdx.x == kConsumers) {
+      int stage = 0;
+      uint32_t round = 1;  // the first time the stages are free
+      for (int step = 0; step < cut.steps; ++step) {
+        barrier_wait(&empty[stage], round);
+        barrier_expect(&full[stage], stage_bytes);
+        uint8_t* const at = stages + stage * stage_bytes;
+        for (int share = 0; share < cut.shares; ++share) {
+          const int k = (step * cut.shares + share) * kPiece;  // beyond the end zeros come
+          load_box(at + share * cut.columns * kPiece, &b_map, &full[stage], k, first, kEvictFirst);
+        }
+        for (int share = 0; share < cut.shares; ++share) {
+          const int k = (step * cut.shares + share) * kPiece;
+          load_box(at + b_bytes + share * ROWS * kPiece, &a_map, &full[stage], k, 0, kEvictLast);
+        }
+        if (++stage == cut.stages) {
+          stage = 0;
+          round ^= 1;
+        }
+      }
+    }
+    return;
+  }
+
+  using A = Atom<Element, ROWS>;
+  const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const int tile = group % cut.tiles(), share = group / cut.tiles();
+  const bool first_of_group = threadIdx.x % 128 == 0;
+  const bool has_columns = tile * kTile < cut.columns;
+
+  // What the end needs is in the cache by then.
+  if (threadIdx.x < cut.columns && first + threadIdx.x < p.n) {
+    const int n = first + threadIdx.x;
+    if (p.b_per_channel) asm volatile("prefetch.global.L2 [%0];" ::"l"(p.b_scale + n));
+    if (p.bias) asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const uint16_t*>(p.bias) + n));
+    if (p.azp_adj) asm volatile("prefetch.global.L2 [%0];" ::"l"(p.azp_adj + n));
+  }
+
+  typename A::Register d[ROWS / 2];
+#pragma unroll
+  for (int i = 0; i < ROWS / 2; ++i) d[i] = 0;
+  const uint8_t* const of_b = stages + (share * cut.columns + tile * kTile) * kPiece;
+  const uint8_t* const of_a = stages + b_bytes + share * ROWS * kPiece;
+  int stage = 0;
+  uint32_t round = 0;
+  const auto advance = [&] {
+    if (++stage == cut.stages) {
+      stage = 0;
+      round ^= 1;
+    }
+  };
+  const auto multiply = [&] {
+    barrier_wait(&full[stage], round);
+    fence_registers(d);
+    cute::warpgroup_arrive();
+    const uint64_t b = matrix_descriptor(of_b + stage * stage_bytes);
+    const uint64_t a = matrix_descriptor(of_a + stage * stage_bytes);
+#pragma unroll
+    for (int i = 0; i < kPiece / 32; ++i) {
+      wgmma<typename A::Type>(b + 2 * i, a + 2 * i, d, true, std::make_index_sequence<ROWS / 2>{});
+    }
+    cute::warpgroup_commit_batch();
+  };
+  if (has_columns) {
+    multiply();
+    for (int step = 1; step < cut.steps; ++step) {
+      const int before = stage;
+      advance();
+      multiply();
+      cute::warpgroup_wait<1>();
+      fence_registers(d);
+      if (first_of_group) barrier_arrive(&empty[before]);
+    }
+    cute::warpgroup_wait<0>();
+    fence_registers(d);
+  } else {
+    for (int step = 0; step < cut.steps; ++step, advance()) {
+      barrier_wait(&full[stage], round);
+      if (first_of_group) barrier_arrive(&empty[stage]);
+    }
+  }
+
+  // All that was fetched has been read, so the stages' memory is free.
+  asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
+  auto* sums = reinterpret_cast<Acc*>(stages);
+  const int width = cut.tiles() * kTile + 1;  // rows begin in different banks
+#pragma unroll
+  for (int i = 0; i < ROWS / 2; ++i) {
+    const int column = tile * kTile + 16 * warp + lane / 4 + (i % 4 / 2) * 8;
+    const int row = i / 4 * 8 + lane % 4 * 2 + i % 2;
+    Acc value;
+    __builtin_memcpy(&value, &d[i], 4);
+    sums[(share * ROWS + row) * width + column] = value;
+  }
+  asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
+  if (p.out_bf16) {
+    store_all<__nv_bfloat16>(p, cut, sums, ROWS, first);
+  } else {
+    store_all<__half>(p, cut, sums, ROWS, first);
+  }
+}
+
+// As few rounds of blocks as can be, and in them the same number of columns for all.
+Cut cut_columns(const ScaledMM& p, int rows) {
+  Cut cut{};
+  const int64_t rounds = ceil_div(p.n, static_cast<int64_t>(p.sm_count) * kMostColumns);
+  cut.columns = static_cast<int>(ceil_div(ceil_div(p.n, rounds * p.sm_count), 8) * 8);
+  cut.shares = cut.columns <= kTile ? 4 : cut.columns <= 2 * kTile ? 2 : 1;
+  cut.steps = static_cast<int>(ceil_div(p.k, cut.shares * kPiece));
+  const int room = kSharedBytes - 1024 - kBarrierBytes - kSlackBytes;
+  cut.stages = std::min({kMostStages, room / cut.stage_bytes(rows), std::max(cut.steps, 1)});
+  return cut;
+}
+
+template <typename Element, int ROWS>
+void launch(const ScaledMM& p) {
+  const char* op = "cutlass_scaled_mm";
+  const auto kernel = columns_kernel<Element, ROWS>;
+  // The sums take the stages' place.
+  static_assert(kGroups * ROWS * (kTile + 1) * 4 <= kSharedBytes - 1024 - kBarrierBytes);
+  static std::atomic<uint64_t> allowed{0};
+  allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, p.device, allowed);
+  const Cut cut = cut_columns(p, ROWS);
+  const CUtensorMap b_map = byte_matrix_map(op, p.b, p.n, p.k, p.b_stride, cut.columns);
+  const CUtensorMap a_map = byte_matrix_map(op, p.a, p.m, p.k, p.a_stride, ROWS);
+  kernel<<<static_cast<unsigned>(ceil_div(p.n, cut.columns)), kThreads, kSharedBytes, p.stream>>>(b_map, a_map, p, cut);
+}
+
+template <typename Element>
+void launch_for_rows(const ScaledMM& p) {
+  if (p.m <= 8) return launch<Element, 8>(p);
+  if (p.m <= 16) return launch<Element, 16>(p);
+  if (p.m <= 32) return launch<Element, 32>(p);
+  launch<Element, 64>(p);
+}
+
+}  // namespace
+
+void scaled_mm_sm90_columns(const ScaledMM& p) {
+  p.is_fp8 ? launch_for_rows<E4m3>(p) : launch_for_rows<Int8>(p);
+}
+
+}  // namespace qcore_cuda

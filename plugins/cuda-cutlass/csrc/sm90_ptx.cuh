@@ -1,0 +1,126 @@
+// SM90's instructions by name: barriers in shared memory, the tensor copy engine, clusters, wgmma.
+// Semantics: PTX ISA, "Asynchronous copy", "mbarrier", "wgmma".
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <cute/arch/mma_sm90_gmma.hpp>
+#include <utility>
+
+namespace qcore_cuda::sm90 {
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// ---- barriers in shared memory -----------------------------------------------------------------
+
+__device__ __forceinline__ void barrier_init(uint64_t* barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals));
+}
+
+// Makes initialized barriers visible to the copy engine and to the cluster.
+__device__ __forceinline__ void barrier_init_fence() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
+// One arrival, which also announces bytes that the copy engine will bring.
+__device__ __forceinline__ void barrier_expect(uint64_t* barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+}
+
+// At the barrier in the same place of another block of the cluster; what this thread wrote before is
+// visible to whoever waits there.
+__device__ __forceinline__ void barrier_arrive_remote(uint64_t* barrier, uint32_t rank) {
+  asm volatile(
+      "{.reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];}" ::"r"(shared_address(barrier)),
+      "r"(rank)
+      : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity) {
+  asm volatile(
+      "{.reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra end;\n"
+      "bra again;\n"
+      "end:}" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+// ---- clusters ----------------------------------------------------------------------------------
+
+__device__ __forceinline__ uint32_t cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+template <typename T>
+__device__ __forceinline__ T load_remote(const T* here, uint32_t rank) {
+  static_assert(sizeof(T) == 4);
+  uint32_t value;
+  asm volatile(
+      "{.reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %1, %2;\n"
+      "ld.shared::cluster.u32 %0, [there];}"
+      : "=r"(value)
+      : "r"(shared_address(here)), "r"(rank));
+  T result;
+  __builtin_memcpy(&result, &value, 4);
+  return result;
+}
+
+// ---- the tensor copy engine ----------------------------------------------------------------------
+
+__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// How long data should stay in L2.
+constexpr uint64_t kEvictFirst = 0x12f0000000000000;
+constexpr uint64_t kEvictLast = 0x14f0000000000000;
+
+// A box of a matrix, its first element at (x, y) with x along the rows.
+__device__ __forceinline__ void load_box(void* target, const CUtensorMap* map, uint64_t* barrier, int x, int y,
+                                         uint64_t hint) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(target)),
+      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "l"(hint)
+      : "memory");
+}
+
+// ---- wgmma ---------------------------------------------------------------------------------------
+
+// A matrix in shared memory whose rows are 128 bytes of K, as the copy engine writes it with a
+// swizzle of 128 bytes; it begins at a multiple of 1024.
+__device__ __forceinline__ uint64_t matrix_descriptor(const void* p) {
+  const uint64_t start = (shared_address(p) & 0x3ffff) >> 4;
+  return start | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+}
+
+// d (64 x N) = a @ b + (accumulate ? d : 0), both from shared memory.
+template <typename Atom, typename Register, int COUNT, size_t... I>
+__device__ __forceinline__ void wgmma(uint64_t a, uint64_t b, Register (&d)[COUNT], bool accumulate,
+                                      std::index_sequence<I...>) {
+  Atom::fma(a, b, d[I]..., accumulate ? cute::SM90::GMMA::ScaleOut::One : cute::SM90::GMMA::ScaleOut::Zero);
+}
+
+}  // namespace qcore_cuda::sm90

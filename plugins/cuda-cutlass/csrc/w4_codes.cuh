@@ -1,0 +1,169 @@
+// Codes of 2, 3, 4 and 8 bits to pairs of half or bfloat16 that hold `code - zero`, exactly; and the
+// tensor cores' product of such pairs.
+//
+// A number 1024 + c is the bits of 1024.0 (half) with c put into the mantissa: one LOP3 converts two
+// codes, one subtraction takes off 1024 + zero. In bfloat16 the number is 128 and c below 128.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace qcore_cuda {
+
+template <typename T>
+struct PairOf;
+template <>
+struct PairOf<__half> {
+  using Type = __half2;
+};
+template <>
+struct PairOf<__nv_bfloat16> {
+  using Type = __nv_bfloat162;
+};
+
+template <typename T>
+__device__ __forceinline__ typename PairOf<T>::Type as_pair(uint32_t bits) {
+  return *reinterpret_cast<const typename PairOf<T>::Type*>(&bits);
+}
+
+template <typename Pair>
+__device__ __forceinline__ uint32_t as_bits(Pair pair) {
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// (a & mask) | base, by one instruction: which has room for one constant, so that the other has to be in
+// a register. The compiler, which sees two constants, would take two instructions.
+__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t mask, uint32_t base) {
+  uint32_t v;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(v) : "r"(a), "r"(mask), "r"(base));
+  return v;
+}
+
+__device__ __forceinline__ void assign_to(float& to, float v) { to = v; }
+__device__ __forceinline__ void assign_to(__half& to, float v) { to = __float2half_rn(v); }
+__device__ __forceinline__ void assign_to(__nv_bfloat16& to, float v) { to = __float2bfloat16_rn(v); }
+
+// Eight codes of one column, made into four pairs. `x` has codes of BITS <= 4 bits, i at bit
+// BITS * i and i + 4 at bit 16 + BITS * i: pair i is (i, i + 4).
+template <int BITS, typename T>
+struct Codes {
+  static constexpr bool kHalf = std::is_same<T, __half>::value;
+  static constexpr uint32_t kMask = ((1u << BITS) - 1) * 0x00010001u;
+  static constexpr uint32_t kBase = kHalf ? 0x64006400u : 0x43004300u;
+
+  struct Zero {
+    uint32_t low;   // 1024 + zero, or 128 + zero; twice
+    uint32_t high;  // -(64 + zero): for codes that were left four bits further up
+  };
+  static __device__ __forceinline__ Zero zero(uint32_t z) {  // put into mantissas, as the codes are
+    return {z * 0x00010001u | kBase, kHalf ? z * 0x00100010u | 0xd400d400u : 0};
+  }
+
+  template <int I>
+  static __device__ __forceinline__ uint32_t pair(uint32_t x, const Zero& z) {
+    if constexpr (kHalf && BITS == 4 && I % 2 == 1) {
+      // 1024 + 16 c, of which (v / 16) - (64 + zero) is c - zero without a shift.
+      const uint32_t v = and_or(x >> (4 * (I - 1)), 0x00f000f0u, kBase);
+      return as_bits(__hfma2(as_pair<T>(v), as_pair<T>(0x2c002c00u), as_pair<T>(z.high)));
+    } else {
+      return as_bits(__hsub2(as_pair<T>(and_or(x >> (BITS * I), kMask, kBase)), as_pair<T>(z.low)));
+    }
+  }
+};
+
+// Bytes: pair 0 of a word is bytes (0, 1), pair 1 is (2, 3).
+template <>
+struct Codes<8, __half> {
+  struct Zero {
+    uint32_t low;
+  };
+  static __device__ __forceinline__ Zero zero(uint32_t z) { return {z * 0x00010001u | 0x64006400u}; }
+  template <int I>
+  static __device__ __forceinline__ uint32_t pair(uint32_t x, const Zero& z) {
+    const uint32_t v = __byte_perm(x, 0x64646464u, I % 2 ? 0x4342 : 0x4140);
+    return as_bits(__hsub2(as_pair<__half>(v), as_pair<__half>(z.low)));
+  }
+};
+
+// bfloat16 has no room for 256 codes beside a base: by way of float, as 2^23 + code.
+template <>
+struct Codes<8, __nv_bfloat16> {
+  struct Zero {
+    float low;
+  };
+  static __device__ __forceinline__ Zero zero(uint32_t z) { return {__uint_as_float(0x4b000000u | z)}; }
+  template <int I>
+  static __device__ __forceinline__ uint32_t pair(uint32_t x, const Zero& z) {
+    constexpr int first = 2 * (I % 2);
+    const float a = __uint_as_float(__byte_perm(x, 0x4b000000u, 0x7650 | first)) - z.low;
+    const float b = __uint_as_float(__byte_perm(x, 0x4b000000u, 0x7650 | (first + 1))) - z.low;
+    return as_bits(__floats2bfloat162_rn(a, b));
+  }
+};
+
+// d += a * b on tensor cores: 16 x 16 by 16 x 8, sums in float32.
+template <typename T>
+__device__ __forceinline__ void mma_16816(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                          uint32_t b0, uint32_t b1) {
+  if constexpr (std::is_same<T, __half>::value) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  } else {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  }
+}
+
+// ---- zero points and scales ----------------------------------------------------------------------
+
+enum class ScaleType : int { kHalf, kBFloat16, kFloat };
+
+__device__ __forceinline__ float scale_at(const void* scales, ScaleType type, int64_t i) {
+  if (type == ScaleType::kFloat) return static_cast<const float*>(scales)[i];
+  if (type == ScaleType::kHalf) return __half2float(static_cast<const __half*>(scales)[i]);
+  return __bfloat162float(static_cast<const __nv_bfloat16*>(scales)[i]);
+}
+
+// Two 16-bit scales of a word.
+__device__ __forceinline__ float2 scale_pair(uint32_t bits, ScaleType type) {
+  return type == ScaleType::kHalf ? __half22float2(as_pair<__half>(bits))
+                                  : __bfloat1622float2(as_pair<__nv_bfloat16>(bits));
+}
+
+// GPTQ's zero points: packed along N without gaps, version 1 less one. That one was taken off all
+// codes of a word at once (a zero point of 0 borrows from its neighbour), and so it is given back;
+// 3 bits cross words, there it is given back to each code.
+struct GptqZeros {
+  const uint32_t* words;  // null: all are `constant`
+  int64_t stride;         // words in a row
+  int constant;
+  int add;  // 1 for version 1
+
+  template <int BITS>
+  __device__ __forceinline__ uint32_t four(int64_t group, int column) const {  // of columns that 4 divides
+    const int bit = column * BITS;
+    const uint32_t* row = words + group * stride + (bit >> 5);
+    return four_of<BITS>(row[0], BITS == 3 && crosses(bit) ? row[1] : 0, bit & 31);
+  }
+  // The same of words that were read before; so that nothing need wait for them sooner.
+  template <int BITS>
+  __device__ __forceinline__ uint32_t four_of(uint32_t low, uint32_t high, int shift) const {
+    if constexpr (BITS == 3) return __funnelshift_r(low, high, shift);
+    constexpr uint32_t ones = BITS == 2 ? 0x55555555u : BITS == 4 ? 0x11111111u : 0x01010101u;
+    return (low + (add ? ones : 0u)) >> shift;
+  }
+  static __device__ __forceinline__ bool crosses(int bit) { return (bit & 31) + 12 > 32; }  // of 3 bits
+  template <int BITS>
+  __device__ __forceinline__ int code(uint32_t four, int i) const {
+    const int z = static_cast<int>(four >> (BITS * i));
+    return (BITS == 3 ? z + add : z) & ((1 << BITS) - 1);
+  }
+};
+
+}  // namespace qcore_cuda

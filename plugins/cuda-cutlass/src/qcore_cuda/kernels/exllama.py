@@ -1,0 +1,137 @@
+"""`ExllamaLinearKernel`: packed integer weights on NVIDIA GPUs, activations as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from qcore.kernels.base import Answer, answer, tensor_of
+from qcore.kernels.mixed_precision import MPLinearKernel
+from qcore.layers.mixed_precision import MPLinearLayerConfig
+from qcore.numerics.dequantize import unpack_mp
+
+from qcore_cuda import library
+from qcore_cuda.kernels.gptq_packing import pack_along_k, pack_along_n, pad_to_multiple
+
+__all__ = ["ExllamaLinearKernel"]
+
+_BITS = (2, 3, 4, 8)
+_ACTIVATIONS = (torch.float16, torch.bfloat16)
+
+
+class ExllamaLinearKernel(MPLinearKernel):
+    """2, 3, 4 and 8 bits, any group size, zero points, ``g_idx``; layers of any shape.
+
+    Few rows run on the weights as they are where a group is a multiple of 32 inputs, or the whole
+    column; with activation order too, if inputs sorted by group make such groups. Otherwise the
+    weight is dequantized for each call.
+    """
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        """Tensor cores of bfloat16 with asynchronous copies: SM80."""
+        return 80
+
+    @classmethod
+    def is_supported(cls, compute_capability: int | None = None) -> Answer:
+        """Whether the compiled library has code for the device."""
+        return answer(library.refusal(compute_capability))
+
+    @classmethod
+    def can_implement(cls, config: MPLinearLayerConfig) -> Answer:
+        """2, 3, 4 or 8 bits, with activations in 16 bits."""
+        return answer(
+            config.act_type not in _ACTIVATIONS
+            and f"{str(config.act_type).removeprefix('torch.')} activations are not implemented; "
+            "float16 and bfloat16 are",
+            config.weight_type.size_bits not in _BITS
+            and f"weights of {config.weight_type.size_bits} bits are not implemented; "
+            "2, 3, 4 and 8 bits are",
+        )
+
+    def __init__(
+        self,
+        c: MPLinearLayerConfig,
+        w_q_param_name: str = "weight_packed",
+        w_s_param_name: str = "weight_scale",
+        w_zp_param_name: str | None = "weight_zero_point",
+        w_gidx_param_name: str | None = "weight_g_idx",
+    ) -> None:
+        super().__init__(c, w_q_param_name, w_s_param_name, w_zp_param_name, w_gidx_param_name)
+        library.load()
+        self.bits = c.weight_type.size_bits
+        self.zero = 1 << (self.bits - 1) if c.weight_type.signed else c.weight_type.bias
+        one_group = c.num_groups == 1
+        self.group_size = -(-c.in_features // 32) * 32 if one_group else c.group_size
+        self.out_type = c.out_type or c.act_type
+
+    def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """GPTQ's layout, shuffled, with K and N padded to 32.
+
+        ``weight_perm`` is the input that each row of codes belongs to, where rows are sorted by
+        group; ``weight_groups`` the group of each row where groups are not runs of one size. Either
+        may be empty.
+        """
+        codes, zero = unpack_mp(self.config, tensors)
+        if self.config.weight_type.signed:
+            codes = (codes.to(torch.int16) + self.zero).to(torch.uint8)
+        codes = codes.t()
+        scale = tensors["weight_scale"].t()
+        zeros = zero.t() if isinstance(zero, torch.Tensor) else None
+        perm = groups = torch.empty(0, dtype=torch.int32, device=scale.device)
+        if self.config.has_g_idx:
+            g_idx = tensors["weight_g_idx"].long()
+            order = torch.argsort(g_idx, stable=True)
+            used = self._runs(g_idx[order])
+            if used is None:
+                groups = self._padded(g_idx)
+            else:
+                perm = self._padded(order)
+                codes, scale = codes[order], scale[used]
+                zeros = zeros[used] if zeros is not None else None
+        packed = {
+            "weight_packed": pack_along_k(pad_to_multiple(codes, 32, 32), self.bits),
+            "weight_scale": pad_to_multiple(scale, 1, 32),
+            "weight_perm": perm,
+            "weight_groups": groups,
+        }
+        if zeros is not None:
+            packed["weight_zero_point"] = pack_along_n(pad_to_multiple(zeros, 1, 32), self.bits)
+        return packed
+
+    def _runs(self, sorted_groups: torch.Tensor) -> torch.Tensor | None:
+        """The groups that there are, if each but the last has `group_size` inputs."""
+        used, counts = torch.unique_consecutive(sorted_groups, return_counts=True)
+        if len(used) == 1:
+            return used if self.config.num_groups == 1 else None
+        whole = (counts[:-1] == self.group_size).all() and counts[-1] <= self.group_size
+        return used if bool(whole) else None
+
+    def _padded(self, index: torch.Tensor) -> torch.Tensor:
+        """As int32, with -1 for the inputs by which K is padded."""
+        fill = -len(index) % 32
+        return torch.nn.functional.pad(index, (0, fill), value=-1).to(torch.int32)
+
+    def apply_weights(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Run the layer; ``x`` may be strided."""
+        zeros = tensor_of(layer, self.w_zp_name or "") if self.config.zero_points else None
+        if bias is not None and bias.dtype != x.dtype:
+            bias = bias.to(torch.float32)
+        out = torch.ops.qcore_cuda.wna16_linear(
+            x,
+            tensor_of(layer, self.w_q_name),
+            tensor_of(layer, self.w_s_name),
+            zeros,
+            tensor_of(layer, "weight_perm"),
+            tensor_of(layer, "weight_groups"),
+            bias,
+            self.bits,
+            self.zero,
+            self.group_size,
+            self.config.in_features,
+            self.config.out_features,
+            self.out_type != x.dtype,  # float32, of which `to` makes what is wanted
+        )
+        return out.to(self.out_type)  # type: ignore[no-any-return]

@@ -1,0 +1,174 @@
+"""Marlin's layout and product on a GPU, against a permutation written in numpy and float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from qcore.facts.scalar_type import scalar_types
+from qcore_cuda import ops
+from w4_oracle import Array, activations, assert_product, random_weight, write_awq, write_bits
+
+pytestmark = pytest.mark.gpu
+
+Tensor = torch.Tensor
+ORDER = {
+    (4, False): (0, 2, 4, 6, 1, 3, 5, 7),
+    (4, True): (0, 4, 1, 5, 2, 6, 3, 7),
+    (8, False): (0, 2, 1, 3),
+    (8, True): (0, 1, 2, 3),
+}
+GROUPED = [i + 8 * j for i in range(8) for j in range(8)]
+SINGLE = [2 * i + j for i in range(4) for j in (0, 1, 8, 9, 16, 17, 24, 25)]
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def permutation(bits: int, a_8bit: bool) -> Array:
+    places = []
+    for thread in range(32):
+        if a_8bit:
+            rows = [4 * (thread % 4) + r + 16 * h for h in (0, 1) for r in range(4)]
+        else:
+            rows = [2 * (thread % 4) + r + 8 * h for h in (0, 1) for r in (0, 1)]
+        mine = [16 * row + thread // 4 + 8 * block for block in (0, 1) for row in rows]
+        for tile in range(2 if a_8bit else 4):
+            places += [place + (512 if a_8bit else 256) * tile for place in mine]
+    order = ORDER[bits, a_8bit]
+    return np.array(places).reshape(-1, len(order))[:, order].ravel()
+
+
+def marlin(codes: Array, bits: int, a_8bit: bool = False) -> Tensor:
+    K, N = codes.shape
+    rows = 32 if a_8bit else 16
+    tiles = codes.reshape(K // rows, rows, N // 16, 16).transpose(0, 2, 1, 3)
+    ordered = tiles.reshape(-1, 1024)[:, permutation(bits, a_8bit)].reshape(K // 16, N * 16)
+    return write_bits(ordered, bits, 1)
+
+
+def columns(t: Tensor, order: list[int]) -> Tensor:
+    return t.reshape(-1, len(order))[:, order].reshape(t.shape).contiguous()
+
+
+def scale_order(t: Tensor) -> Tensor:
+    return columns(t, SINGLE if t.shape[0] == 1 else GROUPED)
+
+
+def marlin_zeros(zeros: Array, bits: int) -> Tensor:
+    ordered = columns(columns(torch.from_numpy(zeros), GROUPED), list(ORDER[bits, False]))
+    return write_bits(ordered.numpy(), bits, 1)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("a_8bit", [False, True])
+@pytest.mark.parametrize(("K", "N"), [(32, 64), (96, 192), (256, 1088)])
+def test_repack(K: int, N: int, bits: int, a_8bit: bool) -> None:
+    codes = np.random.default_rng(0).integers(0, 1 << bits, (K, N))
+    expected = marlin(codes, bits, a_8bit)
+    out = ops.gptq_marlin_repack(write_bits(codes, bits, 0).cuda(), K, N, bits, a_8bit)
+    assert torch.equal(out.cpu(), expected)
+    if bits == 4:
+        words = write_awq(codes)
+    else:
+        words = write_bits(codes.reshape(K, -1, 4)[:, :, (0, 2, 1, 3)].reshape(K, N), 8, 1)
+    out = ops.awq_marlin_repack(words.cuda(), K, N, bits, a_8bit)
+    assert torch.equal(out.cpu(), expected)
+
+
+def gemm(
+    x: Tensor,
+    codes: Array,
+    scales: Tensor,
+    type_name: str,
+    *,
+    zeros: Tensor | None = None,
+    global_scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    K, N = codes.shape
+    weight_type = getattr(scalar_types, type_name)
+    return ops.marlin_gemm(
+        x.cuda(),
+        out,
+        marlin(codes, weight_type.size_bits).cuda(),
+        None if bias is None else columns(bias[None], SINGLE)[0].cuda(),
+        scales.cuda(),
+        None,
+        None if global_scale is None else global_scale.cuda(),
+        None if zeros is None else zeros.cuda(),
+        torch.zeros(132, dtype=torch.int32, device="cuda"),
+        weight_type.id,
+        len(x),
+        N,
+        K,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("type_name", ["uint4", "uint4b8", "uint8", "uint8b128"])
+@pytest.mark.parametrize("group_size", [-1, 32, 128])
+def test_integers(type_name: str, group_size: int, dtype: torch.dtype) -> None:
+    K, N = 256, 192
+    bits = 8 if "8" in type_name.split("b")[0] else 4
+    w = random_weight(K, N, bits, group_size, dtype)
+    zeros = None if "b" in type_name else marlin_zeros(w.zeros, bits)
+    if zeros is None:
+        w.zeros[:] = 1 << (bits - 1)
+    bias = torch.randn(N).to(dtype)
+    for M in (0, 1, 17, 100):
+        x = activations(M, K, dtype)
+        out = gemm(x, w.codes, scale_order(w.scales), type_name, zeros=zeros)
+        assert_product(out, x, w.exact, True, M)
+        given = torch.empty(M, N, dtype=dtype, device="cuda")
+        with_bias = gemm(
+            x, w.codes, scale_order(w.scales), type_name, zeros=zeros, bias=bias, out=given
+        )
+        assert with_bias.data_ptr() == given.data_ptr()
+        assert torch.equal(given, (out.float() + bias.cuda().float()).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["fp8 channel", "fp8 block", "nvfp4", "mxfp4", "mxfp8"])
+def test_floats(kind: str, dtype: torch.dtype) -> None:
+    K, N, M = 256, 128, 20
+    random = np.random.default_rng(3)
+    small = kind in ("nvfp4", "mxfp4")
+    codes = random.integers(0, 16 if small else 256, (K, N))
+    if small:
+        values = torch.from_numpy(E2M1[codes])
+    else:
+        codes[codes % 128 == 127] = 0  # NaN
+        values = torch.from_numpy(codes.astype(np.uint8)).view(torch.float8_e4m3fn).double()
+    global_scale = None
+    size = {"fp8 channel": K, "fp8 block": 128, "nvfp4": 16}.get(kind, 32)
+    G = K // size
+    if kind == "nvfp4":
+        scales = torch.from_numpy(random.uniform(0.1, 4, (G, N))).to(torch.float8_e4m3fn)
+        global_scale = torch.tensor([0.0037])
+    elif kind.startswith("mx"):
+        exponents = torch.from_numpy(random.integers(115, 125, (G, N)).astype(np.uint8))
+        scales = exponents.view(torch.float8_e8m0fnu)
+    else:
+        scales = torch.from_numpy(random.uniform(1e-3, 1e-2, (G, N))).to(dtype)
+    wide = scales.double() if scales.element_size() > 1 else scales.float().double()
+    weight = values * wide.repeat_interleave(size, 0)
+    if global_scale is not None:
+        weight = weight * global_scale.double()
+    raw = scales.view(torch.uint8) if scales.element_size() == 1 else scales
+    ordered = scale_order(raw).view(scales.dtype)
+    x = activations(M, K, dtype)
+    name = "float4_e2m1f" if small else "float8_e4m3fn"
+    out = gemm(x, codes, ordered, name, global_scale=global_scale)
+    assert_product(out, x, weight, True, kind)
+
+
+def test_refusals() -> None:
+    w = random_weight(64, 64, 4, -1, torch.float16)
+    x = activations(2, 64, torch.float16)
+    scales = scale_order(w.scales)
+    with pytest.raises(RuntimeError, match="b_zeros_or_none is not given"):
+        gemm(x, w.codes, scales, "uint4")
+    with pytest.raises(RuntimeError, match="b_type_id"):
+        gemm(x, w.codes, scales, "int4")
+    with pytest.raises(RuntimeError, match="a is Char"):
+        gemm(x.to(torch.int8), w.codes, scales, "uint4b8")

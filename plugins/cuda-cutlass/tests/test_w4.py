@@ -1,0 +1,167 @@
+"""Without a GPU: schemas, fakes, packing, what the kernel class answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from qcore.errors import MissingDependencyError
+from qcore.facts.scalar_type import scalar_types
+from qcore.layers import MPLinearLayerConfig
+from qcore.testing import random_tensors
+from qcore_cuda import library, ops
+from qcore_cuda.kernels.exllama import ExllamaLinearKernel
+from qcore_cuda.kernels.gptq_packing import SHUFFLED, pack_along_k, pack_along_n
+from w4_oracle import write_bits
+
+
+@pytest.fixture(autouse=True)
+def _library() -> None:
+    try:
+        library.load()
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+SCHEMAS = {
+    "awq_dequantize": "(Tensor _kernel, Tensor _scaling_factors, Tensor _zeros, "
+    "SymInt split_k_iters, int thx, int thy) -> Tensor",
+    "awq_gemm": "(Tensor _in_feats, Tensor _kernel, Tensor _scaling_factors, Tensor _zeros, "
+    "SymInt split_k_iters) -> Tensor",
+    "gptq_shuffle": "(Tensor(a!) q_weight, Tensor q_perm, int bit) -> ()",
+    "gptq_gemm": "(Tensor a, Tensor b_q_weight, Tensor b_gptq_qzeros, Tensor b_gptq_scales, "
+    "Tensor? b_g_idx, bool use_exllama, bool use_v2_format, int bit) -> Tensor",
+    "gptq_marlin_repack": "(Tensor b_q_weight, SymInt size_k, SymInt size_n, int num_bits, "
+    "bool is_a_8bit=False) -> Tensor",
+    "marlin_gemm": "(Tensor a, Tensor? c_or_none, Tensor b_q_weight, Tensor? b_bias_or_none, "
+    "Tensor b_scales, Tensor? a_scales, Tensor? global_scale, Tensor? b_zeros_or_none, "
+    "Tensor workspace, int b_type_id, SymInt size_m, SymInt size_n, SymInt size_k, "
+    "bool use_atomic_add=False, bool use_fp32_reduce=True, bool is_zp_float=False) -> Tensor",
+}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schema(name: str) -> None:
+    op = getattr(torch.ops.qcore_cuda, name).default
+    assert str(op._schema) == f"qcore_cuda::{name}{SCHEMAS[name]}"
+
+
+def test_fakes() -> None:
+    x = _meta(2, 3, 96, dtype=torch.bfloat16)
+    scales = _meta(3, 64, dtype=torch.float16)
+    for bits in (2, 3, 4, 8):
+        words, zeros = _meta(3 * bits, 64), _meta(3, 2 * bits)
+        out = ops.gptq_gemm(x, words, zeros, scales, None, False, False, bits)
+        assert out.shape == (2, 3, 64)
+        assert out.dtype == torch.bfloat16
+        made = ops.gptq_dequantize(words, zeros, scales, bit=bits)
+        assert made.shape == (96, 64)
+        assert made.dtype == torch.float16
+    out = ops.awq_gemm(x, _meta(96, 8), scales, _meta(3, 8), 8)
+    assert out.shape == (2, 3, 64)
+    assert ops.awq_dequantize(_meta(96, 8), scales, _meta(3, 8)).shape == (96, 64)
+    packed = ops.gptq_marlin_repack(_meta(12, 64), 96, 64, 4)
+    assert packed.shape == (6, 128)
+    assert ops.awq_marlin_repack(_meta(96, 16), 96, 64, 8).shape == (6, 256)
+    a = _meta(5, 96, dtype=torch.bfloat16)
+    out = ops.marlin_gemm(
+        a,
+        None,
+        packed,
+        None,
+        scales,
+        None,
+        None,
+        None,
+        _meta(1),
+        scalar_types.uint4b8.id,
+        5,
+        64,
+        96,
+    )
+    assert out.shape == (5, 64)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_packing(bits: int) -> None:
+    codes = np.random.default_rng(bits).integers(0, 1 << bits, (96, 64))
+    given = torch.from_numpy(codes).to(torch.uint8)
+    order = SHUFFLED.get(bits, range(1))
+    shuffled = codes.reshape(-1, len(order), 64)[:, list(order)].reshape(96, 64)
+    assert torch.equal(pack_along_k(given, bits), write_bits(shuffled, bits, 0))
+    assert torch.equal(pack_along_n(given, bits), write_bits(codes, bits, 1))
+
+
+def _config(**changes: Any) -> MPLinearLayerConfig:
+    fields: dict[str, Any] = {
+        "full_weight_shape": (96, 40),
+        "partition_weight_shape": (96, 40),
+        "weight_type": scalar_types.uint4b8,
+        "act_type": torch.bfloat16,
+        "group_size": 32,
+        "zero_points": False,
+    }
+    return MPLinearLayerConfig(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"act_type": torch.float16, "group_size": -1, "out_type": torch.float32}, None),
+        ({"weight_type": scalar_types.int8}, None),
+        ({"weight_type": scalar_types.uint3, "zero_points": True, "has_g_idx": True}, None),
+        ({"act_type": torch.float32}, "float32 activations"),
+        ({"act_type": torch.int8, "out_type": torch.bfloat16}, "int8 activations"),
+        ({"weight_type": scalar_types.uint5b16}, "5 bits"),
+    ],
+)
+def test_can_implement(changes: dict[str, Any], reason: str | None) -> None:
+    able, why = ExllamaLinearKernel.can_implement(_config(**changes))
+    assert able is (reason is None)
+    assert reason is None or (why is not None and reason in why)
+
+
+def _packed(config: MPLinearLayerConfig, g_idx: list[int] | None) -> dict[str, torch.Tensor]:
+    tensors = random_tensors(config)
+    if g_idx is not None:
+        tensors["weight_g_idx"] = torch.tensor(g_idx, dtype=torch.int32)
+    return dict(ExllamaLinearKernel(config).pack_weights(tensors))
+
+
+def test_activation_order_is_sorted_away() -> None:
+    shape = (80, 40)
+    config = _config(full_weight_shape=shape, partition_weight_shape=shape, has_g_idx=True)
+    mixed = [k % 2 if k < 64 else 2 for k in range(80)]
+    packed = _packed(config, mixed)
+    assert packed["weight_groups"].numel() == 0
+    assert packed["weight_packed"].shape == (12, 64)
+    assert packed["weight_perm"].tolist() == [
+        *range(0, 64, 2),
+        *range(1, 64, 2),
+        *range(64, 80),
+        *[-1] * 16,
+    ]
+    # Groups of other sizes stay, each input with its own.
+    packed = _packed(config, [0] * 40 + [1] * 40)
+    assert packed["weight_perm"].numel() == 0
+    assert packed["weight_groups"].tolist() == [0] * 40 + [1] * 40 + [-1] * 16
+
+
+def test_padding_is_zero() -> None:
+    config = _config(
+        full_weight_shape=(77, 19),
+        partition_weight_shape=(77, 19),
+        weight_type=scalar_types.uint3b4,
+    )
+    packed = _packed(config, None)
+    assert packed["weight_packed"].shape == (9, 32)
+    assert packed["weight_scale"].shape == (3, 32)
+    assert not packed["weight_packed"][:, 19:].any()
+    assert not packed["weight_scale"][:, 19:].any()
