@@ -82,7 +82,29 @@ __device__ __forceinline__ void store_all(const ScaledMM& p, const Cut& cut, con
   }
 }
 
-template <typename Element, int ROWS>
+// What one thread needs of the scales by block: it has two columns, and two rows of every eight.
+template <int ROWS>
+struct BlockScales {
+  float b[2];
+  float a[ROWS / 4];
+
+  __device__ __forceinline__ BlockScales(const ScaledMM& p, int column, int pair, int piece) {
+    const int k = min(piece, (p.k - 1) / kPiece);  // beyond the end everything is zero
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      b[i] = __ldg(p.b_scale + k * p.b_scale_k + min(column + 8 * i, p.n - 1) / 128 * p.b_scale_n);
+    }
+#pragma unroll
+    for (int i = 0; i < ROWS / 4; ++i) {
+      const int row = min(i / 2 * 8 + pair * 2 + i % 2, p.m - 1);
+      a[i] = __ldg(p.a_scale + row * p.a_scale_m + k * p.a_scale_k);
+    }
+  }
+  // Register i of a product has column i % 4 / 2 and the rows' i / 4, i % 2.
+  __device__ __forceinline__ float of(int i) const { return b[i % 4 / 2] * a[i / 4 * 2 + i % 2]; }
+};
+
+template <typename Element, int ROWS, bool BY_BLOCK>
 __global__ void __launch_bounds__(kThreads, 1)
     columns_kernel(const __grid_constant__ CUtensorMap b_map, const __grid_constant__ CUtensorMap a_map,
                    const __grid_constant__ ScaledMM p, const Cut cut) {
@@ -145,7 +167,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (p.azp_adj) asm volatile("prefetch.global.L2 [%0];" ::"l"(p.azp_adj + n));
   }
 
-  typename A::Register d[ROWS / 2];
+  using Sums = typename A::Register[ROWS / 2];
+  Sums d;
 #pragma unroll
   for (int i = 0; i < ROWS / 2; ++i) d[i] = 0;
   const uint8_t* const of_b = stages + (share * cut.columns + tile * kTile) * kPiece;
@@ -158,35 +181,47 @@ __global__ void __launch_bounds__(kThreads, 1)
       round ^= 1;
     }
   };
-  const auto multiply = [&] {
+  const auto multiply = [&](Sums& to) {
     barrier_wait(&full[stage], round);
-    fence_registers(d);
+    fence_registers(to);
     cute::warpgroup_arrive();
     const uint64_t b = matrix_descriptor(of_b + stage * stage_bytes);
     const uint64_t a = matrix_descriptor(of_a + stage * stage_bytes);
 #pragma unroll
     for (int i = 0; i < kPiece / 32; ++i) {
-      wgmma<typename A::Type>(b + 2 * i, a + 2 * i, d, true, std::make_index_sequence<ROWS / 2>{});
+      wgmma<typename A::Type>(b + 2 * i, a + 2 * i, to, !BY_BLOCK || i > 0, std::make_index_sequence<ROWS / 2>{});
     }
     cute::warpgroup_commit_batch();
   };
-  if (has_columns) {
-    multiply();
+  if (!has_columns) {
+    for (int step = 0; step < cut.steps; ++step, advance()) {
+      barrier_wait(&full[stage], round);
+      if (first_of_group) barrier_arrive(&empty[stage]);
+    }
+  } else if constexpr (BY_BLOCK) {
+    for (int step = 0; step < cut.steps; ++step, advance()) {
+      // In float32 as they are made; meanwhile the other groups have the tensor cores.
+      const BlockScales<ROWS> scales(p, first + tile * kTile + 16 * warp + lane / 4, lane % 4, step * cut.shares + share);
+      Sums part;
+      multiply(part);
+      cute::warpgroup_wait<0>();
+      fence_registers(part);
+      if (first_of_group) barrier_arrive(&empty[stage]);
+#pragma unroll
+      for (int i = 0; i < ROWS / 2; ++i) d[i] = fmaf(part[i], scales.of(i), d[i]);
+    }
+  } else {
+    multiply(d);
     for (int step = 1; step < cut.steps; ++step) {
       const int before = stage;
       advance();
-      multiply();
+      multiply(d);
       cute::warpgroup_wait<1>();
       fence_registers(d);
       if (first_of_group) barrier_arrive(&empty[before]);
     }
     cute::warpgroup_wait<0>();
     fence_registers(d);
-  } else {
-    for (int step = 0; step < cut.steps; ++step, advance()) {
-      barrier_wait(&full[stage], round);
-      if (first_of_group) barrier_arrive(&empty[stage]);
-    }
   }
 
   // All that was fetched has been read, so the stages' memory is free.
@@ -221,10 +256,10 @@ Cut cut_columns(const ScaledMM& p, int rows) {
   return cut;
 }
 
-template <typename Element, int ROWS>
+template <typename Element, int ROWS, bool BY_BLOCK>
 void launch(const ScaledMM& p) {
   const char* op = "cutlass_scaled_mm";
-  const auto kernel = columns_kernel<Element, ROWS>;
+  const auto kernel = columns_kernel<Element, ROWS, BY_BLOCK>;
   // The sums take the stages' place.
   static_assert(kGroups * ROWS * (kTile + 1) * 4 <= kSharedBytes - 1024 - kBarrierBytes);
   static std::atomic<uint64_t> allowed{0};
@@ -235,18 +270,19 @@ void launch(const ScaledMM& p) {
   kernel<<<static_cast<unsigned>(ceil_div(p.n, cut.columns)), kThreads, kSharedBytes, p.stream>>>(b_map, a_map, p, cut);
 }
 
-template <typename Element>
+template <typename Element, bool BY_BLOCK>
 void launch_for_rows(const ScaledMM& p) {
-  if (p.m <= 8) return launch<Element, 8>(p);
-  if (p.m <= 16) return launch<Element, 16>(p);
-  if (p.m <= 32) return launch<Element, 32>(p);
-  launch<Element, 64>(p);
+  if (p.m <= 8) return launch<Element, 8, BY_BLOCK>(p);
+  if (p.m <= 16) return launch<Element, 16, BY_BLOCK>(p);
+  if (p.m <= 32) return launch<Element, 32, BY_BLOCK>(p);
+  launch<Element, 64, BY_BLOCK>(p);
 }
 
 }  // namespace
 
 void scaled_mm_sm90_columns(const ScaledMM& p) {
-  p.is_fp8 ? launch_for_rows<E4m3>(p) : launch_for_rows<Int8>(p);
+  if (!p.is_fp8) return launch_for_rows<Int8, false>(p);
+  p.by_block ? launch_for_rows<E4m3, true>(p) : launch_for_rows<E4m3, false>(p);
 }
 
 }  // namespace qcore_cuda

@@ -94,6 +94,7 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
 }
 
 // How long data should stay in L2.
+constexpr uint64_t kEvictNormal = 0x1000000000000000;
 constexpr uint64_t kEvictFirst = 0x12f0000000000000;
 constexpr uint64_t kEvictLast = 0x14f0000000000000;
 
@@ -104,6 +105,16 @@ __device__ __forceinline__ void load_box(void* target, const CUtensorMap* map, u
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
       "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(target)),
       "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "l"(hint)
+      : "memory");
+}
+
+// The same for the blocks of a cluster whose bits are set, in the same place of each, and its barrier's.
+__device__ __forceinline__ void load_box_for(uint16_t blocks, void* target, const CUtensorMap* map, uint64_t* barrier,
+                                             int x, int y) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(target)),
+      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "h"(blocks)
       : "memory");
 }
 
