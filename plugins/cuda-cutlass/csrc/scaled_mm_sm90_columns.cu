@@ -82,26 +82,24 @@ __device__ __forceinline__ void store_all(const ScaledMM& p, const Cut& cut, con
   }
 }
 
-// What one thread needs of the scales by block: it has two columns, and two rows of every eight.
+// What one thread needs of the scales by block: it has two rows of every eight, and two columns, both in
+// the same block.
 template <int ROWS>
 struct BlockScales {
-  float b[2];
-  float a[ROWS / 4];
+  float of_row[ROWS / 4];
 
   __device__ __forceinline__ BlockScales(const ScaledMM& p, int column, int pair, int piece) {
     const int k = min(piece, (p.k - 1) / kPiece);  // beyond the end everything is zero
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      b[i] = __ldg(p.b_scale + k * p.b_scale_k + min(column + 8 * i, p.n - 1) / 128 * p.b_scale_n);
-    }
+    const float b = __ldg(p.b_scale + k * p.b_scale_k + min(column, p.n - 1) / 128 * p.b_scale_n);
+    const float* const a = p.a_scale + k * p.a_scale_k;
+    const int last = p.m - 1;
 #pragma unroll
     for (int i = 0; i < ROWS / 4; ++i) {
-      const int row = min(i / 2 * 8 + pair * 2 + i % 2, p.m - 1);
-      a[i] = __ldg(p.a_scale + row * p.a_scale_m + k * p.a_scale_k);
+      of_row[i] = b * __ldg(a + min(i / 2 * 8 + pair * 2 + i % 2, last) * p.a_scale_m);
     }
   }
-  // Register i of a product has column i % 4 / 2 and the rows' i / 4, i % 2.
-  __device__ __forceinline__ float of(int i) const { return b[i % 4 / 2] * a[i / 4 * 2 + i % 2]; }
+  // Register i of a product has the rows' i / 4, i % 2.
+  __device__ __forceinline__ float of(int i) const { return of_row[i / 4 * 2 + i % 2]; }
 };
 
 template <typename Element, int ROWS, bool BY_BLOCK>
@@ -248,7 +246,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 Cut cut_columns(const ScaledMM& p, int rows) {
   Cut cut{};
   const int64_t rounds = ceil_div(p.n, static_cast<int64_t>(p.sm_count) * kMostColumns);
-  cut.columns = static_cast<int>(ceil_div(ceil_div(p.n, rounds * p.sm_count), 8) * 8);
+  const int step = p.by_block ? 16 : 8;
+  cut.columns = static_cast<int>(ceil_div(ceil_div(p.n, rounds * p.sm_count), step) * step);
   cut.shares = cut.columns <= kTile ? 4 : cut.columns <= 2 * kTile ? 2 : 1;
   cut.steps = static_cast<int>(ceil_div(p.k, cut.shares * kPiece));
   const int room = kSharedBytes - 1024 - kBarrierBytes - kSlackBytes;

@@ -1,8 +1,8 @@
 // SM90, many rows: tiles of 64, 128 or 256 rows and 128 columns.
 //
 // A block of threads has a processor for itself and takes tile after tile. A warp keeps the copy engine
-// busy, and two warpgroups multiply. Two blocks with tiles side by side form a cluster: each fetches half
-// of a's rows, for both.
+// busy, and two warpgroups multiply: each has half of the rows or, of 64 rows, every other piece of K. Two
+// blocks with tiles side by side form a cluster, in which each fetches half of a's rows, for both.
 //
 // With scales by block (a has one for each row and 128 of K, b one for each 128 x 128), the tensor core
 // adds 128 products, and those sums are scaled and added in float32; while one warpgroup does that, the
@@ -26,7 +26,6 @@ constexpr int kThreads = kConsumers + 128;  // registers are given to whole warp
 constexpr int kWarpsThatStore = kConsumers / 32;
 constexpr int kStoreColumns = 64, kStoreStride = kStoreColumns + 8;
 constexpr int kSharedBytes = 227 * 1024;
-constexpr int kCluster = 2;
 constexpr int kBand = 8;  // tiles along M that are worked on together, so that L2 keeps what they read of a
 
 // What is multiplied, and how sums are scaled.
@@ -43,38 +42,37 @@ struct Int8ByRow {
   static constexpr bool kByBlock = false;
 };
 
-template <typename Element, int COLUMNS>
+template <typename Element>
 struct Atom;
-#define QCORE_ATOM(COLUMNS)                                                                             \
-  template <>                                                                                           \
-  struct Atom<E4m3, COLUMNS> {                                                                          \
-    using Type = gmma::MMA_64x##COLUMNS##x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>; \
-    using Register = float;                                                                             \
-  };                                                                                                    \
-  template <>                                                                                           \
-  struct Atom<Int8, COLUMNS> {                                                                          \
-    using Type = gmma::MMA_64x##COLUMNS##x32_S32S8S8_SS_TN;                                             \
-    using Register = uint32_t;                                                                          \
-  };
-QCORE_ATOM(64)
-QCORE_ATOM(128)
-#undef QCORE_ATOM
+template <>
+struct Atom<E4m3> {
+  using Type = gmma::MMA_64x128x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>;
+  using Register = float;
+};
+template <>
+struct Atom<Int8> {
+  using Type = gmma::MMA_64x128x32_S32S8S8_SS_TN;
+  using Register = uint32_t;
+};
 
-// Warpgroups side by side along M, or else along N; each has PARTS times 64 rows.
-template <bool ALONG_M, int PARTS>
+// Each warpgroup has PARTS times 64 rows, of its own or, if they take turns along K, the same.
+template <int PARTS, bool ALONG_K, int CLUSTER>
 struct Shape {
-  static constexpr bool kAlongM = ALONG_M;
-  static constexpr int kParts = PARTS;
-  static constexpr int kRows = 64 * PARTS * (ALONG_M ? kGroups : 1);
-  static constexpr int kColumns = kTileN / (ALONG_M ? 1 : kGroups);  // of a warpgroup
+  static constexpr bool kAlongK = ALONG_K;
+  static constexpr int kParts = PARTS, kCluster = CLUSTER;
+  static constexpr int kRows = 64 * PARTS * (ALONG_K ? 1 : kGroups);
   static constexpr int kABytes = kRows * kPiece, kBBytes = kTileN * kPiece;
   static constexpr int kStageBytes = kABytes + kBBytes;
   static constexpr int kStoreBytes = kWarpsThatStore * 16 * kStoreStride * 2;
-  static constexpr int kStages = (kSharedBytes - 1024 - 1024 - kStoreBytes) / kStageBytes;
+  static constexpr int kColumnBytes = kGroups * kTileN * 12;
+  static constexpr int kExchangeBytes = ALONG_K ? kRows * kTileN * 4 : 0;
+  static constexpr int kBarrierBytes = 1024;
+  static constexpr int kStages =
+      (kSharedBytes - 1024 - kStoreBytes - kColumnBytes - kExchangeBytes - kBarrierBytes) / kStageBytes;
 };
 
 struct Tiles {
-  int along_m, pairs;  // pairs: along N, of tiles
+  int along_m, pairs;  // pairs: along N, as many tiles as a cluster has blocks
 
   __device__ int count() const { return along_m * pairs; }
   // A band of kBand tiles along M, pair by pair; then the next.
@@ -116,21 +114,26 @@ struct BlockScales {
 template <typename S>
 __device__ __forceinline__ void fetch(const ScaledMM& p, const Tiles& tiles, const CUtensorMap* a_map,
                                       const CUtensorMap* b_map, uint8_t* stages, uint64_t* full, uint64_t* empty) {
-  constexpr uint16_t kBoth = (1 << kCluster) - 1;
-  constexpr int kHalf = S::kRows / kCluster;
-  const int rank = static_cast<int>(cluster_rank());
+  constexpr uint16_t kAll = (1 << S::kCluster) - 1;
+  constexpr int kPart = S::kRows / S::kCluster;
+  const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
   const int steps = (p.k + kPiece - 1) / kPiece;
   int stage = 0;
   uint32_t round = 1;  // the first time the stages are free
-  for (int index = blockIdx.x / kCluster; index < tiles.count(); index += gridDim.x / kCluster) {
+  for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
     int m, pair;
     tiles.place(index, m, pair);
-    const int column = (pair * kCluster + rank) * kTileN;  // beyond the end zeros come
+    const int column = (pair * S::kCluster + rank) * kTileN;  // beyond the end zeros come
     for (int step = 0; step < steps; ++step) {
       barrier_wait(&empty[stage], round);
       barrier_expect(&full[stage], S::kStageBytes);
       uint8_t* const at = stages + stage * S::kStageBytes;
-      load_box_for(kBoth, at + rank * kHalf * kPiece, a_map, &full[stage], step * kPiece, m * S::kRows + rank * kHalf);
+      const int row = m * S::kRows + rank * kPart;
+      if constexpr (S::kCluster > 1) {
+        load_box_for(kAll, at + rank * kPart * kPiece, a_map, &full[stage], step * kPiece, row);
+      } else {
+        load_box(at, a_map, &full[stage], step * kPiece, row, kEvictNormal);
+      }
       load_box(at + S::kABytes, b_map, &full[stage], step * kPiece, column, kEvictNormal);
       if (++stage == S::kStages) {
         stage = 0;
@@ -140,21 +143,20 @@ __device__ __forceinline__ void fetch(const ScaledMM& p, const Tiles& tiles, con
   }
 }
 
-// 16 rows of a warp, through shared memory, so that they leave in pieces of 16 bytes.
-template <typename S, typename Acc, typename Register, typename Out>
-__device__ __forceinline__ void store(const ScaledMM& p, const Register (&sums)[S::kColumns / 2], Out* room, int row,
-                                      int column) {
-  const ScaledEnd<Out> end(p);
+// Of 16 rows and COLUMNS columns of a warp, through shared memory, so that they leave in pieces of 16 bytes.
+template <int COLUMNS, typename Acc, typename Register, typename Out>
+__device__ __forceinline__ void store(const ScaledMM& p, const ScaledEnd<Out>& end, const Register* sums,
+                                      const typename ScaledEnd<Out>::Row (&rows)[2],
+                                      const typename ScaledEnd<Out>::Column* columns, Out* room, int row, int column) {
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  const typename ScaledEnd<Out>::Row rows[2] = {end.row(min(row + g, p.m - 1)), end.row(min(row + g + 8, p.m - 1))};
 #pragma unroll
-  for (int pass = 0; pass < S::kColumns / kStoreColumns; ++pass) {
+  for (int pass = 0; pass < COLUMNS / kStoreColumns; ++pass) {
     __syncwarp();
 #pragma unroll
     for (int j = 0; j < kStoreColumns / 8; ++j) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const auto of_column = end.column(min(column + pass * kStoreColumns + j * 8 + 2 * q + c, p.n - 1));
+        const auto of_column = columns[pass * kStoreColumns + j * 8 + 2 * q + c];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           Acc sum;
@@ -176,22 +178,61 @@ __device__ __forceinline__ void store(const ScaledMM& p, const Register (&sums)[
   }
 }
 
+__device__ __forceinline__ void sync_group(int group) {
+  asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
+}
+__device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 3, %0;" ::"n"(kConsumers) : "memory"); }
+
+// The two warpgroups' sums of the same rows and columns: each leaves with the total of half of the columns,
+// the first half of its registers.
+template <typename Acc, typename Register, int COUNT>
+__device__ __forceinline__ void add_groups(Register (&sums)[COUNT], Register* room, int group) {
+  const int thread = threadIdx.x % 128, other = 1 - group;
+#pragma unroll
+  for (int i = 0; i < COUNT / 2; ++i) {
+    room[(group * COUNT / 2 + i) * 128 + thread] = group == 0 ? sums[COUNT / 2 + i] : sums[i];
+  }
+  sync_consumers();
+#pragma unroll
+  for (int i = 0; i < COUNT / 2; ++i) {
+    const Register there = room[(other * COUNT / 2 + i) * 128 + thread];
+    const Register here = group == 0 ? sums[i] : sums[COUNT / 2 + i];
+    Acc a, b;
+    __builtin_memcpy(&a, &here, 4);
+    __builtin_memcpy(&b, &there, 4);
+    a += b;
+    __builtin_memcpy(&sums[i], &a, 4);
+  }
+  sync_consumers();
+}
+
 template <typename Kind, typename S, typename Out>
-__global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
+__global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     tiles_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
                  const __grid_constant__ ScaledMM p, const Tiles tiles) {
+  using A = Atom<typename Kind::Element>;
+  using Acc = typename Kind::Element::Acc;
+  using Register = typename A::Register;
+  using Column = typename ScaledEnd<Out>::Column;
+  static_assert(sizeof(Column) == 12);
+  constexpr int kRegisters = kTileN / 2;
+
   extern __shared__ uint8_t raw[];
   uint8_t* stages = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
-  auto* room = reinterpret_cast<Out*>(stages + S::kStages * S::kStageBytes);
-  auto* full = reinterpret_cast<uint64_t*>(reinterpret_cast<uint8_t*>(room) + S::kStoreBytes);
+  uint8_t* const behind = stages + S::kStages * S::kStageBytes;
+  auto* exchange = reinterpret_cast<Register*>(behind);
+  auto* room = reinterpret_cast<Out*>(behind + S::kExchangeBytes);
+  auto* full = reinterpret_cast<uint64_t*>(behind + S::kExchangeBytes + S::kStoreBytes);
   uint64_t* empty = full + S::kStages;
+  auto* columns = reinterpret_cast<Column*>(behind + S::kExchangeBytes + S::kStoreBytes + S::kBarrierBytes);
 
   if (threadIdx.x == kConsumers) {
     prefetch_map(&a_map);
     prefetch_map(&b_map);
     for (int i = 0; i < S::kStages; ++i) {
       barrier_init(&full[i], 1);
-      barrier_init(&empty[i], kGroups * kCluster);  // a's rows come to both, so both must have read theirs
+      // a's rows come to all of a cluster, so all must have read theirs.
+      barrier_init(&empty[i], (S::kAlongK ? 1 : kGroups) * S::kCluster);
     }
     barrier_init_fence();
   }
@@ -202,96 +243,111 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     if (threadIdx.x == kConsumers) fetch<S>(p, tiles, &a_map, &b_map, stages, full, empty);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-    using A = Atom<typename Kind::Element, S::kColumns>;
-    using Register = typename A::Register;
-    constexpr int kRegisters = S::kColumns / 2;
     const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-    const int rank = static_cast<int>(cluster_rank());
-    const int group_row = S::kAlongM ? group * 64 * S::kParts : 0;
-    const int group_column = S::kAlongM ? 0 : group * S::kColumns;
+    const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
+    const int group_row = S::kAlongK ? 0 : group * 64 * S::kParts;
+    const int first_step = S::kAlongK ? group : 0;
+    constexpr int kStride = S::kAlongK ? kGroups : 1;
     const int steps = (p.k + kPiece - 1) / kPiece;
-    Out* const my_room = room + threadIdx.x / 32 * 16 * kStoreStride;
-    int stage = 0;
-    uint32_t round = 0;
-    const auto advance = [&] {
-      if (++stage == S::kStages) {
-        stage = 0;
-        round ^= 1;
+    const ScaledEnd<Out> end(p);
+    room += threadIdx.x / 32 * 16 * kStoreStride;
+    columns += group * kTileN;
+    uint32_t fetched = 0;  // steps of the tiles before
+    const auto stage_of = [&](int step) { return (fetched + step) % S::kStages; };
+    const auto wait = [&](int step) { barrier_wait(&full[stage_of(step)], (fetched + step) / S::kStages % 2); };
+    const auto release = [&](int step) {
+      if (threadIdx.x % 128 >= S::kCluster) return;
+      if constexpr (S::kCluster > 1) {
+        barrier_arrive_remote(&empty[stage_of(step)], threadIdx.x % 128);
+      } else {
+        barrier_arrive(&empty[stage_of(step)]);
       }
     };
-    const auto release = [&](int which) {
-      if (threadIdx.x % 128 < kCluster) barrier_arrive_remote(&empty[which], threadIdx.x % 128);
-    };
-    // d (+)= a part's rows times the columns, for what is in the stage.
-    const auto multiply = [&](Register(&d)[kRegisters], int part, bool add) {
-      const uint8_t* const at = stages + stage * S::kStageBytes;
+    // d (+)= a part's rows times the columns, for one step.
+    const auto multiply = [&](Register(&d)[kRegisters], int step, int part, bool add) {
+      const uint8_t* const at = stages + stage_of(step) * S::kStageBytes;
       const uint64_t a = matrix_descriptor(at + (group_row + part * 64) * kPiece);
-      const uint64_t b = matrix_descriptor(at + S::kABytes + group_column * kPiece);
+      const uint64_t b = matrix_descriptor(at + S::kABytes);
 #pragma unroll
       for (int i = 0; i < kPiece / 32; ++i) {
         wgmma<typename A::Type>(a + 2 * i, b + 2 * i, d, add || i > 0, std::make_index_sequence<kRegisters>{});
       }
     };
 
-    for (int index = blockIdx.x / kCluster; index < tiles.count(); index += gridDim.x / kCluster) {
+    for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
       int m, pair;
       tiles.place(index, m, pair);
-      const int tile_n = pair * kCluster + rank;
+      const int tile_n = pair * S::kCluster + rank;
       const int row = m * S::kRows + group_row + warp * 16;
+      // What the end needs is here by then.
+      const Column my_column = end.column(min(tile_n * kTileN + static_cast<int>(threadIdx.x) % 128, p.n - 1));
+      typename ScaledEnd<Out>::Row rows[S::kParts][2];
+#pragma unroll
+      for (int i = 0; i < S::kParts * 2; ++i) {
+        rows[i / 2][i % 2] = end.row(min(row + i / 2 * 64 + i % 2 * 8 + lane / 4, p.m - 1));
+      }
       Register total[S::kParts][kRegisters];
 #pragma unroll
       for (int i = 0; i < S::kParts * kRegisters; ++i) total[i / kRegisters][i % kRegisters] = 0;
 
       if constexpr (Kind::kByBlock) {
         BlockScales<S> scales(p, row + lane / 4, tile_n);
-        scales.load(p, 0);
-        for (int step = 0; step < steps; ++step) {
+        scales.load(p, min(first_step, steps - 1));
+        for (int step = first_step; step < steps; step += kStride) {
           const BlockScales<S> now = scales;
-          scales.load(p, min(step + 1, steps - 1));
-          barrier_wait(&full[stage], round);
+          scales.load(p, min(step + kStride, steps - 1));
+          wait(step);
 #pragma unroll
           for (int part = 0; part < S::kParts; ++part) {
             Register d[kRegisters];
             fence_registers(d);
             cute::warpgroup_arrive();
-            multiply(d, part, false);
+            multiply(d, step, part, false);
             cute::warpgroup_commit_batch();
             cute::warpgroup_wait<0>();
             fence_registers(d);
-            if (part == S::kParts - 1) release(stage);
+            if (part == S::kParts - 1) release(step);
             const float of_row[2] = {now.a[part][0] * now.b, now.a[part][1] * now.b};
 #pragma unroll
             for (int i = 0; i < kRegisters; ++i) total[part][i] = fmaf(d[i], of_row[i % 4 / 2], total[part][i]);
           }
-          advance();
         }
       } else {
-        int before = -1;
-        for (int step = 0; step < steps; ++step) {
-          barrier_wait(&full[stage], round);
+        for (int step = first_step; step < steps; step += kStride) {
+          wait(step);
 #pragma unroll
           for (int part = 0; part < S::kParts; ++part) fence_registers(total[part]);
           cute::warpgroup_arrive();
 #pragma unroll
-          for (int part = 0; part < S::kParts; ++part) multiply(total[part], part, true);
+          for (int part = 0; part < S::kParts; ++part) multiply(total[part], step, part, true);
           cute::warpgroup_commit_batch();
-          cute::warpgroup_wait<1>();  // those of the step before
-          if (before >= 0) release(before);
-          before = stage;
-          advance();
+          cute::warpgroup_wait<1>();
+          if (step != first_step) release(step - kStride);
         }
         cute::warpgroup_wait<0>();
 #pragma unroll
         for (int part = 0; part < S::kParts; ++part) fence_registers(total[part]);
-        release(before);
+        const int taken = (steps - first_step + kStride - 1) / kStride;
+        if (taken > 0) release(first_step + (taken - 1) * kStride);
       }
+      fetched += steps;
+
+      sync_group(group);  // all are done with the columns of the tile before
+      columns[threadIdx.x % 128] = my_column;
+      sync_group(group);
+      if constexpr (S::kAlongK) {
+        add_groups<Acc>(total[0], exchange, group);
+        constexpr int kHalf = kTileN / 2;
+        store<kHalf, Acc>(p, end, total[0], rows[0], columns + group * kHalf, room, row, tile_n * kTileN + group * kHalf);
+      } else {
 #pragma unroll
-      for (int part = 0; part < S::kParts; ++part) {
-        store<S, typename Kind::Element::Acc>(p, total[part], my_room, row + part * 64, tile_n * kTileN + group_column);
+        for (int part = 0; part < S::kParts; ++part) {
+          store<kTileN, Acc>(p, end, total[part], rows[part], columns, room, row + part * 64, tile_n * kTileN);
+        }
       }
     }
   }
-  cluster_sync();  // the other's barriers and rows come from here until both are done
+  cluster_sync();  // the others' barriers and rows come from here until all are done
 }
 
 template <typename Kind, typename S, typename Out>
@@ -301,11 +357,11 @@ void launch(const ScaledMM& p) {
   static_assert(S::kStages >= 3 && S::kStages * 16 <= 1024);
   static std::atomic<uint64_t> allowed{0};
   allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, p.device, allowed);
-  const CUtensorMap a_map = byte_matrix_map(op, p.a, p.m, p.k, p.a_stride, S::kRows / kCluster);
+  const CUtensorMap a_map = byte_matrix_map(op, p.a, p.m, p.k, p.a_stride, S::kRows / S::kCluster);
   const CUtensorMap b_map = byte_matrix_map(op, p.b, p.n, p.k, p.b_stride, kTileN);
-  const Tiles tiles{static_cast<int>(ceil_div(p.m, S::kRows)), static_cast<int>(ceil_div(p.n, kTileN * kCluster))};
-  const int64_t clusters = std::min<int64_t>(int64_t{tiles.along_m} * tiles.pairs, p.sm_count / kCluster);
-  kernel<<<static_cast<unsigned>(clusters * kCluster), kThreads, kSharedBytes, p.stream>>>(a_map, b_map, p, tiles);
+  const Tiles tiles{static_cast<int>(ceil_div(p.m, S::kRows)), static_cast<int>(ceil_div(p.n, kTileN * S::kCluster))};
+  const int64_t clusters = std::min<int64_t>(int64_t{tiles.along_m} * tiles.pairs, p.sm_count / S::kCluster);
+  kernel<<<static_cast<unsigned>(clusters * S::kCluster), kThreads, kSharedBytes, p.stream>>>(a_map, b_map, p, tiles);
 }
 
 template <typename S, typename Out>
@@ -316,9 +372,9 @@ void launch_kind(const ScaledMM& p) {
 
 template <typename Out>
 void launch_rows(const ScaledMM& p, int rows) {
-  if (rows == 64) return launch_kind<Shape<false, 1>, Out>(p);
-  if (rows == 128) return launch_kind<Shape<true, 1>, Out>(p);
-  launch_kind<Shape<true, 2>, Out>(p);
+  if (rows == 64) return launch_kind<Shape<1, true, 1>, Out>(p);
+  if (rows == 128) return launch_kind<Shape<1, false, 2>, Out>(p);
+  launch_kind<Shape<2, false, 2>, Out>(p);
 }
 
 }  // namespace

@@ -37,22 +37,23 @@ __device__ __forceinline__ void barrier_expect(uint64_t* barrier, uint32_t bytes
                : "memory");
 }
 
-// At the barrier in the same place of another block of the cluster; what this thread wrote before is
-// visible to whoever waits there.
+// At the barrier in the same place of another block of the cluster. It orders what this thread did in
+// shared memory, no more: to release to the cluster would cost a wait for global memory.
 __device__ __forceinline__ void barrier_arrive_remote(uint64_t* barrier, uint32_t rank) {
   asm volatile(
       "{.reg .b32 there;\n"
       "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];}" ::"r"(shared_address(barrier)),
+      "mbarrier.arrive.shared::cluster.b64 _, [there];}" ::"r"(shared_address(barrier)),
       "r"(rank)
       : "memory");
 }
 
+// For what the copy engine brought. (To acquire from the cluster would empty the L1 cache each time.)
 __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity) {
   asm volatile(
       "{.reg .pred done;\n"
       "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@done bra end;\n"
       "bra again;\n"
       "end:}" ::"r"(shared_address(barrier)),
@@ -70,21 +71,6 @@ __device__ __forceinline__ uint32_t cluster_rank() {
 
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-template <typename T>
-__device__ __forceinline__ T load_remote(const T* here, uint32_t rank) {
-  static_assert(sizeof(T) == 4);
-  uint32_t value;
-  asm volatile(
-      "{.reg .b32 there;\n"
-      "mapa.shared::cluster.u32 there, %1, %2;\n"
-      "ld.shared::cluster.u32 %0, [there];}"
-      : "=r"(value)
-      : "r"(shared_address(here)), "r"(rank));
-  T result;
-  __builtin_memcpy(&result, &value, 4);
-  return result;
 }
 
 // ---- the tensor copy engine ----------------------------------------------------------------------

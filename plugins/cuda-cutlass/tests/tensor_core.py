@@ -43,6 +43,8 @@ def chains(path: str, K: int, N: int = 1, processors: int = 132) -> list[torch.T
     pieces = list(places.split(128))
     if path.endswith("_promoted"):
         return pieces
+    if path == "sm90_64":
+        return [torch.cat(pieces[g::2]) for g in range(2) if pieces[g::2]]
     if path == "sm90_columns":
         # A block's four warpgroups share K if one or two of them are enough for its columns.
         rounds = -(-N // (processors * 256))
