@@ -107,7 +107,8 @@ void run(const ScaledMM& p, std::string_view path) {
   }
   for (const OwnTile& tile : kOwnTiles) {
     if (path != tile.name) continue;
-    QCORE_CHECK(p.capability == 90 && in_pieces_of_16(p), kOp, ": this path needs sm_90, and N in multiples of 8");
+    QCORE_CHECK(p.capability == 90 && p.is_fp8 && in_pieces_of_16(p), kOp,
+                ": this path needs sm_90, FP8, and N in multiples of 8");
     return scaled_mm_sm90_tiles(p, tile.rows);
   }
   for (const Sm90Tile& tile : kSm90Tiles) {

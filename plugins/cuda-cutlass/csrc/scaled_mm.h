@@ -50,7 +50,7 @@ void scaled_mm_portable(const ScaledMM& p);
 // SM90, few rows; M <= kSkinnyMaxM.
 void scaled_mm_sm90_columns(const ScaledMM& p);
 
-// SM90, any M, in tiles of 64, 128 or 256 rows; N and the rows of out in multiples of 16 bytes.
+// SM90, FP8, any M, in tiles of 64, 128 or 256 rows; N and the rows of out in multiples of 16 bytes.
 void scaled_mm_sm90_tiles(const ScaledMM& p, int rows);
 
 }  // namespace qcore_cuda

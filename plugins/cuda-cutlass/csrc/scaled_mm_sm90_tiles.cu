@@ -1,12 +1,13 @@
-// SM90, many rows: tiles of 64, 128 or 256 rows and 128 columns.
+// SM90, FP8, many rows: tiles of 64, 128 or 256 rows and 128 columns.
 //
 // A block of threads has a processor for itself and takes tile after tile. A warp keeps the copy engine
 // busy, and two warpgroups multiply: each has half of the rows or, of 64 rows, every other piece of K. Two
 // blocks with tiles side by side form a cluster, in which each fetches half of a's rows, for both.
 //
 // With scales by block (a has one for each row and 128 of K, b one for each 128 x 128), the tensor core
-// adds 128 products, and those sums are scaled and added in float32; while one warpgroup does that, the
-// other has the tensor cores.
+// adds 128 products, and those sums are scaled and added in float32. While one warpgroup does that, the
+// other has the tensor cores: they begin by turns, or both would wait for the tensor cores and then both
+// for themselves.
 
 #include "scaled_mm.cuh"
 #include "sm90_ptx.cuh"
@@ -28,32 +29,9 @@ constexpr int kStoreColumns = 64, kStoreStride = kStoreColumns + 8;
 constexpr int kSharedBytes = 227 * 1024;
 constexpr int kBand = 8;  // tiles along M that are worked on together, so that L2 keeps what they read of a
 
-// What is multiplied, and how sums are scaled.
-struct Fp8ByRow {
-  using Element = E4m3;
-  static constexpr bool kByBlock = false;
-};
-struct Fp8ByBlock {
-  using Element = E4m3;
-  static constexpr bool kByBlock = true;
-};
-struct Int8ByRow {
-  using Element = Int8;
-  static constexpr bool kByBlock = false;
-};
-
-template <typename Element>
-struct Atom;
-template <>
-struct Atom<E4m3> {
-  using Type = gmma::MMA_64x128x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>;
-  using Register = float;
-};
-template <>
-struct Atom<Int8> {
-  using Type = gmma::MMA_64x128x32_S32S8S8_SS_TN;
-  using Register = uint32_t;
-};
+using Atom = gmma::MMA_64x128x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>;
+constexpr int kRegisters = kTileN / 2;  // of a thread, for 64 rows
+using Sums = float[kRegisters];
 
 // Each warpgroup has PARTS times 64 rows, of its own or, if they take turns along K, the same.
 template <int PARTS, bool ALONG_K, int CLUSTER>
@@ -84,10 +62,9 @@ struct Tiles {
   }
 };
 
-template <typename Register, int COUNT>
-__device__ __forceinline__ void fence_registers(Register (&d)[COUNT]) {
+__device__ __forceinline__ void fence_registers(Sums& d) {
 #pragma unroll
-  for (int i = 0; i < COUNT; ++i) cute::warpgroup_fence_operand(d[i]);
+  for (int i = 0; i < kRegisters; ++i) cute::warpgroup_fence_operand(d[i]);
 }
 
 // The scales by block of a thread's rows and columns.
@@ -144,8 +121,8 @@ __device__ __forceinline__ void fetch(const ScaledMM& p, const Tiles& tiles, con
 }
 
 // Of 16 rows and COLUMNS columns of a warp, through shared memory, so that they leave in pieces of 16 bytes.
-template <int COLUMNS, typename Acc, typename Register, typename Out>
-__device__ __forceinline__ void store(const ScaledMM& p, const ScaledEnd<Out>& end, const Register* sums,
+template <int COLUMNS, typename Out>
+__device__ __forceinline__ void store(const ScaledMM& p, const ScaledEnd<Out>& end, const Sums& sums,
                                       const typename ScaledEnd<Out>::Row (&rows)[2],
                                       const typename ScaledEnd<Out>::Column* columns, Out* room, int row, int column) {
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
@@ -159,8 +136,7 @@ __device__ __forceinline__ void store(const ScaledMM& p, const ScaledEnd<Out>& e
         const auto of_column = columns[pass * kStoreColumns + j * 8 + 2 * q + c];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          Acc sum;
-          __builtin_memcpy(&sum, &sums[pass * kStoreColumns / 2 + j * 4 + h * 2 + c], 4);
+          const float sum = sums[pass * kStoreColumns / 2 + j * 4 + h * 2 + c];
           room[(g + 8 * h) * kStoreStride + j * 8 + 2 * q + c] = from_float<Out>(end.value(rows[h], of_column, sum));
         }
       }
@@ -178,49 +154,42 @@ __device__ __forceinline__ void store(const ScaledMM& p, const ScaledEnd<Out>& e
   }
 }
 
-__device__ __forceinline__ void sync_group(int group) {
-  asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
-}
+// Named barriers: 1, 2 of a warpgroup, 3 of both, 4, 5 for whose turn it is.
+__device__ __forceinline__ void sync_group(int group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }
 __device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 3, %0;" ::"n"(kConsumers) : "memory"); }
+__device__ __forceinline__ void wait_for_turn(int group) {
+  asm volatile("bar.sync %0, %1;" ::"r"(4 + group), "n"(kConsumers) : "memory");
+}
+__device__ __forceinline__ void give_turn(int group) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(4 + group), "n"(kConsumers) : "memory");
+}
 
 // The two warpgroups' sums of the same rows and columns: each leaves with the total of half of the columns,
 // the first half of its registers.
-template <typename Acc, typename Register, int COUNT>
-__device__ __forceinline__ void add_groups(Register (&sums)[COUNT], Register* room, int group) {
+__device__ __forceinline__ void add_groups(Sums& sums, float* room, int group) {
   const int thread = threadIdx.x % 128, other = 1 - group;
+  constexpr int kHalf = kRegisters / 2;
 #pragma unroll
-  for (int i = 0; i < COUNT / 2; ++i) {
-    room[(group * COUNT / 2 + i) * 128 + thread] = group == 0 ? sums[COUNT / 2 + i] : sums[i];
-  }
+  for (int i = 0; i < kHalf; ++i) room[(group * kHalf + i) * 128 + thread] = group == 0 ? sums[kHalf + i] : sums[i];
   sync_consumers();
 #pragma unroll
-  for (int i = 0; i < COUNT / 2; ++i) {
-    const Register there = room[(other * COUNT / 2 + i) * 128 + thread];
-    const Register here = group == 0 ? sums[i] : sums[COUNT / 2 + i];
-    Acc a, b;
-    __builtin_memcpy(&a, &here, 4);
-    __builtin_memcpy(&b, &there, 4);
-    a += b;
-    __builtin_memcpy(&sums[i], &a, 4);
+  for (int i = 0; i < kHalf; ++i) {
+    sums[i] = (group == 0 ? sums[i] : sums[kHalf + i]) + room[(other * kHalf + i) * 128 + thread];
   }
   sync_consumers();
 }
 
-template <typename Kind, typename S, typename Out>
+template <typename S, typename Out, bool BY_BLOCK>
 __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     tiles_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
                  const __grid_constant__ ScaledMM p, const Tiles tiles) {
-  using A = Atom<typename Kind::Element>;
-  using Acc = typename Kind::Element::Acc;
-  using Register = typename A::Register;
   using Column = typename ScaledEnd<Out>::Column;
   static_assert(sizeof(Column) == 12);
-  constexpr int kRegisters = kTileN / 2;
 
   extern __shared__ uint8_t raw[];
   uint8_t* stages = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
   uint8_t* const behind = stages + S::kStages * S::kStageBytes;
-  auto* exchange = reinterpret_cast<Register*>(behind);
+  auto* exchange = reinterpret_cast<float*>(behind);
   auto* room = reinterpret_cast<Out*>(behind + S::kExchangeBytes);
   auto* full = reinterpret_cast<uint64_t*>(behind + S::kExchangeBytes + S::kStoreBytes);
   uint64_t* empty = full + S::kStages;
@@ -253,6 +222,8 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
     room += threadIdx.x / 32 * 16 * kStoreStride;
     columns += group * kTileN;
     uint32_t fetched = 0;  // steps of the tiles before
+    constexpr bool kTurns = BY_BLOCK && !S::kAlongK;
+    if (kTurns && group == 1) give_turn(0);
     const auto stage_of = [&](int step) { return (fetched + step) % S::kStages; };
     const auto wait = [&](int step) { barrier_wait(&full[stage_of(step)], (fetched + step) / S::kStages % 2); };
     const auto release = [&](int step) {
@@ -263,14 +234,14 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
         barrier_arrive(&empty[stage_of(step)]);
       }
     };
-    // d (+)= a part's rows times the columns, for one step.
-    const auto multiply = [&](Register(&d)[kRegisters], int step, int part, bool add) {
+    // d += a part's rows times the columns, quarters [begin, end) of a step; by block, the first is the start.
+    const auto multiply = [&](Sums& d, int step, int part, int begin, int end) {
       const uint8_t* const at = stages + stage_of(step) * S::kStageBytes;
       const uint64_t a = matrix_descriptor(at + (group_row + part * 64) * kPiece);
       const uint64_t b = matrix_descriptor(at + S::kABytes);
 #pragma unroll
-      for (int i = 0; i < kPiece / 32; ++i) {
-        wgmma<typename A::Type>(a + 2 * i, b + 2 * i, d, add || i > 0, std::make_index_sequence<kRegisters>{});
+      for (int i = begin; i < end; ++i) {
+        wgmma<Atom>(a + 2 * i, b + 2 * i, d, !BY_BLOCK || i > 0, std::make_index_sequence<kRegisters>{});
       }
     };
 
@@ -286,11 +257,11 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
       for (int i = 0; i < S::kParts * 2; ++i) {
         rows[i / 2][i % 2] = end.row(min(row + i / 2 * 64 + i % 2 * 8 + lane / 4, p.m - 1));
       }
-      Register total[S::kParts][kRegisters];
+      Sums total[S::kParts];
 #pragma unroll
       for (int i = 0; i < S::kParts * kRegisters; ++i) total[i / kRegisters][i % kRegisters] = 0;
 
-      if constexpr (Kind::kByBlock) {
+      if constexpr (BY_BLOCK) {
         BlockScales<S> scales(p, row + lane / 4, tile_n);
         scales.load(p, min(first_step, steps - 1));
         for (int step = first_step; step < steps; step += kStride) {
@@ -299,11 +270,16 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
           wait(step);
 #pragma unroll
           for (int part = 0; part < S::kParts; ++part) {
-            Register d[kRegisters];
+            Sums d;
+            if constexpr (kTurns) wait_for_turn(group);
             fence_registers(d);
             cute::warpgroup_arrive();
-            multiply(d, step, part, false);
+            multiply(d, step, part, 0, 2);
             cute::warpgroup_commit_batch();
+            multiply(d, step, part, 2, 4);
+            cute::warpgroup_commit_batch();
+            cute::warpgroup_wait<1>();
+            if constexpr (kTurns) give_turn(1 - group);  // the other's come when the last of these are made
             cute::warpgroup_wait<0>();
             fence_registers(d);
             if (part == S::kParts - 1) release(step);
@@ -319,7 +295,7 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
           for (int part = 0; part < S::kParts; ++part) fence_registers(total[part]);
           cute::warpgroup_arrive();
 #pragma unroll
-          for (int part = 0; part < S::kParts; ++part) multiply(total[part], step, part, true);
+          for (int part = 0; part < S::kParts; ++part) multiply(total[part], step, part, 0, kPiece / 32);
           cute::warpgroup_commit_batch();
           cute::warpgroup_wait<1>();
           if (step != first_step) release(step - kStride);
@@ -336,24 +312,25 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
       columns[threadIdx.x % 128] = my_column;
       sync_group(group);
       if constexpr (S::kAlongK) {
-        add_groups<Acc>(total[0], exchange, group);
+        add_groups(total[0], exchange, group);
         constexpr int kHalf = kTileN / 2;
-        store<kHalf, Acc>(p, end, total[0], rows[0], columns + group * kHalf, room, row, tile_n * kTileN + group * kHalf);
+        store<kHalf>(p, end, total[0], rows[0], columns + group * kHalf, room, row, tile_n * kTileN + group * kHalf);
       } else {
 #pragma unroll
         for (int part = 0; part < S::kParts; ++part) {
-          store<kTileN, Acc>(p, end, total[part], rows[part], columns, room, row + part * 64, tile_n * kTileN);
+          store<kTileN>(p, end, total[part], rows[part], columns, room, row + part * 64, tile_n * kTileN);
         }
       }
     }
+    if (kTurns && group == 0) wait_for_turn(0);  // which is given and not taken
   }
   cluster_sync();  // the others' barriers and rows come from here until all are done
 }
 
-template <typename Kind, typename S, typename Out>
+template <typename S, typename Out, bool BY_BLOCK>
 void launch(const ScaledMM& p) {
   const char* op = "cutlass_scaled_mm";
-  const auto kernel = tiles_kernel<Kind, S, Out>;
+  const auto kernel = tiles_kernel<S, Out, BY_BLOCK>;
   static_assert(S::kStages >= 3 && S::kStages * 16 <= 1024);
   static std::atomic<uint64_t> allowed{0};
   allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, p.device, allowed);
@@ -364,23 +341,20 @@ void launch(const ScaledMM& p) {
   kernel<<<static_cast<unsigned>(clusters * S::kCluster), kThreads, kSharedBytes, p.stream>>>(a_map, b_map, p, tiles);
 }
 
-template <typename S, typename Out>
+template <typename S>
 void launch_kind(const ScaledMM& p) {
-  if (!p.is_fp8) return launch<Int8ByRow, S, Out>(p);
-  p.by_block ? launch<Fp8ByBlock, S, Out>(p) : launch<Fp8ByRow, S, Out>(p);
-}
-
-template <typename Out>
-void launch_rows(const ScaledMM& p, int rows) {
-  if (rows == 64) return launch_kind<Shape<1, true, 1>, Out>(p);
-  if (rows == 128) return launch_kind<Shape<1, false, 2>, Out>(p);
-  launch_kind<Shape<2, false, 2>, Out>(p);
+  with_out_type(p.out_bf16, [&](auto zero) {
+    using Out = decltype(zero);
+    p.by_block ? launch<S, Out, true>(p) : launch<S, Out, false>(p);
+  });
 }
 
 }  // namespace
 
 void scaled_mm_sm90_tiles(const ScaledMM& p, int rows) {
-  p.out_bf16 ? launch_rows<__nv_bfloat16>(p, rows) : launch_rows<__half>(p, rows);
+  if (rows == 64) return launch_kind<Shape<1, true, 1>>(p);
+  if (rows == 128) return launch_kind<Shape<1, false, 2>>(p);
+  launch_kind<Shape<2, false, 2>>(p);
 }
 
 }  // namespace qcore_cuda

@@ -59,20 +59,20 @@ inline constexpr std::string_view kTile64 = "t64x128x128_1x1_pingpong";
 inline constexpr std::string_view kTile128 = "t128x128x128_2x1_pingpong";
 inline constexpr std::string_view kTile256 = "t128x256x128_2x1_cooperative";
 
-// Few rows are over when the weight has been read. More: small tiles if they are done in one go; the
-// largest where a tile has much to do (K) or where there are many.
+// Few rows are over when the weight has been read. More: small tiles if they are done in one go, and
+// large ones where there is much to do.
 inline std::string_view best_sm90_path(const ScaledMM& p) {
   if (p.m <= 32) return kColumns;
-  if (ceil_div(p.m, 64) * ceil_div(p.n, 128) <= p.sm_count) return kTile64;
-  if (p.m <= 128) return kTile64;
-  const int64_t outputs = static_cast<int64_t>(p.m) * p.n;
-  return p.k >= 8192 || outputs >= int64_t{1} << 27 ? kTile256 : kTile128;
+  if (p.m <= 128 || ceil_div(p.m, 64) * ceil_div(p.n, 128) <= p.sm_count) return kTile64;
+  const double work = static_cast<double>(p.m) * p.n * p.k;
+  if (p.is_fp8) return work >= 4e11 ? "sm90_256" : kTile128;
+  return p.k >= 8192 ? kTile256 : kTile128;
 }
 
 inline std::string_view best_sm90_block_path(const ScaledMM& p) {
-  if (p.m <= kSkinnyMaxM) return kColumns;
+  if (p.m <= 32) return kColumns;
   const int64_t along_n = ceil_div(p.n, 128);
-  if (ceil_div(p.m, 64) * along_n <= p.sm_count) return "sm90_64";
+  if (p.m <= 64 || ceil_div(p.m, 64) * along_n <= p.sm_count) return "sm90_64";
   if (ceil_div(p.m, 128) * along_n <= p.sm_count) return "sm90_128";
   return "sm90_256";
 }

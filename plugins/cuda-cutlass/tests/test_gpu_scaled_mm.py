@@ -23,7 +23,8 @@ if library.unusable_here() is None:
 else:
     PATHS = ("skinny",)
 
-INT8_PATHS = tuple(p for p in PATHS if not p.endswith("_promoted"))
+OWN_TILES = ("sm90_64", "sm90_128", "sm90_256")  # for FP8
+INT8_PATHS = tuple(p for p in PATHS if not p.endswith("_promoted") and p not in OWN_TILES)
 
 SHAPES = [
     (1, 8, 16),
