@@ -94,6 +94,9 @@ bool in_pieces_of_16(const ScaledMM& p) {
   return p.n % 8 == 0 && p.out_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.out) % 16 == 0;
 }
 
+// Whether 32 bits are enough to find a row's scales by block.
+bool scales_near(const ScaledMM& p) { return !p.by_block || int64_t{p.m} * p.a_scale_m < (int64_t{1} << 31); }
+
 void run(const ScaledMM& p, std::string_view path) {
   if (path == "skinny") {
     QCORE_CHECK(p.m <= kSkinnyMaxM, kOp, ": the skinny path takes M up to ", kSkinnyMaxM, "; it is ", p.m);
@@ -102,13 +105,15 @@ void run(const ScaledMM& p, std::string_view path) {
   if (path == "portable" || p.k == 0) return scaled_mm_portable(p);
 #ifdef QCORE_CUDA_SM90A
   if (path == "sm90_columns") {
-    QCORE_CHECK(p.capability == 90 && p.m <= kSkinnyMaxM, kOp, ": this path needs sm_90, and M up to ", kSkinnyMaxM);
+    const int most = p.by_block ? kSkinnyMaxM / 2 : kSkinnyMaxM;
+    QCORE_CHECK(p.capability == 90 && p.m <= most && scales_near(p), kOp, ": this path needs sm_90, M up to ", most,
+                ", and a_scales that span less than 2^31 elements");
     return scaled_mm_sm90_columns(p);
   }
   for (const OwnTile& tile : kOwnTiles) {
     if (path != tile.name) continue;
-    QCORE_CHECK(p.capability == 90 && p.is_fp8 && in_pieces_of_16(p), kOp,
-                ": this path needs sm_90, FP8, and N in multiples of 8");
+    QCORE_CHECK(p.capability == 90 && p.is_fp8 && in_pieces_of_16(p) && scales_near(p), kOp,
+                ": this path needs sm_90, FP8, N in multiples of 8, and a_scales that span less than 2^31 elements");
     return scaled_mm_sm90_tiles(p, tile.rows);
   }
   for (const Sm90Tile& tile : kSm90Tiles) {
@@ -124,7 +129,7 @@ void run(const ScaledMM& p, std::string_view path) {
 
 std::string_view choose(const ScaledMM& p) {
 #ifdef QCORE_CUDA_SM90A
-  if (p.capability == 90 && in_pieces_of_16(p)) {
+  if (p.capability == 90 && in_pieces_of_16(p) && scales_near(p)) {
     const std::string_view tile = choose_sm90_path(p);
     if (!tile.empty()) return tile;
   }

@@ -47,7 +47,7 @@ void scaled_mm_skinny(const ScaledMM& p);
 // Any M, any generation (FP8 from SM89 on).
 void scaled_mm_portable(const ScaledMM& p);
 
-// SM90, few rows; M <= kSkinnyMaxM.
+// SM90, few rows; M <= kSkinnyMaxM, and half of that with scales by block.
 void scaled_mm_sm90_columns(const ScaledMM& p);
 
 // SM90, FP8, any M, in tiles of 64, 128 or 256 rows; N and the rows of out in multiples of 16 bytes.

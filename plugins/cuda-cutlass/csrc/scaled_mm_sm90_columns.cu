@@ -82,24 +82,40 @@ __device__ __forceinline__ void store_all(const ScaledMM& p, const Cut& cut, con
   }
 }
 
-// What one thread needs of the scales by block: it has two rows of every eight, and two columns, both in
-// the same block.
+// What one thread needs of the scales by block, piece after piece: it has two rows of every eight, and two
+// columns, both in the same block.
 template <int ROWS>
 struct BlockScales {
-  float of_row[ROWS / 4];
+  const float* a_at;
+  const float* b_at;
+  int64_t a_step, b_step;
+  int left;  // pieces; beyond the end everything is zero
+  int place[ROWS / 4];
+  float a[ROWS / 4], b;
 
-  __device__ __forceinline__ BlockScales(const ScaledMM& p, int column, int pair, int piece) {
-    const int k = min(piece, (p.k - 1) / kPiece);  // beyond the end everything is zero
-    const float b = __ldg(p.b_scale + k * p.b_scale_k + min(column, p.n - 1) / 128 * p.b_scale_n);
-    const float* const a = p.a_scale + k * p.a_scale_k;
-    const int last = p.m - 1;
+  __device__ __forceinline__ BlockScales(const ScaledMM& p, int column, int pair, int first, int stride) {
+    a_at = p.a_scale + first * p.a_scale_k;
+    b_at = p.b_scale + min(column, p.n - 1) / 128 * p.b_scale_n + first * p.b_scale_k;
+    a_step = stride * p.a_scale_k;
+    b_step = stride * p.b_scale_k;
+    left = ((p.k + kPiece - 1) / kPiece - first + stride - 1) / stride;
+    b = 0.0f;
 #pragma unroll
     for (int i = 0; i < ROWS / 4; ++i) {
-      of_row[i] = b * __ldg(a + min(i / 2 * 8 + pair * 2 + i % 2, last) * p.a_scale_m);
+      place[i] = min(i / 2 * 8 + pair * 2 + i % 2, p.m - 1) * static_cast<int>(p.a_scale_m);
+      a[i] = 0.0f;
     }
   }
+  __device__ __forceinline__ void next() {
+    if (left-- <= 0) return;
+    b = __ldg(b_at);
+#pragma unroll
+    for (int i = 0; i < ROWS / 4; ++i) a[i] = __ldg(a_at + place[i]);
+    a_at += a_step;
+    b_at += b_step;
+  }
   // Register i of a product has the rows' i / 4, i % 2.
-  __device__ __forceinline__ float of(int i) const { return of_row[i / 4 * 2 + i % 2]; }
+  __device__ __forceinline__ float of(int i) const { return b * a[i / 4 * 2 + i % 2]; }
 };
 
 template <typename Element, int ROWS, bool BY_BLOCK>
@@ -197,9 +213,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (first_of_group) barrier_arrive(&empty[stage]);
     }
   } else if constexpr (BY_BLOCK) {
+    // In float32 as they are made; meanwhile the other groups have the tensor cores.
+    BlockScales<ROWS> scales(p, first + tile * kTile + 16 * warp + lane / 4, lane % 4, share, cut.shares);
     for (int step = 0; step < cut.steps; ++step, advance()) {
-      // In float32 as they are made; meanwhile the other groups have the tensor cores.
-      const BlockScales<ROWS> scales(p, first + tile * kTile + 16 * warp + lane / 4, lane % 4, step * cut.shares + share);
+      scales.next();
       Sums part;
       multiply(part);
       cute::warpgroup_wait<0>();
@@ -273,8 +290,8 @@ template <typename Element, bool BY_BLOCK>
 void launch_for_rows(const ScaledMM& p) {
   if (p.m <= 8) return launch<Element, 8, BY_BLOCK>(p);
   if (p.m <= 16) return launch<Element, 16, BY_BLOCK>(p);
-  if (p.m <= 32) return launch<Element, 32, BY_BLOCK>(p);
-  launch<Element, 64, BY_BLOCK>(p);
+  if (BY_BLOCK || p.m <= 32) return launch<Element, 32, BY_BLOCK>(p);
+  if constexpr (!BY_BLOCK) launch<Element, 64, false>(p);
 }
 
 }  // namespace

@@ -6,8 +6,7 @@
 //
 // With scales by block (a has one for each row and 128 of K, b one for each 128 x 128), the tensor core
 // adds 128 products, and those sums are scaled and added in float32. While one warpgroup does that, the
-// other has the tensor cores: they begin by turns, or both would wait for the tensor cores and then both
-// for themselves.
+// other has the tensor cores.
 
 #include "scaled_mm.cuh"
 #include "sm90_ptx.cuh"
@@ -67,24 +66,34 @@ __device__ __forceinline__ void fence_registers(Sums& d) {
   for (int i = 0; i < kRegisters; ++i) cute::warpgroup_fence_operand(d[i]);
 }
 
-// The scales by block of a thread's rows and columns.
+// The scales by block of a thread's rows and columns, step by step. Little is computed in a step: while a
+// warpgroup computes addresses, it does not multiply.
 template <typename S>
 struct BlockScales {
-  const float* of_a[S::kParts][2];
-  const float* of_b;
+  const float* a_at;
+  const float* b_at;
+  int of_row[S::kParts][2];
+  int64_t a_step, b_step;
   float a[S::kParts][2], b;
 
-  __device__ __forceinline__ BlockScales(const ScaledMM& p, int row, int tile_n) {
+  __device__ __forceinline__ BlockScales(const ScaledMM& p, int row, int tile_n, int first_step, int stride) {
 #pragma unroll
     for (int i = 0; i < S::kParts * 2; ++i) {
-      of_a[i / 2][i % 2] = p.a_scale + min(row + i / 2 * 64 + i % 2 * 8, p.m - 1) * p.a_scale_m;
+      of_row[i / 2][i % 2] = min(row + i / 2 * 64 + i % 2 * 8, p.m - 1) * static_cast<int>(p.a_scale_m);
     }
-    of_b = p.b_scale + min(tile_n, (p.n - 1) / kTileN) * p.b_scale_n;
+    a_at = p.a_scale + first_step * p.a_scale_k;
+    b_at = p.b_scale + min(tile_n, (p.n - 1) / kTileN) * p.b_scale_n + first_step * p.b_scale_k;
+    a_step = stride * p.a_scale_k;
+    b_step = stride * p.b_scale_k;
   }
-  __device__ __forceinline__ void load(const ScaledMM& p, int step) {
+  __device__ __forceinline__ void load() {
 #pragma unroll
-    for (int i = 0; i < S::kParts * 2; ++i) a[i / 2][i % 2] = __ldg(of_a[i / 2][i % 2] + step * p.a_scale_k);
-    b = __ldg(of_b + step * p.b_scale_k);
+    for (int i = 0; i < S::kParts * 2; ++i) a[i / 2][i % 2] = __ldg(a_at + of_row[i / 2][i % 2]);
+    b = __ldg(b_at);
+  }
+  __device__ __forceinline__ void advance() {
+    a_at += a_step;
+    b_at += b_step;
   }
 };
 
@@ -154,15 +163,9 @@ __device__ __forceinline__ void store(const ScaledMM& p, const ScaledEnd<Out>& e
   }
 }
 
-// Named barriers: 1, 2 of a warpgroup, 3 of both, 4, 5 for whose turn it is.
+// Named barriers: 1, 2 of a warpgroup, 3 of both.
 __device__ __forceinline__ void sync_group(int group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }
 __device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 3, %0;" ::"n"(kConsumers) : "memory"); }
-__device__ __forceinline__ void wait_for_turn(int group) {
-  asm volatile("bar.sync %0, %1;" ::"r"(4 + group), "n"(kConsumers) : "memory");
-}
-__device__ __forceinline__ void give_turn(int group) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(4 + group), "n"(kConsumers) : "memory");
-}
 
 // The two warpgroups' sums of the same rows and columns: each leaves with the total of half of the columns,
 // the first half of its registers.
@@ -221,28 +224,35 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
     const ScaledEnd<Out> end(p);
     room += threadIdx.x / 32 * 16 * kStoreStride;
     columns += group * kTileN;
+    const uint64_t a_first = matrix_descriptor(stages + group_row * kPiece);
+    const uint64_t b_first = matrix_descriptor(stages + S::kABytes);
     uint32_t fetched = 0;  // steps of the tiles before
-    constexpr bool kTurns = BY_BLOCK && !S::kAlongK;
-    if (kTurns && group == 1) give_turn(0);
-    const auto stage_of = [&](int step) { return (fetched + step) % S::kStages; };
-    const auto wait = [&](int step) { barrier_wait(&full[stage_of(step)], (fetched + step) / S::kStages % 2); };
-    const auto release = [&](int step) {
-      if (threadIdx.x % 128 >= S::kCluster) return;
-      if constexpr (S::kCluster > 1) {
-        barrier_arrive_remote(&empty[stage_of(step)], threadIdx.x % 128);
-      } else {
-        barrier_arrive(&empty[stage_of(step)]);
+    int stage = 0;
+    uint32_t round = 0;
+    const auto advance = [&] {
+      stage += kStride;
+      if (stage >= S::kStages) {
+        stage -= S::kStages;
+        round ^= 1;
       }
     };
-    // d += a part's rows times the columns, quarters [begin, end) of a step; by block, the first is the start.
-    const auto multiply = [&](Sums& d, int step, int part, int begin, int end) {
-      const uint8_t* const at = stages + stage_of(step) * S::kStageBytes;
-      const uint64_t a = matrix_descriptor(at + (group_row + part * 64) * kPiece);
-      const uint64_t b = matrix_descriptor(at + S::kABytes);
+    const auto release = [&](int which) {
+      if (threadIdx.x % 128 >= S::kCluster) return;
+      if constexpr (S::kCluster > 1) {
+        barrier_arrive_remote(&empty[which], threadIdx.x % 128);
+      } else {
+        barrier_arrive(&empty[which]);
+      }
+    };
+    // d += a part's rows times the columns, for what is in the stage; by block, it is the start.
+    const auto multiply = [&](Sums& d, int part) {
+      const uint64_t a = a_first + stage * (S::kStageBytes / 16) + part * (64 * kPiece / 16);
+      const uint64_t b = b_first + stage * (S::kStageBytes / 16);
 #pragma unroll
-      for (int i = begin; i < end; ++i) {
+      for (int i = 0; i < kPiece / 32; ++i) {
         wgmma<Atom>(a + 2 * i, b + 2 * i, d, !BY_BLOCK || i > 0, std::make_index_sequence<kRegisters>{});
       }
+      cute::warpgroup_commit_batch();
     };
 
     for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
@@ -261,50 +271,48 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
 #pragma unroll
       for (int i = 0; i < S::kParts * kRegisters; ++i) total[i / kRegisters][i % kRegisters] = 0;
 
+      stage = (fetched + first_step) % S::kStages;
+      round = (fetched + first_step) / S::kStages % 2;
+
       if constexpr (BY_BLOCK) {
-        BlockScales<S> scales(p, row + lane / 4, tile_n);
-        scales.load(p, min(first_step, steps - 1));
-        for (int step = first_step; step < steps; step += kStride) {
+        BlockScales<S> scales(p, row + lane / 4, tile_n, first_step, kStride);
+        if (first_step < steps) scales.load();
+        for (int step = first_step; step < steps; step += kStride, advance()) {
           const BlockScales<S> now = scales;
-          scales.load(p, min(step + kStride, steps - 1));
-          wait(step);
+          scales.advance();
+          if (step + kStride < steps) scales.load();
+          barrier_wait(&full[stage], round);
 #pragma unroll
           for (int part = 0; part < S::kParts; ++part) {
             Sums d;
-            if constexpr (kTurns) wait_for_turn(group);
             fence_registers(d);
             cute::warpgroup_arrive();
-            multiply(d, step, part, 0, 2);
-            cute::warpgroup_commit_batch();
-            multiply(d, step, part, 2, 4);
-            cute::warpgroup_commit_batch();
-            cute::warpgroup_wait<1>();
-            if constexpr (kTurns) give_turn(1 - group);  // the other's come when the last of these are made
+            multiply(d, part);
             cute::warpgroup_wait<0>();
             fence_registers(d);
-            if (part == S::kParts - 1) release(step);
+            if (part == S::kParts - 1) release(stage);
             const float of_row[2] = {now.a[part][0] * now.b, now.a[part][1] * now.b};
 #pragma unroll
             for (int i = 0; i < kRegisters; ++i) total[part][i] = fmaf(d[i], of_row[i % 4 / 2], total[part][i]);
           }
         }
       } else {
-        for (int step = first_step; step < steps; step += kStride) {
-          wait(step);
+        int before = -1;
+        for (int step = first_step; step < steps; step += kStride, advance()) {
+          barrier_wait(&full[stage], round);
 #pragma unroll
           for (int part = 0; part < S::kParts; ++part) fence_registers(total[part]);
           cute::warpgroup_arrive();
 #pragma unroll
-          for (int part = 0; part < S::kParts; ++part) multiply(total[part], step, part, 0, kPiece / 32);
-          cute::warpgroup_commit_batch();
-          cute::warpgroup_wait<1>();
-          if (step != first_step) release(step - kStride);
+          for (int part = 0; part < S::kParts; ++part) multiply(total[part], part);
+          cute::warpgroup_wait<S::kParts>();  // for those of the step before
+          if (before >= 0) release(before);
+          before = stage;
         }
         cute::warpgroup_wait<0>();
 #pragma unroll
         for (int part = 0; part < S::kParts; ++part) fence_registers(total[part]);
-        const int taken = (steps - first_step + kStride - 1) / kStride;
-        if (taken > 0) release(first_step + (taken - 1) * kStride);
+        if (before >= 0) release(before);
       }
       fetched += steps;
 
@@ -322,7 +330,6 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
         }
       }
     }
-    if (kTurns && group == 0) wait_for_turn(0);  // which is given and not taken
   }
   cluster_sync();  // the others' barriers and rows come from here until all are done
 }
