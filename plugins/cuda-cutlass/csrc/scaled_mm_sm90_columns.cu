@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                    const __grid_constant__ ScaledMM p, const Cut cut) {
   using Acc = typename Element::Acc;
   extern __shared__ uint8_t raw[];
-  uint8_t* shared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
+  uint8_t* const shared = raw + (-shared_address(raw) & 1023);
   auto* full = reinterpret_cast<uint64_t*>(shared);
   uint64_t* empty = full + kMostStages;
   uint8_t* stages = shared + kBarrierBytes;

@@ -6,7 +6,7 @@
 //
 // With scales by block (a has one for each row and 128 of K, b one for each 128 x 128), the tensor core
 // adds 128 products, and those sums are scaled and added in float32. While one warpgroup does that, the
-// other has the tensor cores.
+// other has the tensor cores; so that it does little else, a warp of its own brings the scales.
 
 #include "scaled_mm.cuh"
 #include "sm90_ptx.cuh"
@@ -44,8 +44,8 @@ struct Shape {
   static constexpr int kColumnBytes = kGroups * kTileN * 12;
   static constexpr int kExchangeBytes = ALONG_K ? kRows * kTileN * 4 : 0;
   static constexpr int kBarrierBytes = 1024;
-  static constexpr int kStages =
-      (kSharedBytes - 1024 - kStoreBytes - kColumnBytes - kExchangeBytes - kBarrierBytes) / kStageBytes;
+  static constexpr int kStages = (kSharedBytes - 1024 - kStoreBytes - kColumnBytes - kExchangeBytes - kBarrierBytes) /
+                                 (kStageBytes + kRows * 4);
 };
 
 struct Tiles {
@@ -65,37 +65,6 @@ __device__ __forceinline__ void fence_registers(Sums& d) {
 #pragma unroll
   for (int i = 0; i < kRegisters; ++i) cute::warpgroup_fence_operand(d[i]);
 }
-
-// The scales by block of a thread's rows and columns, step by step. Little is computed in a step: while a
-// warpgroup computes addresses, it does not multiply.
-template <typename S>
-struct BlockScales {
-  const float* a_at;
-  const float* b_at;
-  int of_row[S::kParts][2];
-  int64_t a_step, b_step;
-  float a[S::kParts][2], b;
-
-  __device__ __forceinline__ BlockScales(const ScaledMM& p, int row, int tile_n, int first_step, int stride) {
-#pragma unroll
-    for (int i = 0; i < S::kParts * 2; ++i) {
-      of_row[i / 2][i % 2] = min(row + i / 2 * 64 + i % 2 * 8, p.m - 1) * static_cast<int>(p.a_scale_m);
-    }
-    a_at = p.a_scale + first_step * p.a_scale_k;
-    b_at = p.b_scale + min(tile_n, (p.n - 1) / kTileN) * p.b_scale_n + first_step * p.b_scale_k;
-    a_step = stride * p.a_scale_k;
-    b_step = stride * p.b_scale_k;
-  }
-  __device__ __forceinline__ void load() {
-#pragma unroll
-    for (int i = 0; i < S::kParts * 2; ++i) a[i / 2][i % 2] = __ldg(a_at + of_row[i / 2][i % 2]);
-    b = __ldg(b_at);
-  }
-  __device__ __forceinline__ void advance() {
-    a_at += a_step;
-    b_at += b_step;
-  }
-};
 
 template <typename S>
 __device__ __forceinline__ void fetch(const ScaledMM& p, const Tiles& tiles, const CUtensorMap* a_map,
@@ -121,6 +90,44 @@ __device__ __forceinline__ void fetch(const ScaledMM& p, const Tiles& tiles, con
         load_box(at, a_map, &full[stage], step * kPiece, row, kEvictNormal);
       }
       load_box(at + S::kABytes, b_map, &full[stage], step * kPiece, column, kEvictNormal);
+      if (++stage == S::kStages) {
+        stage = 0;
+        round ^= 1;
+      }
+    }
+  }
+}
+
+// For each row and step the product of the scales by block, a's and b's, beside the stage.
+template <typename S>
+__device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& tiles, float* scales, uint64_t* full,
+                                             uint64_t* empty) {
+  constexpr int kOfLane = S::kRows / 32;
+  const int lane = threadIdx.x % 32;
+  const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
+  const int steps = (p.k + kPiece - 1) / kPiece;
+  int stage = 0;
+  uint32_t round = 1;
+  for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
+    int m, pair;
+    tiles.place(index, m, pair);
+    const float* a = p.a_scale;
+    const float* b = p.b_scale + min(pair * S::kCluster + rank, (p.n - 1) / kTileN) * p.b_scale_n;
+    int row[kOfLane];
+#pragma unroll
+    for (int i = 0; i < kOfLane; ++i) {
+      row[i] = min(m * S::kRows + i * 32 + lane, p.m - 1) * static_cast<int>(p.a_scale_m);
+    }
+    for (int step = 0; step < steps; ++step, a += p.a_scale_k, b += p.b_scale_k) {
+      float of_row[kOfLane];
+      const float of_column = __ldg(b);
+#pragma unroll
+      for (int i = 0; i < kOfLane; ++i) of_row[i] = __ldg(a + row[i]);
+      barrier_wait(&empty[stage], round);
+#pragma unroll
+      for (int i = 0; i < kOfLane; ++i) scales[stage * S::kRows + i * 32 + lane] = of_row[i] * of_column;
+      __syncwarp();
+      if (lane == 0) barrier_arrive(&full[stage]);
       if (++stage == S::kStages) {
         stage = 0;
         round ^= 1;
@@ -190,19 +197,20 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
   static_assert(sizeof(Column) == 12);
 
   extern __shared__ uint8_t raw[];
-  uint8_t* stages = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
+  uint8_t* const stages = raw + (-shared_address(raw) & 1023);
   uint8_t* const behind = stages + S::kStages * S::kStageBytes;
   auto* exchange = reinterpret_cast<float*>(behind);
   auto* room = reinterpret_cast<Out*>(behind + S::kExchangeBytes);
   auto* full = reinterpret_cast<uint64_t*>(behind + S::kExchangeBytes + S::kStoreBytes);
   uint64_t* empty = full + S::kStages;
   auto* columns = reinterpret_cast<Column*>(behind + S::kExchangeBytes + S::kStoreBytes + S::kBarrierBytes);
+  auto* scales = reinterpret_cast<float*>(columns + kGroups * kTileN);
 
   if (threadIdx.x == kConsumers) {
     prefetch_map(&a_map);
     prefetch_map(&b_map);
     for (int i = 0; i < S::kStages; ++i) {
-      barrier_init(&full[i], 1);
+      barrier_init(&full[i], BY_BLOCK ? 2 : 1);  // the copy engine and the scales
       // a's rows come to all of a cluster, so all must have read theirs.
       barrier_init(&empty[i], (S::kAlongK ? 1 : kGroups) * S::kCluster);
     }
@@ -211,11 +219,13 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
   cluster_sync();
 
   if (threadIdx.x >= kConsumers) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (threadIdx.x == kConsumers) fetch<S>(p, tiles, &a_map, &b_map, stages, full, empty);
+    if (BY_BLOCK && threadIdx.x / 32 == kConsumers / 32 + 1) fetch_scales<S>(p, tiles, scales, full, empty);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-    const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);  // the same in all lanes, as the compiler sees
+    const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
     const int group_row = S::kAlongK ? 0 : group * 64 * S::kParts;
     const int first_step = S::kAlongK ? group : 0;
@@ -246,11 +256,11 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
     };
     // d += a part's rows times the columns, for what is in the stage; by block, it is the start.
     const auto multiply = [&](Sums& d, int part) {
-      const uint64_t a = a_first + stage * (S::kStageBytes / 16) + part * (64 * kPiece / 16);
-      const uint64_t b = b_first + stage * (S::kStageBytes / 16);
+      const uint32_t at = stage * (S::kStageBytes / 16);
 #pragma unroll
       for (int i = 0; i < kPiece / 32; ++i) {
-        wgmma<Atom>(a + 2 * i, b + 2 * i, d, !BY_BLOCK || i > 0, std::make_index_sequence<kRegisters>{});
+        const uint64_t a = further(a_first, at + part * (64 * kPiece / 16) + 2 * i);
+        wgmma<Atom>(a, further(b_first, at + 2 * i), d, !BY_BLOCK || i > 0, std::make_index_sequence<kRegisters>{});
       }
       cute::warpgroup_commit_batch();
     };
@@ -275,23 +285,22 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
       round = (fetched + first_step) / S::kStages % 2;
 
       if constexpr (BY_BLOCK) {
-        BlockScales<S> scales(p, row + lane / 4, tile_n, first_step, kStride);
-        if (first_step < steps) scales.load();
         for (int step = first_step; step < steps; step += kStride, advance()) {
-          const BlockScales<S> now = scales;
-          scales.advance();
-          if (step + kStride < steps) scales.load();
           barrier_wait(&full[stage], round);
+          const float* const scale = scales + stage * S::kRows + group_row + warp * 16 + lane / 4;
 #pragma unroll
           for (int part = 0; part < S::kParts; ++part) {
             Sums d;
             fence_registers(d);
             cute::warpgroup_arrive();
             multiply(d, part);
+            const float of_row[2] = {scale[part * 64], scale[part * 64 + 8]};
             cute::warpgroup_wait<0>();
             fence_registers(d);
-            if (part == S::kParts - 1) release(stage);
-            const float of_row[2] = {now.a[part][0] * now.b, now.a[part][1] * now.b};
+            if (part == S::kParts - 1) {
+              sync_group(group);  // all have read their scales
+              release(stage);
+            }
 #pragma unroll
             for (int i = 0; i < kRegisters; ++i) total[part][i] = fmaf(d[i], of_row[i % 4 / 2], total[part][i]);
           }

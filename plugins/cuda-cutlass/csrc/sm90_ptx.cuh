@@ -113,6 +113,11 @@ __device__ __forceinline__ uint64_t matrix_descriptor(const void* p) {
   return start | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
 
+// The descriptor of what lies further on, in units of 16 bytes.
+__device__ __forceinline__ uint64_t further(uint64_t descriptor, uint32_t units) {
+  return (descriptor & 0xffffffff00000000) | (static_cast<uint32_t>(descriptor) + units);
+}
+
 // d (64 x N) = a @ b + (accumulate ? d : 0), both from shared memory.
 template <typename Atom, typename Register, int COUNT, size_t... I>
 __device__ __forceinline__ void wgmma(uint64_t a, uint64_t b, Register (&d)[COUNT], bool accumulate,
