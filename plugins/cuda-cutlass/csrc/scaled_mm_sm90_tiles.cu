@@ -102,7 +102,7 @@ __device__ __forceinline__ void fetch(const ScaledMM& p, const Tiles& tiles, con
 template <typename S>
 __device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& tiles, float* scales, uint64_t* full,
                                              uint64_t* empty) {
-  constexpr int kOfLane = S::kRows / 32;
+  constexpr int kOfLane = S::kRows / 32, kAhead = 16 / kOfLane;
   const int lane = threadIdx.x % 32;
   const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
   const int steps = (p.k + kPiece - 1) / kPiece;
@@ -111,26 +111,35 @@ __device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& til
   for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
     int m, pair;
     tiles.place(index, m, pair);
-    const float* a = p.a_scale;
-    const float* b = p.b_scale + min(pair * S::kCluster + rank, (p.n - 1) / kTileN) * p.b_scale_n;
+    const float* const a = p.a_scale;
+    const float* const b = p.b_scale + min(pair * S::kCluster + rank, (p.n - 1) / kTileN) * p.b_scale_n;
     int row[kOfLane];
 #pragma unroll
     for (int i = 0; i < kOfLane; ++i) {
       row[i] = min(m * S::kRows + i * 32 + lane, p.m - 1) * static_cast<int>(p.a_scale_m);
     }
-    for (int step = 0; step < steps; ++step, a += p.a_scale_k, b += p.b_scale_k) {
-      float of_row[kOfLane];
-      const float of_column = __ldg(b);
+    // A few steps at a time, or each would wait for memory.
+    for (int first = 0; first < steps; first += kAhead) {
+      float of_row[kAhead][kOfLane], of_column[kAhead];
 #pragma unroll
-      for (int i = 0; i < kOfLane; ++i) of_row[i] = __ldg(a + row[i]);
-      barrier_wait(&empty[stage], round);
+      for (int i = 0; i < kAhead; ++i) {
+        if (first + i >= steps) break;
+        of_column[i] = __ldg(b + (first + i) * p.b_scale_k);
 #pragma unroll
-      for (int i = 0; i < kOfLane; ++i) scales[stage * S::kRows + i * 32 + lane] = of_row[i] * of_column;
-      __syncwarp();
-      if (lane == 0) barrier_arrive(&full[stage]);
-      if (++stage == S::kStages) {
-        stage = 0;
-        round ^= 1;
+        for (int r = 0; r < kOfLane; ++r) of_row[i][r] = __ldg(a + (first + i) * p.a_scale_k + row[r]);
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (first + i >= steps) break;
+        barrier_wait(&empty[stage], round);
+#pragma unroll
+        for (int r = 0; r < kOfLane; ++r) scales[stage * S::kRows + r * 32 + lane] = of_row[i][r] * of_column[i];
+        __syncwarp();
+        if (lane == 0) barrier_arrive(&full[stage]);
+        if (++stage == S::kStages) {
+          stage = 0;
+          round ^= 1;
+        }
       }
     }
   }
