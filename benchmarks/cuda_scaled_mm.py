@@ -1,19 +1,24 @@
 """8-bit products on a GPU, and the quantization before them: qcore, torch, and vLLM's kernels.
 
-    python benchmarks/cuda_scaled_mm.py OUT.json [--vllm LIBRARY] [--paths] [--rows M ...] [--plot FILE.png]
+    python benchmarks/cuda_scaled_mm.py OUT.json [--vllm LIBRARY] [--deep-gemm FOLDER] [--paths]
+                                                 [--rows M ...] [--plot FILE.png]
     python benchmarks/cuda_scaled_mm.py --plot FILE.png --from OUT.json
 
 Every contender of a shape is a CUDA graph that goes through copies of its weights, more than the
 L2 cache holds; the graphs are replayed in turn, round after round, and medians kept. ``floor`` is
 what the bytes take at the bandwidth of a copy in the same run. ``--vllm`` names the library in
-vLLM's wheel that has its ops (``vllm/_C.abi3.so``). ``--paths`` times every kernel of qcore's, for
+vLLM's wheel that has its ops (``vllm/_C*.so``), ``--deep-gemm`` the folder that has the package
+``deep_gemm`` (``vllm/third_party`` of that wheel), which compiles its kernels as they are first
+called and is asked from 1024 rows on. ``--paths`` times every kernel of qcore's, for
 ``scaled_mm_tiles.h``. Errors are those of 16 rows against float64, relative to the norm.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,6 +34,15 @@ ROWS = (1, 16, 64, 256, 1024, 8192)
 QUANTIZED = ((1, 4096), (64, 4096), (4096, 4096), (8192, 14336))  # M, K
 BFLOAT, FP8, INT8 = torch.bfloat16, torch.float8_e4m3fn, torch.int8
 Call = Callable[..., Any]
+PLOTTED = (
+    "qcore",
+    "vLLM",
+    "DeepGEMM",
+    "_scaled_mm rows",
+    "_scaled_mm tensor",
+    "_int_mm",
+    "bfloat16 @",
+)
 
 
 def codes(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
@@ -85,6 +99,10 @@ class Layer:
         found["qcore"] = lambda w: ours.cutlass_scaled_mm(out, a, w, *scales, None)
         if has_vllm:
             found["vLLM"] = lambda w: vllm.cutlass_scaled_mm(out, a, w, *scales, None)
+        if kind == "fp8 block" and M >= 1024 and "deep_gemm" in sys.modules:
+            gemm = sys.modules["deep_gemm"].fp8_gemm_nt
+            left, of_b = (a, x["block_scale"]), self.block_scale.t().contiguous()
+            found["DeepGEMM"] = lambda w: gemm(left, (w.t(), of_b), out)
         if kind == "fp8":
             row = {"scale_a": s, "scale_b": self.scale.reshape(1, -1), "out_dtype": BFLOAT}
             one = torch.ones((), device="cuda")
@@ -164,6 +182,24 @@ def products(args: argparse.Namespace, speed: float) -> list[dict[str, Any]]:
     return results
 
 
+def quantizers(M: int, K: int) -> dict[str, Call]:
+    """Functions of x."""
+    found: dict[str, Call] = {
+        "int8 per token": ops.scaled_int8_quant,
+        "int8 azp per token": partial(ops.scaled_int8_quant, symmetric=False),
+        "fp8 per token": partial(ops.scaled_fp8_quant, use_per_token_if_dynamic=True),
+        "fp8 group 128": lambda x: ops.per_token_group_fp8_quant(x, 128),
+    }
+    vllm = getattr(torch.ops, "_C", None)
+    if hasattr(vllm, "dynamic_scaled_int8_quant"):
+        q, f = (torch.empty(M, K, dtype=dtype, device="cuda") for dtype in (INT8, FP8))
+        s = torch.empty(M, 1, device="cuda")
+        to_int8, to_fp8 = vllm.dynamic_scaled_int8_quant, vllm.dynamic_per_token_scaled_fp8_quant
+        found["vLLM int8 per token"] = lambda x: to_int8(q, x, s, None)
+        found["vLLM fp8 per token"] = lambda x: to_fp8(f, x, s, None)
+    return found
+
+
 def quantizations(speed: float) -> list[dict[str, Any]]:
     """Activations of bfloat16 to 8 bits, beside a copy that moves as many bytes."""
     results = []
@@ -173,22 +209,7 @@ def quantizations(speed: float) -> list[dict[str, Any]]:
         ]
         bytes_ = torch.empty(3 * M * K // 2, dtype=torch.uint8, device="cuda")
         other = torch.empty_like(bytes_)
-        contenders: dict[str, Call] = {
-            "int8 per token": ops.scaled_int8_quant,
-            "int8 azp per token": partial(ops.scaled_int8_quant, symmetric=False),
-            "fp8 per token": partial(ops.scaled_fp8_quant, use_per_token_if_dynamic=True),
-            "fp8 group 128": lambda x: ops.per_token_group_fp8_quant(x, 128),
-        }
-        vllm = getattr(torch.ops, "_C", None)
-        if hasattr(vllm, "dynamic_scaled_int8_quant"):
-            q, s = torch.empty(M, K, dtype=INT8, device="cuda"), torch.empty(M, 1, device="cuda")
-            f = torch.empty(M, K, dtype=FP8, device="cuda")
-            contenders["vLLM int8 per token"] = lambda x: vllm.dynamic_scaled_int8_quant(
-                q, x, s, None
-            )
-            contenders["vLLM fp8 per token"] = lambda x: vllm.dynamic_per_token_scaled_fp8_quant(
-                f, x, s, None
-            )
+        contenders = quantizers(M, K)
         steps: dict[str, list[Step]] = {
             n: [partial(c, x) for x in xs] for n, c in contenders.items()
         }
@@ -245,14 +266,12 @@ def plot(results: list[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-PLOTTED = ("qcore", "vLLM", "_scaled_mm rows", "_scaled_mm tensor", "_int_mm", "bfloat16 @")
-
-
 def main() -> None:
     """Measure, print, write JSON and plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, nargs="?", help="write JSON here")
     parser.add_argument("--vllm", type=Path, help="vLLM's library of ops")
+    parser.add_argument("--deep-gemm", type=Path, help="the folder of the package deep_gemm")
     parser.add_argument("--paths", action="store_true", help="time each kernel of qcore's as well")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--plot", type=Path, help="write a plot here")
@@ -266,6 +285,9 @@ def main() -> None:
     library.load()
     if args.vllm:
         torch.ops.load_library(str(args.vllm))
+    if args.deep_gemm:
+        sys.path.insert(0, str(args.deep_gemm))
+        importlib.import_module("deep_gemm")
     speed = bandwidth()
     print(f"{torch.cuda.get_device_name()}: a copy moves {speed / 1e12:.2f} TB/s; microseconds")
     results = products(args, speed) + quantizations(speed)
