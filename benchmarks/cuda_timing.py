@@ -69,6 +69,6 @@ def median_us(steps: Sequence[Step], rounds: int = 25) -> float:
 
 def bandwidth() -> float:
     """Bytes read and written in a second by a copy."""
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
+    # As large as the tensors that are compared with it, and several times the cache.
+    source, target = torch.empty(2, 256 << 20, dtype=torch.uint8, device="cuda").unbind()
     return 2 * source.numel() / median_us([lambda: target.copy_(source)]) * 1e6

@@ -44,8 +44,9 @@ struct Shape {
   static constexpr int kColumnBytes = kGroups * kTileN * 12;
   static constexpr int kExchangeBytes = ALONG_K ? kRows * kTileN * 4 : 0;
   static constexpr int kBarrierBytes = 1024;
+  static constexpr int kScales = kRows + 4;
   static constexpr int kStages = (kSharedBytes - 1024 - kStoreBytes - kColumnBytes - kExchangeBytes - kBarrierBytes) /
-                                 (kStageBytes + kRows * 4);
+                                 (kStageBytes + kScales * 4);
 };
 
 struct Tiles {
@@ -98,11 +99,11 @@ __device__ __forceinline__ void fetch(const ScaledMM& p, const Tiles& tiles, con
   }
 }
 
-// For each row and step the product of the scales by block, a's and b's, beside the stage.
+// The scales by block of a's rows and, behind them, b's, beside the stage. Nobody waits for them here: the
+// copies themselves arrive at the barrier, once for each lane.
 template <typename S>
 __device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& tiles, float* scales, uint64_t* full,
                                              uint64_t* empty) {
-  constexpr int kOfLane = S::kRows / 32, kAhead = 16 / kOfLane;
   const int lane = threadIdx.x % 32;
   const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
   const int steps = (p.k + kPiece - 1) / kPiece;
@@ -111,35 +112,23 @@ __device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& til
   for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
     int m, pair;
     tiles.place(index, m, pair);
-    const float* const a = p.a_scale;
-    const float* const b = p.b_scale + min(pair * S::kCluster + rank, (p.n - 1) / kTileN) * p.b_scale_n;
-    int row[kOfLane];
+    const float* a = p.a_scale;
+    const float* b = p.b_scale + min(pair * S::kCluster + rank, (p.n - 1) / kTileN) * p.b_scale_n;
+    int row[S::kRows / 32];
 #pragma unroll
-    for (int i = 0; i < kOfLane; ++i) {
+    for (int i = 0; i < S::kRows / 32; ++i) {
       row[i] = min(m * S::kRows + i * 32 + lane, p.m - 1) * static_cast<int>(p.a_scale_m);
     }
-    // A few steps at a time, or each would wait for memory.
-    for (int first = 0; first < steps; first += kAhead) {
-      float of_row[kAhead][kOfLane], of_column[kAhead];
+    for (int step = 0; step < steps; ++step, a += p.a_scale_k, b += p.b_scale_k) {
+      barrier_wait(&empty[stage], round);
+      float* const at = scales + stage * S::kScales;
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (first + i >= steps) break;
-        of_column[i] = __ldg(b + (first + i) * p.b_scale_k);
-#pragma unroll
-        for (int r = 0; r < kOfLane; ++r) of_row[i][r] = __ldg(a + (first + i) * p.a_scale_k + row[r]);
-      }
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (first + i >= steps) break;
-        barrier_wait(&empty[stage], round);
-#pragma unroll
-        for (int r = 0; r < kOfLane; ++r) scales[stage * S::kRows + r * 32 + lane] = of_row[i][r] * of_column[i];
-        __syncwarp();
-        if (lane == 0) barrier_arrive(&full[stage]);
-        if (++stage == S::kStages) {
-          stage = 0;
-          round ^= 1;
-        }
+      for (int i = 0; i < S::kRows / 32; ++i) copy_float(at + i * 32 + lane, a + row[i]);
+      if (lane == 0) copy_float(at + S::kRows, b);
+      barrier_arrive_after_copies(&full[stage]);
+      if (++stage == S::kStages) {
+        stage = 0;
+        round ^= 1;
       }
     }
   }
@@ -219,9 +208,9 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
     prefetch_map(&a_map);
     prefetch_map(&b_map);
     for (int i = 0; i < S::kStages; ++i) {
-      barrier_init(&full[i], BY_BLOCK ? 2 : 1);  // the copy engine and the scales
-      // a's rows come to all of a cluster, so all must have read theirs.
-      barrier_init(&empty[i], (S::kAlongK ? 1 : kGroups) * S::kCluster);
+      barrier_init(&full[i], BY_BLOCK ? 1 + 32 : 1);  // the copy engine and the scales
+      // Every warp that reads the stage; of all of a cluster, as a's rows come to all.
+      barrier_init(&empty[i], 4 * (S::kAlongK ? 1 : kGroups) * S::kCluster);
     }
     barrier_init_fence();
   }
@@ -256,9 +245,10 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
       }
     };
     const auto release = [&](int which) {
-      if (threadIdx.x % 128 >= S::kCluster) return;
+      __syncwarp();
+      if (lane >= S::kCluster) return;
       if constexpr (S::kCluster > 1) {
-        barrier_arrive_remote(&empty[which], threadIdx.x % 128);
+        barrier_arrive_remote(&empty[which], lane);
       } else {
         barrier_arrive(&empty[which]);
       }
@@ -296,22 +286,23 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
       if constexpr (BY_BLOCK) {
         for (int step = first_step; step < steps; step += kStride, advance()) {
           barrier_wait(&full[stage], round);
-          const float* const scale = scales + stage * S::kRows + group_row + warp * 16 + lane / 4;
+          const float* const scale = scales + stage * S::kScales;
+          float of_row[S::kParts][2];
+#pragma unroll
+          for (int i = 0; i < S::kParts * 2; ++i) {
+            of_row[i / 2][i % 2] = scale[group_row + i / 2 * 64 + warp * 16 + i % 2 * 8 + lane / 4] * scale[S::kRows];
+          }
 #pragma unroll
           for (int part = 0; part < S::kParts; ++part) {
             Sums d;
             fence_registers(d);
             cute::warpgroup_arrive();
             multiply(d, part);
-            const float of_row[2] = {scale[part * 64], scale[part * 64 + 8]};
             cute::warpgroup_wait<0>();
             fence_registers(d);
-            if (part == S::kParts - 1) {
-              sync_group(group);  // all have read their scales
-              release(stage);
-            }
+            if (part == S::kParts - 1) release(stage);
 #pragma unroll
-            for (int i = 0; i < kRegisters; ++i) total[part][i] = fmaf(d[i], of_row[i % 4 / 2], total[part][i]);
+            for (int i = 0; i < kRegisters; ++i) total[part][i] = fmaf(d[i], of_row[part][i % 4 / 2], total[part][i]);
           }
         }
       } else {

@@ -61,6 +61,17 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
       : "memory");
 }
 
+// ---- copies of single numbers ---------------------------------------------------------------------
+
+__device__ __forceinline__ void copy_float(float* target, const float* source) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(target)), "l"(source) : "memory");
+}
+
+// One arrival, when this thread's copies so far are done.
+__device__ __forceinline__ void barrier_arrive_after_copies(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
 // ---- clusters ----------------------------------------------------------------------------------
 
 __device__ __forceinline__ uint32_t cluster_rank() {
