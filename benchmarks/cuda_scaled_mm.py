@@ -38,9 +38,9 @@ PLOTTED = (
     "qcore",
     "vLLM",
     "DeepGEMM",
-    "_scaled_mm rows",
-    "_scaled_mm tensor",
-    "_int_mm",
+    "torch._scaled_mm rows",
+    "torch._scaled_mm tensor",
+    "torch._int_mm",
     "bfloat16 @",
 )
 
@@ -108,10 +108,10 @@ class Layer:
             one = torch.ones((), device="cuda")
             tensor = {"scale_a": one, "scale_b": one, "out_dtype": BFLOAT}
             fast = partial(torch._scaled_mm, use_fast_accum=True)
-            found["_scaled_mm rows"] = lambda w: fast(a, w, **row)
-            found["_scaled_mm tensor"] = lambda w: fast(a, w, **tensor)
+            found["torch._scaled_mm rows"] = lambda w: fast(a, w, **row)
+            found["torch._scaled_mm tensor"] = lambda w: fast(a, w, **tensor)
         if kind == "int8" and M > 16:
-            found["_int_mm"] = lambda w: torch._int_mm(a, w)
+            found["torch._int_mm"] = lambda w: torch._int_mm(a, w)
         if paths:
             for path in ops.scaled_mm_paths():
                 by = partial(ours.scaled_mm_by, out, a)
@@ -130,7 +130,7 @@ def errors(layer: Layer, kind: str) -> dict[str, float]:
     exact = layer.exact(x, kind)
     found = {}
     for name, call in layer.contenders(kind, x, paths=False).items():
-        if name in ("_int_mm", "_scaled_mm tensor"):
+        if name in ("torch._int_mm", "torch._scaled_mm tensor"):
             continue  # without these scales
         result = call(layer.weights[0])
         if result is None:
@@ -251,6 +251,7 @@ def plot(results: list[dict[str, Any]], file: Path) -> None:
                     style,
                     marker="o",
                     label=name,
+                    color=f"C{PLOTTED.index(name)}",
                 )
             axis.plot(
                 [r["M"] for r in here],
@@ -263,7 +264,7 @@ def plot(results: list[dict[str, Any]], file: Path) -> None:
         panels[0].set_ylabel("microseconds")
         panels[0].legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, dpi=80)
 
 
 def main() -> None:
