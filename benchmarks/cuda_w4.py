@@ -13,52 +13,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from cuda_timing import Step, bandwidth, copies_of, median_us
 from environment import environment
 from qcore_cuda import library
 
 SHAPES = ((4096, 4096), (28672, 4096), (4096, 14336))  # N, K
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 GROUP = 128
-L2_BYTES = 256 << 20
-Step = Callable[[], Any]
-
-
-def median_us(steps: list[Step], repetitions: int = 25) -> float:
-    """Of one step, in a graph of them all."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(stream):
-        for step in steps[:2]:
-            step()
-    torch.cuda.synchronize()
-    calls = [steps[i % len(steps)] for i in range(max(len(steps), 20))]
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for step in calls:
-            step()
-    times: list[float] = []
-    for i in range(repetitions + 3):
-        begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        if i >= 3:
-            times.append(begin.elapsed_time(end) * 1000 / len(calls))
-    return sorted(times)[len(times) // 2]
-
-
-def bandwidth() -> float:
-    """Bytes read and written in a second by a copy."""
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * source.numel() / median_us([lambda: target.copy_(source)]) * 1e6
 
 
 class Layer:
@@ -67,7 +33,7 @@ class Layer:
     def __init__(self, N: int, K: int, dtype: torch.dtype) -> None:
         self.N, self.K, self.dtype = N, K, dtype
         self.bytes = N * K // 2 + N * (K // GROUP) * 2
-        copies = min(max(2, -(-L2_BYTES // self.bytes)), 40)
+        copies = copies_of(self.bytes)
         self.gptq = [self._words(K // 8, N) for _ in range(copies)]
         self.awq = [
             (self._words(K, N // 8), self._words(K // GROUP, N // 8)) for _ in range(copies)
@@ -75,7 +41,7 @@ class Layer:
         self.scales = [
             torch.rand(K // GROUP, N, device="cuda").mul(0.01).to(dtype) for _ in range(copies)
         ]
-        dense = min(max(2, -(-L2_BYTES // (2 * N * K))), 10)
+        dense = copies_of(2 * N * K, 10)
         self.dense = [torch.randn(K, N, device="cuda").to(dtype) for _ in range(dense)]
 
     @staticmethod

@@ -89,6 +89,14 @@ ScaledMM check(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor
   return p;
 }
 
+// Whether the result can be written in pieces of 16 bytes.
+bool in_pieces_of_16(const ScaledMM& p) {
+  return p.n % 8 == 0 && p.out_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.out) % 16 == 0;
+}
+
+// Whether 32 bits are enough to find a row's scales by block.
+bool scales_near(const ScaledMM& p) { return !p.by_block || int64_t{p.m} * p.a_scale_m < (int64_t{1} << 31); }
+
 void run(const ScaledMM& p, std::string_view path) {
   if (path == "skinny") {
     QCORE_CHECK(p.m <= kSkinnyMaxM, kOp, ": the skinny path takes M up to ", kSkinnyMaxM, "; it is ", p.m);
@@ -96,14 +104,21 @@ void run(const ScaledMM& p, std::string_view path) {
   }
   if (path == "portable" || p.k == 0) return scaled_mm_portable(p);
 #ifdef QCORE_CUDA_SM90A
-  if (path == "sm90_decode" || path == "sm90_columns") {
-    QCORE_CHECK(p.capability == 90 && !p.by_block && p.m <= kSkinnyMaxM, kOp,
-                ": this path needs sm_90, scales by row, and M up to ", kSkinnyMaxM);
-    return path == "sm90_decode" ? scaled_mm_sm90_decode(p) : scaled_mm_sm90_columns(p);
+  if (path == "sm90_columns") {
+    const int most = p.by_block ? kSkinnyMaxM / 2 : kSkinnyMaxM;
+    QCORE_CHECK(p.capability == 90 && p.m <= most && scales_near(p), kOp, ": this path needs sm_90, M up to ", most,
+                ", and a_scales that span less than 2^31 elements");
+    return scaled_mm_sm90_columns(p);
+  }
+  for (const OwnTile& tile : kOwnTiles) {
+    if (path != tile.name) continue;
+    QCORE_CHECK(p.capability == 90 && p.is_fp8 && in_pieces_of_16(p) && scales_near(p), kOp,
+                ": this path needs sm_90, FP8, N in multiples of 8, and a_scales that span less than 2^31 elements");
+    return scaled_mm_sm90_tiles(p, tile.rows);
   }
   for (const Sm90Tile& tile : kSm90Tiles) {
     if (path != tile.name) continue;
-    QCORE_CHECK(p.capability == 90 && !p.by_block && p.n % 8 == 0 && p.out_stride % 8 == 0, kOp,
+    QCORE_CHECK(p.capability == 90 && !p.by_block && in_pieces_of_16(p), kOp,
                 ": this path needs sm_90, scales by row, and N in multiples of 8");
     QCORE_CHECK(tile.takes(p), kOp, ": this path is for FP8");
     return tile.run(p);
@@ -114,9 +129,7 @@ void run(const ScaledMM& p, std::string_view path) {
 
 std::string_view choose(const ScaledMM& p) {
 #ifdef QCORE_CUDA_SM90A
-  const bool sm90 = p.capability == 90 && !p.by_block && p.n % 8 == 0 && p.out_stride % 8 == 0 &&
-                    reinterpret_cast<uintptr_t>(p.out) % 16 == 0;
-  if (sm90) {
+  if (p.capability == 90 && in_pieces_of_16(p) && scales_near(p)) {
     const std::string_view tile = choose_sm90_path(p);
     if (!tile.empty()) return tile;
   }
@@ -198,7 +211,8 @@ void scaled_mm_by(const Tensor& out, const Tensor& a, const Tensor& b, const Ten
 std::string scaled_mm_paths() {
   std::string names = "skinny,portable";
 #ifdef QCORE_CUDA_SM90A
-  names += ",sm90_decode,sm90_columns";
+  names += ",sm90_columns";
+  for (const OwnTile& tile : kOwnTiles) names += "," + std::string(tile.name);
   for (const Sm90Tile& tile : kSm90Tiles) names += "," + std::string(tile.name);
 #endif
   return names;

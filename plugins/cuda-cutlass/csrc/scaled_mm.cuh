@@ -73,17 +73,30 @@ struct ScaledEnd {
         azp_per_token(p.azp_per_token),
         scaled(p.by_block) {}
 
-  __device__ __forceinline__ float value(int m, int n, int32_t sum) const {
-    if (azp_adj) sum -= (azp ? azp[azp_per_token ? m : 0] : 1) * azp_adj[n];
-    return value(m, n, static_cast<float>(sum));
+  struct Row {
+    float scale;
+    int32_t azp;
+  };
+  struct Column {
+    float scale, bias;
+    int32_t azp_adj;
+  };
+  __device__ __forceinline__ Row row(int m) const {
+    return {scaled ? 1.0f : a_scale[a_per_token ? m : 0], azp ? azp[azp_per_token ? m : 0] : 1};
   }
-  __device__ __forceinline__ float value(int m, int n, float sum) const {
-    if (!scaled) sum = b_scale[b_per_channel ? n : 0] * (a_scale[a_per_token ? m : 0] * sum);
-    return bias ? sum + as_float(bias[n]) : sum;
+  __device__ __forceinline__ Column column(int n) const {
+    return {scaled ? 1.0f : b_scale[b_per_channel ? n : 0], bias ? as_float(bias[n]) : 0.0f, azp_adj ? azp_adj[n] : 0};
+  }
+  __device__ __forceinline__ float value(const Row& row, const Column& column, int32_t sum) const {
+    return value(row, column, static_cast<float>(sum - row.azp * column.azp_adj));
+  }
+  __device__ __forceinline__ float value(const Row& row, const Column& column, float sum) const {
+    if (!scaled) sum = column.scale * (row.scale * sum);
+    return bias ? sum + column.bias : sum;
   }
   template <typename Acc>
   __device__ __forceinline__ void store(int m, int n, Acc sum) const {
-    out[m * out_stride + n] = from_float<Out>(value(m, n, sum));
+    out[m * out_stride + n] = from_float<Out>(value(row(m), column(n), sum));
   }
 };
 

@@ -47,9 +47,10 @@ void scaled_mm_skinny(const ScaledMM& p);
 // Any M, any generation (FP8 from SM89 on).
 void scaled_mm_portable(const ScaledMM& p);
 
-// For few rows with SM90's own instructions; M <= kSkinnyMaxM, not by block. One shares K among
-// blocks, the other columns alone.
-void scaled_mm_sm90_decode(const ScaledMM& p);
+// SM90, few rows; M <= kSkinnyMaxM, and half of that with scales by block.
 void scaled_mm_sm90_columns(const ScaledMM& p);
+
+// SM90, FP8, any M, in tiles of 64, 128 or 256 rows; N and the rows of out in multiples of 16 bytes.
+void scaled_mm_sm90_tiles(const ScaledMM& p, int rows);
 
 }  // namespace qcore_cuda

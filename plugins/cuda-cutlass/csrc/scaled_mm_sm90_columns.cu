@@ -82,13 +82,49 @@ __device__ __forceinline__ void store_all(const ScaledMM& p, const Cut& cut, con
   }
 }
 
-template <typename Element, int ROWS>
+// What one thread needs of the scales by block, piece after piece: it has two rows of every eight, and two
+// columns, both in the same block.
+template <int ROWS>
+struct BlockScales {
+  const float* a_at;
+  const float* b_at;
+  int64_t a_step, b_step;
+  int left;  // pieces; beyond the end everything is zero
+  int place[ROWS / 4];
+  float a[ROWS / 4], b;
+
+  __device__ __forceinline__ BlockScales(const ScaledMM& p, int column, int pair, int first, int stride) {
+    a_at = p.a_scale + first * p.a_scale_k;
+    b_at = p.b_scale + min(column, p.n - 1) / 128 * p.b_scale_n + first * p.b_scale_k;
+    a_step = stride * p.a_scale_k;
+    b_step = stride * p.b_scale_k;
+    left = ((p.k + kPiece - 1) / kPiece - first + stride - 1) / stride;
+    b = 0.0f;
+#pragma unroll
+    for (int i = 0; i < ROWS / 4; ++i) {
+      place[i] = min(i / 2 * 8 + pair * 2 + i % 2, p.m - 1) * static_cast<int>(p.a_scale_m);
+      a[i] = 0.0f;
+    }
+  }
+  __device__ __forceinline__ void next() {
+    if (left-- <= 0) return;
+    b = __ldg(b_at);
+#pragma unroll
+    for (int i = 0; i < ROWS / 4; ++i) a[i] = __ldg(a_at + place[i]);
+    a_at += a_step;
+    b_at += b_step;
+  }
+  // Register i of a product has the rows' i / 4, i % 2.
+  __device__ __forceinline__ float of(int i) const { return b * a[i / 4 * 2 + i % 2]; }
+};
+
+template <typename Element, int ROWS, bool BY_BLOCK>
 __global__ void __launch_bounds__(kThreads, 1)
     columns_kernel(const __grid_constant__ CUtensorMap b_map, const __grid_constant__ CUtensorMap a_map,
                    const __grid_constant__ ScaledMM p, const Cut cut) {
   using Acc = typename Element::Acc;
   extern __shared__ uint8_t raw[];
-  uint8_t* shared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
+  uint8_t* const shared = raw + (-shared_address(raw) & 1023);
   auto* full = reinterpret_cast<uint64_t*>(shared);
   uint64_t* empty = full + kMostStages;
   uint8_t* stages = shared + kBarrierBytes;
@@ -145,7 +181,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (p.azp_adj) asm volatile("prefetch.global.L2 [%0];" ::"l"(p.azp_adj + n));
   }
 
-  typename A::Register d[ROWS / 2];
+  using Sums = typename A::Register[ROWS / 2];
+  Sums d;
 #pragma unroll
   for (int i = 0; i < ROWS / 2; ++i) d[i] = 0;
   const uint8_t* const of_b = stages + (share * cut.columns + tile * kTile) * kPiece;
@@ -158,35 +195,48 @@ __global__ void __launch_bounds__(kThreads, 1)
       round ^= 1;
     }
   };
-  const auto multiply = [&] {
+  const auto multiply = [&](Sums& to) {
     barrier_wait(&full[stage], round);
-    fence_registers(d);
+    fence_registers(to);
     cute::warpgroup_arrive();
     const uint64_t b = matrix_descriptor(of_b + stage * stage_bytes);
     const uint64_t a = matrix_descriptor(of_a + stage * stage_bytes);
 #pragma unroll
     for (int i = 0; i < kPiece / 32; ++i) {
-      wgmma<typename A::Type>(b + 2 * i, a + 2 * i, d, true, std::make_index_sequence<ROWS / 2>{});
+      wgmma<typename A::Type>(b + 2 * i, a + 2 * i, to, !BY_BLOCK || i > 0, std::make_index_sequence<ROWS / 2>{});
     }
     cute::warpgroup_commit_batch();
   };
-  if (has_columns) {
-    multiply();
+  if (!has_columns) {
+    for (int step = 0; step < cut.steps; ++step, advance()) {
+      barrier_wait(&full[stage], round);
+      if (first_of_group) barrier_arrive(&empty[stage]);
+    }
+  } else if constexpr (BY_BLOCK) {
+    // In float32 as they are made; meanwhile the other groups have the tensor cores.
+    BlockScales<ROWS> scales(p, first + tile * kTile + 16 * warp + lane / 4, lane % 4, share, cut.shares);
+    for (int step = 0; step < cut.steps; ++step, advance()) {
+      scales.next();
+      Sums part;
+      multiply(part);
+      cute::warpgroup_wait<0>();
+      fence_registers(part);
+      if (first_of_group) barrier_arrive(&empty[stage]);
+#pragma unroll
+      for (int i = 0; i < ROWS / 2; ++i) d[i] = fmaf(part[i], scales.of(i), d[i]);
+    }
+  } else {
+    multiply(d);
     for (int step = 1; step < cut.steps; ++step) {
       const int before = stage;
       advance();
-      multiply();
+      multiply(d);
       cute::warpgroup_wait<1>();
       fence_registers(d);
       if (first_of_group) barrier_arrive(&empty[before]);
     }
     cute::warpgroup_wait<0>();
     fence_registers(d);
-  } else {
-    for (int step = 0; step < cut.steps; ++step, advance()) {
-      barrier_wait(&full[stage], round);
-      if (first_of_group) barrier_arrive(&empty[stage]);
-    }
   }
 
   // All that was fetched has been read, so the stages' memory is free.
@@ -213,7 +263,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 Cut cut_columns(const ScaledMM& p, int rows) {
   Cut cut{};
   const int64_t rounds = ceil_div(p.n, static_cast<int64_t>(p.sm_count) * kMostColumns);
-  cut.columns = static_cast<int>(ceil_div(ceil_div(p.n, rounds * p.sm_count), 8) * 8);
+  const int step = p.by_block ? 16 : 8;
+  cut.columns = static_cast<int>(ceil_div(ceil_div(p.n, rounds * p.sm_count), step) * step);
   cut.shares = cut.columns <= kTile ? 4 : cut.columns <= 2 * kTile ? 2 : 1;
   cut.steps = static_cast<int>(ceil_div(p.k, cut.shares * kPiece));
   const int room = kSharedBytes - 1024 - kBarrierBytes - kSlackBytes;
@@ -221,10 +272,10 @@ Cut cut_columns(const ScaledMM& p, int rows) {
   return cut;
 }
 
-template <typename Element, int ROWS>
+template <typename Element, int ROWS, bool BY_BLOCK>
 void launch(const ScaledMM& p) {
   const char* op = "cutlass_scaled_mm";
-  const auto kernel = columns_kernel<Element, ROWS>;
+  const auto kernel = columns_kernel<Element, ROWS, BY_BLOCK>;
   // The sums take the stages' place.
   static_assert(kGroups * ROWS * (kTile + 1) * 4 <= kSharedBytes - 1024 - kBarrierBytes);
   static std::atomic<uint64_t> allowed{0};
@@ -235,18 +286,19 @@ void launch(const ScaledMM& p) {
   kernel<<<static_cast<unsigned>(ceil_div(p.n, cut.columns)), kThreads, kSharedBytes, p.stream>>>(b_map, a_map, p, cut);
 }
 
-template <typename Element>
+template <typename Element, bool BY_BLOCK>
 void launch_for_rows(const ScaledMM& p) {
-  if (p.m <= 8) return launch<Element, 8>(p);
-  if (p.m <= 16) return launch<Element, 16>(p);
-  if (p.m <= 32) return launch<Element, 32>(p);
-  launch<Element, 64>(p);
+  if (p.m <= 8) return launch<Element, 8, BY_BLOCK>(p);
+  if (p.m <= 16) return launch<Element, 16, BY_BLOCK>(p);
+  if (BY_BLOCK || p.m <= 32) return launch<Element, 32, BY_BLOCK>(p);
+  if constexpr (!BY_BLOCK) launch<Element, 64, false>(p);
 }
 
 }  // namespace
 
 void scaled_mm_sm90_columns(const ScaledMM& p) {
-  p.is_fp8 ? launch_for_rows<E4m3>(p) : launch_for_rows<Int8>(p);
+  if (!p.is_fp8) return launch_for_rows<Int8, false>(p);
+  p.by_block ? launch_for_rows<E4m3, true>(p) : launch_for_rows<E4m3, false>(p);
 }
 
 }  // namespace qcore_cuda

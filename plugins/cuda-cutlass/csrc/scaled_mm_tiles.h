@@ -44,59 +44,42 @@ inline constexpr Sm90Tile kSm90Tiles[] = {QCORE_SM90_TILES(QCORE_ENTRY)};
 #undef QCORE_OF_INT8
 #undef QCORE_OF_NO_INT8
 
-// ---- which kernel ------------------------------------------------------------------------------
-// From one measurement on an H200, by a script that is not in the repository yet; no result file. In
-// microseconds, FP8, for N x K of
-//                     4096 x 4096   28672 x 4096   4096 x 14336
-//   M = 1      skinny       10.2           39.1           29.3
-//              decode       10.0           41.9           22.3
-//              64 x 128     11.3           34.6           28.8
-//   M = 32     decode       14.1           60.4           24.3
-//              64 x 128     10.5           34.9           26.0
-//   M = 256    64 x 128     10             54             26
-//              128 x 128                   50.6
-//   M = 1024   128 x 128    25.2          160             84
-//              128 x 256    25.6          164             76
-//   M = 8192   128 x 128   176           1581            761
-//              128 x 256   185           1538            639
-// int8 is like it.
-struct Choice {
-  int64_t most_m;
-  int64_t least_k;
-  int64_t most_weight;  // bytes of b
-  std::string_view path;
+// Tiles of scaled_mm_sm90_tiles.
+struct OwnTile {
+  std::string_view name;
+  int rows;
 };
+inline constexpr OwnTile kOwnTiles[] = {{"sm90_64", 64}, {"sm90_128", 128}, {"sm90_256", 256}};
 
-constexpr int64_t kAny = int64_t{1} << 62;
+// ---- which kernel ------------------------------------------------------------------------------
+// Measured: benchmarks/results/cuda_scaled_mm.json has the time of every path.
+
+inline constexpr std::string_view kColumns = "sm90_columns";
 inline constexpr std::string_view kTile64 = "t64x128x128_1x1_pingpong";
 inline constexpr std::string_view kTile128 = "t128x128x128_2x1_pingpong";
 inline constexpr std::string_view kTile256 = "t128x256x128_2x1_cooperative";
 
-// The first that fits.
-inline constexpr Choice kFewRows[] = {
-    {32, 8192, kAny, "sm90_decode"},   // a long K is shared by blocks
-    {16, 0, 32 << 20, "skinny"},       // over before a tile's pipeline is full
-    {128, 0, kAny, kTile64},
-};
-
-// More rows: small tiles if they are done in one go; the largest where a tile has much to do (K) or
-// where there are many.
-inline std::string_view tile_for_many_rows(const ScaledMM& p) {
-  if (ceil_div(p.m, 64) * ceil_div(p.n, 128) <= p.sm_count) return kTile64;
-  const int64_t outputs = static_cast<int64_t>(p.m) * p.n;
-  return p.k >= 8192 || outputs >= int64_t{1} << 27 ? kTile256 : kTile128;
+// Few rows are over when the weight has been read. More: small tiles if they are done in one go, and
+// large ones where there is much to do.
+inline std::string_view best_sm90_path(const ScaledMM& p) {
+  if (p.m <= 32) return kColumns;
+  if (p.m <= 128 || ceil_div(p.m, 64) * ceil_div(p.n, 128) <= p.sm_count) return kTile64;
+  const double work = static_cast<double>(p.m) * p.n * p.k;
+  if (p.is_fp8) return work >= 4e11 ? "sm90_256" : kTile128;
+  return p.k >= 8192 ? kTile256 : kTile128;
 }
 
-inline std::string_view best_sm90_path(const ScaledMM& p) {
-  const int64_t weight = static_cast<int64_t>(p.n) * p.k;
-  for (const Choice& c : kFewRows) {
-    if (p.m <= c.most_m && p.k >= c.least_k && weight <= c.most_weight) return c.path;
-  }
-  return tile_for_many_rows(p);
+inline std::string_view best_sm90_block_path(const ScaledMM& p) {
+  if (p.m <= 32) return kColumns;
+  const int64_t along_n = ceil_div(p.n, 128);
+  if (p.m <= 64 || ceil_div(p.m, 64) * along_n <= p.sm_count) return "sm90_64";
+  if (ceil_div(p.m, 128) * along_n <= p.sm_count) return "sm90_128";
+  return "sm90_256";
 }
 
 // The best path that was compiled.
 inline std::string_view choose_sm90_path(const ScaledMM& p) {
+  if (p.by_block) return best_sm90_block_path(p);
   const std::string_view best = best_sm90_path(p);
   if (best.front() != 't') return best;
   std::string_view other;

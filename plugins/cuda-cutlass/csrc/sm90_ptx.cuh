@@ -37,27 +37,39 @@ __device__ __forceinline__ void barrier_expect(uint64_t* barrier, uint32_t bytes
                : "memory");
 }
 
-// At the barrier in the same place of another block of the cluster; what this thread wrote before is
-// visible to whoever waits there.
+// At the barrier in the same place of another block of the cluster. It orders what this thread did in
+// shared memory, no more: to release to the cluster would cost a wait for global memory.
 __device__ __forceinline__ void barrier_arrive_remote(uint64_t* barrier, uint32_t rank) {
   asm volatile(
       "{.reg .b32 there;\n"
       "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];}" ::"r"(shared_address(barrier)),
+      "mbarrier.arrive.shared::cluster.b64 _, [there];}" ::"r"(shared_address(barrier)),
       "r"(rank)
       : "memory");
 }
 
+// For what the copy engine brought. (To acquire from the cluster would empty the L1 cache each time.)
 __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity) {
   asm volatile(
       "{.reg .pred done;\n"
       "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@done bra end;\n"
       "bra again;\n"
       "end:}" ::"r"(shared_address(barrier)),
       "r"(parity)
       : "memory");
+}
+
+// ---- copies of single numbers ---------------------------------------------------------------------
+
+__device__ __forceinline__ void copy_float(float* target, const float* source) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(target)), "l"(source) : "memory");
+}
+
+// One arrival, when this thread's copies so far are done.
+__device__ __forceinline__ void barrier_arrive_after_copies(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
 // ---- clusters ----------------------------------------------------------------------------------
@@ -72,21 +84,6 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-template <typename T>
-__device__ __forceinline__ T load_remote(const T* here, uint32_t rank) {
-  static_assert(sizeof(T) == 4);
-  uint32_t value;
-  asm volatile(
-      "{.reg .b32 there;\n"
-      "mapa.shared::cluster.u32 there, %1, %2;\n"
-      "ld.shared::cluster.u32 %0, [there];}"
-      : "=r"(value)
-      : "r"(shared_address(here)), "r"(rank));
-  T result;
-  __builtin_memcpy(&result, &value, 4);
-  return result;
-}
-
 // ---- the tensor copy engine ----------------------------------------------------------------------
 
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
@@ -94,6 +91,7 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
 }
 
 // How long data should stay in L2.
+constexpr uint64_t kEvictNormal = 0x1000000000000000;
 constexpr uint64_t kEvictFirst = 0x12f0000000000000;
 constexpr uint64_t kEvictLast = 0x14f0000000000000;
 
@@ -107,6 +105,16 @@ __device__ __forceinline__ void load_box(void* target, const CUtensorMap* map, u
       : "memory");
 }
 
+// The same for the blocks of a cluster whose bits are set, in the same place of each, and its barrier's.
+__device__ __forceinline__ void load_box_for(uint16_t blocks, void* target, const CUtensorMap* map, uint64_t* barrier,
+                                             int x, int y) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(target)),
+      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "h"(blocks)
+      : "memory");
+}
+
 // ---- wgmma ---------------------------------------------------------------------------------------
 
 // A matrix in shared memory whose rows are 128 bytes of K, as the copy engine writes it with a
@@ -114,6 +122,11 @@ __device__ __forceinline__ void load_box(void* target, const CUtensorMap* map, u
 __device__ __forceinline__ uint64_t matrix_descriptor(const void* p) {
   const uint64_t start = (shared_address(p) & 0x3ffff) >> 4;
   return start | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+}
+
+// The descriptor of what lies further on, in units of 16 bytes.
+__device__ __forceinline__ uint64_t further(uint64_t descriptor, uint32_t units) {
+  return (descriptor & 0xffffffff00000000) | (static_cast<uint32_t>(descriptor) + units);
 }
 
 // d (64 x N) = a @ b + (accumulate ? d : 0), both from shared memory.

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import torch
 
-__all__ = ["BITS", "chains", "sums"]
+__all__ = ["BITS", "chain_sums", "chains", "sums"]
 
 BITS = 13
 _AT_A_TIME = 32
@@ -43,11 +43,8 @@ def chains(path: str, K: int, N: int = 1, processors: int = 132) -> list[torch.T
     pieces = list(places.split(128))
     if path.endswith("_promoted"):
         return pieces
-    if path == "sm90_decode":
-        # Four blocks share K; in each, two warpgroups take turns.
-        bounds = [len(pieces) * rank // 4 for rank in range(5)]
-        shares = [pieces[bounds[r] : bounds[r + 1]] for r in range(4)]
-        return [torch.cat(share[g::2]) for share in shares for g in range(2) if share[g::2]]
+    if path == "sm90_64":
+        return [torch.cat(pieces[g::2]) for g in range(2) if pieces[g::2]]
     if path == "sm90_columns":
         # A block's four warpgroups share K if one or two of them are enough for its columns.
         rounds = -(-N // (processors * 256))
@@ -57,10 +54,12 @@ def chains(path: str, K: int, N: int = 1, processors: int = 132) -> list[torch.T
     return [places]
 
 
-def sums(a: torch.Tensor, b: torch.Tensor, parts: Iterable[torch.Tensor]) -> torch.Tensor:
-    """``a @ b`` of 8-bit floats [M, K] and [K, N], float64, by chains of K (`chains`)."""
+def chain_sums(a: torch.Tensor, b: torch.Tensor, parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """``a @ b`` of 8-bit floats [M, K] and [K, N] by chains of K: float64 [chains, M, N]."""
     wide_a, wide_b = a.double(), b.double().t()
-    total = torch.zeros(a.shape[0], b.shape[1], dtype=torch.float64, device=a.device)
-    for part in parts:
-        total += _chain(wide_a[:, part], wide_b[:, part])
-    return total
+    return torch.stack([_chain(wide_a[:, part], wide_b[:, part]) for part in parts])
+
+
+def sums(a: torch.Tensor, b: torch.Tensor, parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """``a @ b``, the chains added up in float64."""
+    return chain_sums(a, b, parts).sum(0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from qcore_cuda import ops
 from qcore_cuda.kernels.padding import pad_to
+from qcore_cuda.kernels.tensor_core import FP8_SUM_UNIT
 
 pytestmark = pytest.mark.gpu
 
@@ -104,10 +105,8 @@ def test_fp8_blocks(shape: tuple[int, int, int], out_dtype: torch.dtype) -> None
         out = ops.fp8_block_linear(view, weight.to(E4M3), scales, bias, N, out_dtype)
         assert out.shape == (*view.shape[:-1], N)
         unit = torch.finfo(out_dtype).eps / 2
-        # 128 products in the tensor core (see fp8_sums in test_gpu_scaled_mm), then float32 sums.
-        hopper = torch.cuda.get_device_capability() == (9, 0)
-        lost = 18 / 16 * 2.0**-23 if hopper else 34 / 32 * 2.0**-13
-        slack = size * (128 * lost + (kb + 4) * 2.0**-24)
+        # 128 products in the tensor core, then float32 sums.
+        slack = size * (128 * FP8_SUM_UNIT + (kb + 4) * 2.0**-24)
         error = (out.reshape(exact.shape).double() - exact).abs()
         assert (error <= exact.abs() * unit + slack * (1 + unit) + 2.0**-24).all()
 

@@ -23,7 +23,8 @@ if library.unusable_here() is None:
 else:
     PATHS = ("skinny",)
 
-INT8_PATHS = tuple(p for p in PATHS if not p.endswith("_promoted"))
+OWN_TILES = ("sm90_64", "sm90_128", "sm90_256")  # for FP8
+INT8_PATHS = tuple(p for p in PATHS if not p.endswith("_promoted") and p not in OWN_TILES)
 
 SHAPES = [
     (1, 8, 16),
@@ -43,7 +44,9 @@ SHAPES = [
     (513, 2304, 4096),
 ]
 
-FEW_ROWS = ("skinny", "sm90_decode", "sm90_columns")
+FEW_ROWS = ("skinny", "sm90_columns")
+MOST_ROWS = {"skinny": 64, "sm90_columns": 32}  # by block
+BLOCK_PATHS = tuple(p for p in PATHS if not p.startswith("t"))
 
 
 def fp8_sums(path: str, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,12 +54,13 @@ def fp8_sums(path: str, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor,
     K = a.shape[1]
     exact = a.double() @ b.double()
     size = a.double().abs() @ b.double().abs()
-    if path not in ("skinny", "portable"):
+    if not path.startswith(("skinny", "portable")):
         # wgmma. Whether a sum is cut off once more before it is read is not published.
         processors = torch.cuda.get_device_properties(0).multi_processor_count
         parts = tensor_core.chains(path, K, b.shape[1], processors)
-        found = tensor_core.sums(a, b, parts)
-        return found, found.abs() * 2.0**-tensor_core.BITS + size * (len(parts) - 1) * 2.0**-24
+        found = tensor_core.chain_sums(a, b, parts)
+        slack = found.abs().sum(0) * 2.0**-tensor_core.BITS + size * (len(parts) - 1) * 2.0**-24
+        return found.sum(0), slack
     if SM90:
         # mma.sync of 8-bit floats is one of float16 there: 16 products and an accumulator, each
         # cut off at no less than 23 bits, and so is the sum.
@@ -132,24 +136,31 @@ def test_zero_points(path: str) -> None:
             close(out, exact, slack, (path, M, N, K))
 
 
-@pytest.mark.parametrize("path", ["skinny", "portable"])
+@pytest.mark.parametrize("path", BLOCK_PATHS)
 @pytest.mark.parametrize("out_dtype", [torch.bfloat16, torch.float16])
 def test_scales_by_block(path: str, out_dtype: torch.dtype) -> None:
     for M, N, K in SHAPES:
-        if (path in FEW_ROWS and M > 64) or (K <= 128 and N <= 128):
+        if (path in FEW_ROWS and M > MOST_ROWS[path]) or (K <= 128 and N <= 128):
             continue
         a, b = codes((M, K), torch.float8_e4m3fn, 1), codes((N, K), torch.float8_e4m3fn, 2).t()
         kb, nb = -(-K // 128), -(-N // 128)
         sa = torch.rand(kb, M, device="cuda").add(0.1).mul(1e-3).t()
         sb = torch.rand(nb, kb, device="cuda").add(0.1).mul(1e-3).t()
-        out = ops.scaled_mm_by(path, a, b, sa, sb, out_dtype)
-        wide_a = a.double() * sa.double().repeat_interleave(128, 1)[:, :K]
-        spread = sb.double().repeat_interleave(128, 0)[:K].repeat_interleave(128, 1)[:, :N]
-        wide_b = b.double() * spread
-        _, of_codes = fp8_sums(path, a[:, :128], b[:128])  # of 128 products at a time
-        relative = (of_codes / (a[:, :128].double().abs() @ b[:128].double().abs())).max()
-        slack = (wide_a.abs() @ wide_b.abs()) * (relative + (kb + 4) * 2.0**-24)
-        close(out, wide_a @ wide_b, slack, (path, M, N, K))
+        bias = torch.randn(N, device="cuda").to(out_dtype) if K % 32 else None
+        out = ops.scaled_mm_by(path, a, b, sa, sb, out_dtype, bias=bias)
+        exact, slack = torch.zeros(2, M, N, dtype=torch.float64, device="cuda")
+        columns = torch.arange(N, device="cuda") // 128
+        for k in range(kb):
+            part = slice(128 * k, 128 * (k + 1))
+            sums, off = fp8_sums(path + "_promoted", a[:, part], b[part])
+            scales = sa[:, k : k + 1].double() * sb[k, columns].double()
+            exact += sums * scales
+            # The scale rounds, and so does each addition.
+            slack += off * scales + (sums * scales).abs() * (kb + 3) * 2.0**-24
+        if bias is not None:
+            exact += bias.double()
+            slack += exact.abs() * 2.0**-23
+        close(out, exact, slack, (path, M, N, K))
 
 
 def test_full_range_is_exact() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qcore.testing import Arithmetic, KernelConformance
+from qcore.testing import KernelConformance
 from qcore_cuda import ops, plugin
 from qcore_cuda.kernels.exllama import ExllamaLinearKernel
 from w4_oracle import (
@@ -32,7 +32,6 @@ class TestExllama(KernelConformance):
     kernel_class = ExllamaLinearKernel
     spec = SPECS["ExllamaLinearKernel"]
     device = "cuda"
-    arithmetic = Arithmetic(weights="input")
 
 
 def gptq(x: Tensor, w: Weight, *, v2: bool = False, shuffled: bool = False) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 
@@ -71,6 +71,10 @@ class LinearKernel(ABC, Generic[ConfigT]):
     accumulation: ClassVar[torch.dtype | float] = torch.float32
     """The dtype of its sums, or their unit roundoff where the hardware adds in none of torch's. The
     conformance kit allows for it."""
+
+    weight_rounding: ClassVar[torch.dtype | Literal["input"] | None] = None
+    """The dtype to which it rounds dequantized weights, ``input`` for the input's; None if it does
+    not. The conformance kit allows for it."""
 
     def __init__(self, config: ConfigT) -> None:
         able, reason = self.can_implement(config)

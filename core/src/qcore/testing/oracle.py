@@ -29,10 +29,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
+from qcore.kernels.base import LinearKernel
 from qcore.layers import (
     CodebookLinearLayerConfig,
     GGUFLinearLayerConfig,
@@ -71,6 +72,11 @@ class Arithmetic:
     accumulate: torch.dtype | float = torch.float32
     weights: torch.dtype | Literal["input"] | None = None
     activations: torch.dtype | Literal["input"] | None = None
+
+    @classmethod
+    def of(cls, kernel_class: type[LinearKernel[Any]]) -> Arithmetic:
+        """What a kernel class says of itself."""
+        return cls(kernel_class.accumulation, kernel_class.weight_rounding)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class KernelConformance:
     @classmethod
     def subject(cls) -> Subject:
         """What is tested."""
-        arithmetic = cls.arithmetic or Arithmetic(cls.kernel_class.accumulation)
+        arithmetic = cls.arithmetic or Arithmetic.of(cls.kernel_class)
         return Subject(cls.kernel_class, cls.device, cls.spec, arithmetic, cls.tolerance)
 
     @classmethod

@@ -92,8 +92,7 @@ def check_kernel(
         device: where to run it.
         spec: its declaration; None to look it up in the registry (see `Subject`).
         configs: the layers to ask it about; None for `conformance_configs`.
-        arithmetic: how it computes; by default with sums as the class's ``accumulation`` says,
-            and float32 otherwise.
+        arithmetic: how it computes; by default as the class says (`Arithmetic.of`).
         tolerance: of an ``APPROXIMATE`` kernel.
         checks: names from `CHECKS`; None for all.
         thorough: more layers.
@@ -103,7 +102,7 @@ def check_kernel(
         ConformanceError: a check failed, or the kernel cannot run here; the text says all.
         ConfigError: the arguments contradict each other, or a check is not known.
     """
-    arithmetic = arithmetic or Arithmetic(kernel_class.accumulation)
+    arithmetic = arithmetic or Arithmetic.of(kernel_class)
     subject = Subject(kernel_class, device, spec, arithmetic, tolerance)
     unknown = set(checks or ()) - set(CHECKS)
     if unknown:

@@ -27,6 +27,8 @@ class ExllamaLinearKernel(MPLinearKernel):
     weight is dequantized for each call.
     """
 
+    weight_rounding = "input"
+
     @classmethod
     def get_min_capability(cls) -> int:
         """Tensor cores of bfloat16 with asynchronous copies: SM80."""

@@ -1,0 +1,376 @@
+// SM90, FP8, many rows: tiles of 64, 128 or 256 rows and 128 columns.
+//
+// A block of threads has a processor for itself and takes tile after tile. A warp keeps the copy engine
+// busy, and two warpgroups multiply: each has half of the rows or, of 64 rows, every other piece of K. Two
+// blocks with tiles side by side form a cluster, in which each fetches half of a's rows, for both.
+//
+// With scales by block (a has one for each row and 128 of K, b one for each 128 x 128), the tensor core
+// adds 128 products, and those sums are scaled and added in float32. While one warpgroup does that, the
+// other has the tensor cores; so that it does little else, a warp of its own brings the scales.
+
+#include "scaled_mm.cuh"
+#include "sm90_ptx.cuh"
+#include "tensor_map.h"
+
+namespace qcore_cuda {
+namespace {
+
+using namespace sm90;
+namespace gmma = cute::SM90::GMMA;
+
+constexpr int kPiece = 128;  // bytes of K: a row of shared memory, and what a scale by block is for
+constexpr int kTileN = 128;
+constexpr int kGroups = 2;
+constexpr int kConsumers = 128 * kGroups;
+constexpr int kThreads = kConsumers + 128;  // registers are given to whole warpgroups
+constexpr int kWarpsThatStore = kConsumers / 32;
+constexpr int kStoreColumns = 64, kStoreStride = kStoreColumns + 8;
+constexpr int kSharedBytes = 227 * 1024;
+constexpr int kBand = 8;  // tiles along M that are worked on together, so that L2 keeps what they read of a
+
+using Atom = gmma::MMA_64x128x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>;
+constexpr int kRegisters = kTileN / 2;  // of a thread, for 64 rows
+using Sums = float[kRegisters];
+
+// Each warpgroup has PARTS times 64 rows, of its own or, if they take turns along K, the same.
+template <int PARTS, bool ALONG_K, int CLUSTER>
+struct Shape {
+  static constexpr bool kAlongK = ALONG_K;
+  static constexpr int kParts = PARTS, kCluster = CLUSTER;
+  static constexpr int kRows = 64 * PARTS * (ALONG_K ? 1 : kGroups);
+  static constexpr int kABytes = kRows * kPiece, kBBytes = kTileN * kPiece;
+  static constexpr int kStageBytes = kABytes + kBBytes;
+  static constexpr int kStoreBytes = kWarpsThatStore * 16 * kStoreStride * 2;
+  static constexpr int kColumnBytes = kGroups * kTileN * 12;
+  static constexpr int kExchangeBytes = ALONG_K ? kRows * kTileN * 4 : 0;
+  static constexpr int kBarrierBytes = 1024;
+  static constexpr int kScales = kRows + 4;
+  static constexpr int kStages = (kSharedBytes - 1024 - kStoreBytes - kColumnBytes - kExchangeBytes - kBarrierBytes) /
+                                 (kStageBytes + kScales * 4);
+};
+
+struct Tiles {
+  int along_m, pairs;  // pairs: along N, as many tiles as a cluster has blocks
+
+  __device__ int count() const { return along_m * pairs; }
+  // A band of kBand tiles along M, pair by pair; then the next.
+  __device__ void place(int index, int& m, int& pair) const {
+    const int band = index / (kBand * pairs), first = band * kBand;
+    const int width = min(kBand, along_m - first), in_band = index - first * pairs;
+    m = first + in_band % width;
+    pair = in_band / width;
+  }
+};
+
+__device__ __forceinline__ void fence_registers(Sums& d) {
+#pragma unroll
+  for (int i = 0; i < kRegisters; ++i) cute::warpgroup_fence_operand(d[i]);
+}
+
+template <typename S>
+__device__ __forceinline__ void fetch(const ScaledMM& p, const Tiles& tiles, const CUtensorMap* a_map,
+                                      const CUtensorMap* b_map, uint8_t* stages, uint64_t* full, uint64_t* empty) {
+  constexpr uint16_t kAll = (1 << S::kCluster) - 1;
+  constexpr int kPart = S::kRows / S::kCluster;
+  const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
+  const int steps = (p.k + kPiece - 1) / kPiece;
+  int stage = 0;
+  uint32_t round = 1;  // the first time the stages are free
+  for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
+    int m, pair;
+    tiles.place(index, m, pair);
+    const int column = (pair * S::kCluster + rank) * kTileN;  // beyond the end zeros come
+    for (int step = 0; step < steps; ++step) {
+      barrier_wait(&empty[stage], round);
+      barrier_expect(&full[stage], S::kStageBytes);
+      uint8_t* const at = stages + stage * S::kStageBytes;
+      const int row = m * S::kRows + rank * kPart;
+      if constexpr (S::kCluster > 1) {
+        load_box_for(kAll, at + rank * kPart * kPiece, a_map, &full[stage], step * kPiece, row);
+      } else {
+        load_box(at, a_map, &full[stage], step * kPiece, row, kEvictNormal);
+      }
+      load_box(at + S::kABytes, b_map, &full[stage], step * kPiece, column, kEvictNormal);
+      if (++stage == S::kStages) {
+        stage = 0;
+        round ^= 1;
+      }
+    }
+  }
+}
+
+// The scales by block of a's rows and, behind them, b's, beside the stage. Nobody waits for them here: the
+// copies themselves arrive at the barrier, once for each lane.
+template <typename S>
+__device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& tiles, float* scales, uint64_t* full,
+                                             uint64_t* empty) {
+  const int lane = threadIdx.x % 32;
+  const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
+  const int steps = (p.k + kPiece - 1) / kPiece;
+  int stage = 0;
+  uint32_t round = 1;
+  for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
+    int m, pair;
+    tiles.place(index, m, pair);
+    const float* a = p.a_scale;
+    const float* b = p.b_scale + min(pair * S::kCluster + rank, (p.n - 1) / kTileN) * p.b_scale_n;
+    int row[S::kRows / 32];
+#pragma unroll
+    for (int i = 0; i < S::kRows / 32; ++i) {
+      row[i] = min(m * S::kRows + i * 32 + lane, p.m - 1) * static_cast<int>(p.a_scale_m);
+    }
+    for (int step = 0; step < steps; ++step, a += p.a_scale_k, b += p.b_scale_k) {
+      barrier_wait(&empty[stage], round);
+      float* const at = scales + stage * S::kScales;
+#pragma unroll
+      for (int i = 0; i < S::kRows / 32; ++i) copy_float(at + i * 32 + lane, a + row[i]);
+      if (lane == 0) copy_float(at + S::kRows, b);
+      barrier_arrive_after_copies(&full[stage]);
+      if (++stage == S::kStages) {
+        stage = 0;
+        round ^= 1;
+      }
+    }
+  }
+}
+
+// Of 16 rows and COLUMNS columns of a warp, through shared memory, so that they leave in pieces of 16 bytes.
+template <int COLUMNS, typename Out>
+__device__ __forceinline__ void store(const ScaledMM& p, const ScaledEnd<Out>& end, const Sums& sums,
+                                      const typename ScaledEnd<Out>::Row (&rows)[2],
+                                      const typename ScaledEnd<Out>::Column* columns, Out* room, int row, int column) {
+  const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+#pragma unroll
+  for (int pass = 0; pass < COLUMNS / kStoreColumns; ++pass) {
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < kStoreColumns / 8; ++j) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const auto of_column = columns[pass * kStoreColumns + j * 8 + 2 * q + c];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const float sum = sums[pass * kStoreColumns / 2 + j * 4 + h * 2 + c];
+          room[(g + 8 * h) * kStoreStride + j * 8 + 2 * q + c] = from_float<Out>(end.value(rows[h], of_column, sum));
+        }
+      }
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int r = i * 4 + lane / 8, c = lane % 8 * 8;
+      const int m = row + r, n = column + pass * kStoreColumns + c;
+      if (m < p.m && n < p.n) {  // N is a multiple of 8
+        *reinterpret_cast<uint4*>(static_cast<Out*>(p.out) + m * p.out_stride + n) =
+            *reinterpret_cast<const uint4*>(room + r * kStoreStride + c);
+      }
+    }
+  }
+}
+
+// Named barriers: 1, 2 of a warpgroup, 3 of both.
+__device__ __forceinline__ void sync_group(int group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }
+__device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 3, %0;" ::"n"(kConsumers) : "memory"); }
+
+// The two warpgroups' sums of the same rows and columns: each leaves with the total of half of the columns,
+// the first half of its registers.
+__device__ __forceinline__ void add_groups(Sums& sums, float* room, int group) {
+  const int thread = threadIdx.x % 128, other = 1 - group;
+  constexpr int kHalf = kRegisters / 2;
+#pragma unroll
+  for (int i = 0; i < kHalf; ++i) room[(group * kHalf + i) * 128 + thread] = group == 0 ? sums[kHalf + i] : sums[i];
+  sync_consumers();
+#pragma unroll
+  for (int i = 0; i < kHalf; ++i) {
+    sums[i] = (group == 0 ? sums[i] : sums[kHalf + i]) + room[(other * kHalf + i) * 128 + thread];
+  }
+  sync_consumers();
+}
+
+template <typename S, typename Out, bool BY_BLOCK>
+__global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 1)
+    tiles_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
+                 const __grid_constant__ ScaledMM p, const Tiles tiles) {
+  using Column = typename ScaledEnd<Out>::Column;
+  static_assert(sizeof(Column) == 12);
+
+  extern __shared__ uint8_t raw[];
+  uint8_t* const stages = raw + (-shared_address(raw) & 1023);
+  uint8_t* const behind = stages + S::kStages * S::kStageBytes;
+  auto* exchange = reinterpret_cast<float*>(behind);
+  auto* room = reinterpret_cast<Out*>(behind + S::kExchangeBytes);
+  auto* full = reinterpret_cast<uint64_t*>(behind + S::kExchangeBytes + S::kStoreBytes);
+  uint64_t* empty = full + S::kStages;
+  auto* columns = reinterpret_cast<Column*>(behind + S::kExchangeBytes + S::kStoreBytes + S::kBarrierBytes);
+  auto* scales = reinterpret_cast<float*>(columns + kGroups * kTileN);
+
+  if (threadIdx.x == kConsumers) {
+    prefetch_map(&a_map);
+    prefetch_map(&b_map);
+    for (int i = 0; i < S::kStages; ++i) {
+      barrier_init(&full[i], BY_BLOCK ? 1 + 32 : 1);  // the copy engine and the scales
+      // Every warp that reads the stage; of all of a cluster, as a's rows come to all.
+      barrier_init(&empty[i], 4 * (S::kAlongK ? 1 : kGroups) * S::kCluster);
+    }
+    barrier_init_fence();
+  }
+  cluster_sync();
+
+  if (threadIdx.x >= kConsumers) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    if (threadIdx.x == kConsumers) fetch<S>(p, tiles, &a_map, &b_map, stages, full, empty);
+    if (BY_BLOCK && threadIdx.x / 32 == kConsumers / 32 + 1) fetch_scales<S>(p, tiles, scales, full, empty);
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);  // the same in all lanes, as the compiler sees
+    const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
+    const int group_row = S::kAlongK ? 0 : group * 64 * S::kParts;
+    const int first_step = S::kAlongK ? group : 0;
+    constexpr int kStride = S::kAlongK ? kGroups : 1;
+    const int steps = (p.k + kPiece - 1) / kPiece;
+    const ScaledEnd<Out> end(p);
+    room += threadIdx.x / 32 * 16 * kStoreStride;
+    columns += group * kTileN;
+    const uint64_t a_first = matrix_descriptor(stages + group_row * kPiece);
+    const uint64_t b_first = matrix_descriptor(stages + S::kABytes);
+    uint32_t fetched = 0;  // steps of the tiles before
+    int stage = 0;
+    uint32_t round = 0;
+    const auto advance = [&] {
+      stage += kStride;
+      if (stage >= S::kStages) {
+        stage -= S::kStages;
+        round ^= 1;
+      }
+    };
+    const auto release = [&](int which) {
+      __syncwarp();
+      if (lane >= S::kCluster) return;
+      if constexpr (S::kCluster > 1) {
+        barrier_arrive_remote(&empty[which], lane);
+      } else {
+        barrier_arrive(&empty[which]);
+      }
+    };
+    // d += a part's rows times the columns, for what is in the stage; by block, it is the start.
+    const auto multiply = [&](Sums& d, int part) {
+      const uint32_t at = stage * (S::kStageBytes / 16);
+#pragma unroll
+      for (int i = 0; i < kPiece / 32; ++i) {
+        const uint64_t a = further(a_first, at + part * (64 * kPiece / 16) + 2 * i);
+        wgmma<Atom>(a, further(b_first, at + 2 * i), d, !BY_BLOCK || i > 0, std::make_index_sequence<kRegisters>{});
+      }
+      cute::warpgroup_commit_batch();
+    };
+
+    for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
+      int m, pair;
+      tiles.place(index, m, pair);
+      const int tile_n = pair * S::kCluster + rank;
+      const int row = m * S::kRows + group_row + warp * 16;
+      // What the end needs is here by then.
+      const Column my_column = end.column(min(tile_n * kTileN + static_cast<int>(threadIdx.x) % 128, p.n - 1));
+      typename ScaledEnd<Out>::Row rows[S::kParts][2];
+#pragma unroll
+      for (int i = 0; i < S::kParts * 2; ++i) {
+        rows[i / 2][i % 2] = end.row(min(row + i / 2 * 64 + i % 2 * 8 + lane / 4, p.m - 1));
+      }
+      Sums total[S::kParts];
+#pragma unroll
+      for (int i = 0; i < S::kParts * kRegisters; ++i) total[i / kRegisters][i % kRegisters] = 0;
+
+      stage = (fetched + first_step) % S::kStages;
+      round = (fetched + first_step) / S::kStages % 2;
+
+      if constexpr (BY_BLOCK) {
+        for (int step = first_step; step < steps; step += kStride, advance()) {
+          barrier_wait(&full[stage], round);
+          const float* const scale = scales + stage * S::kScales;
+          float of_row[S::kParts][2];
+#pragma unroll
+          for (int i = 0; i < S::kParts * 2; ++i) {
+            of_row[i / 2][i % 2] = scale[group_row + i / 2 * 64 + warp * 16 + i % 2 * 8 + lane / 4] * scale[S::kRows];
+          }
+#pragma unroll
+          for (int part = 0; part < S::kParts; ++part) {
+            Sums d;
+            fence_registers(d);
+            cute::warpgroup_arrive();
+            multiply(d, part);
+            cute::warpgroup_wait<0>();
+            fence_registers(d);
+            if (part == S::kParts - 1) release(stage);
+#pragma unroll
+            for (int i = 0; i < kRegisters; ++i) total[part][i] = fmaf(d[i], of_row[part][i % 4 / 2], total[part][i]);
+          }
+        }
+      } else {
+        int before = -1;
+        for (int step = first_step; step < steps; step += kStride, advance()) {
+          barrier_wait(&full[stage], round);
+#pragma unroll
+          for (int part = 0; part < S::kParts; ++part) fence_registers(total[part]);
+          cute::warpgroup_arrive();
+#pragma unroll
+          for (int part = 0; part < S::kParts; ++part) multiply(total[part], part);
+          cute::warpgroup_wait<S::kParts>();  // for those of the step before
+          if (before >= 0) release(before);
+          before = stage;
+        }
+        cute::warpgroup_wait<0>();
+#pragma unroll
+        for (int part = 0; part < S::kParts; ++part) fence_registers(total[part]);
+        if (before >= 0) release(before);
+      }
+      fetched += steps;
+
+      sync_group(group);  // all are done with the columns of the tile before
+      columns[threadIdx.x % 128] = my_column;
+      sync_group(group);
+      if constexpr (S::kAlongK) {
+        add_groups(total[0], exchange, group);
+        constexpr int kHalf = kTileN / 2;
+        store<kHalf>(p, end, total[0], rows[0], columns + group * kHalf, room, row, tile_n * kTileN + group * kHalf);
+      } else {
+#pragma unroll
+        for (int part = 0; part < S::kParts; ++part) {
+          store<kTileN>(p, end, total[part], rows[part], columns, room, row + part * 64, tile_n * kTileN);
+        }
+      }
+    }
+  }
+  cluster_sync();  // the others' barriers and rows come from here until all are done
+}
+
+template <typename S, typename Out, bool BY_BLOCK>
+void launch(const ScaledMM& p) {
+  const char* op = "cutlass_scaled_mm";
+  const auto kernel = tiles_kernel<S, Out, BY_BLOCK>;
+  static_assert(S::kStages >= 3 && S::kStages * 16 <= 1024);
+  static std::atomic<uint64_t> allowed{0};
+  allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, p.device, allowed);
+  const CUtensorMap a_map = byte_matrix_map(op, p.a, p.m, p.k, p.a_stride, S::kRows / S::kCluster);
+  const CUtensorMap b_map = byte_matrix_map(op, p.b, p.n, p.k, p.b_stride, kTileN);
+  const Tiles tiles{static_cast<int>(ceil_div(p.m, S::kRows)), static_cast<int>(ceil_div(p.n, kTileN * S::kCluster))};
+  const int64_t clusters = std::min<int64_t>(int64_t{tiles.along_m} * tiles.pairs, p.sm_count / S::kCluster);
+  kernel<<<static_cast<unsigned>(clusters * S::kCluster), kThreads, kSharedBytes, p.stream>>>(a_map, b_map, p, tiles);
+}
+
+template <typename S>
+void launch_kind(const ScaledMM& p) {
+  with_out_type(p.out_bf16, [&](auto zero) {
+    using Out = decltype(zero);
+    p.by_block ? launch<S, Out, true>(p) : launch<S, Out, false>(p);
+  });
+}
+
+}  // namespace
+
+void scaled_mm_sm90_tiles(const ScaledMM& p, int rows) {
+  if (rows == 64) return launch_kind<Shape<1, true, 1>>(p);
+  if (rows == 128) return launch_kind<Shape<1, false, 2>>(p);
+  launch_kind<Shape<2, false, 2>>(p);
+}
+
+}  // namespace qcore_cuda
