@@ -1,18 +1,19 @@
 """Gemma 3 270M from a GGUF file: tokens a second and perplexity, of qcore and of others.
 
-    python benchmarks/cpu_generate.py --gguf FILE --folder FOLDER [--llama PYTHON] [--threads N ...]
-                                      [--peers NAME ...] [--rounds N] [--out FILE.json]
+    python benchmarks/cpu_generate.py [--gguf FILE] [--folder FOLDER] [--llama PYTHON]
+                                      [--threads N ...] [--peers NAME ...] [--rounds N]
+                                      [--out FILE.json]
 
 ``--gguf`` is the model's file and ``--folder`` the same weights in floats, for transformers;
-`examples/quickstart` puts both into ``~/.cache/qcore``. ``--llama`` names the Python of an environment
-with llama-cpp-python, built for this machine:
+`examples/quickstart` puts both into ``~/.cache/qcore``. ``--llama`` names the Python of an
+environment with llama-cpp-python, built for this machine:
 
     CMAKE_ARGS=-DGGML_NATIVE=ON pip install --no-binary llama-cpp-python llama-cpp-python
 
-Every contender lives in a process of its own (`generate_peers.py`) and all of them are measured in turn,
-round after round: they read a prompt and write greedily. The speed of a prompt is that of the median
-round, the speed of writing that of the median token. Perplexity is that of each token given all before it
-in a text: Python's documentation of its compound statements, as the module ``pydoc_data`` has it.
+Every contender lives in a process of its own (`generate_peers.py`). All of them are measured in
+turn, round after round: they read a prompt and write greedily. The speed of a prompt is that of the
+median round, the speed of writing that of the median token. Perplexity is that of each token given
+all before it in a text: Python's documentation of its compound statements, from ``pydoc_data``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from pydoc_data.topics import topics
+from pydoc_data.topics import topics  # type: ignore[import-not-found]
 from typing import Any
 
 import transformers

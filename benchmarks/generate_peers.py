@@ -1,10 +1,11 @@
 """Contenders of `cpu_generate.py`: a language model in a process and an environment of its own.
 
 Reads a JSON object a line from standard input, answers with one a line:
-``{"do": "make", "peer", "gguf", "folder", "threads", "context"}`` -> ``{"version", "load_seconds"}``;
+``{"do": "make", "peer", "gguf", "folder", "threads", "context"}`` ->
+``{"version", "load_seconds"}``;
 ``{"do": "run", "tokens", "new"}`` -> ``{"prompt_seconds", "new_seconds", "made"}``: reads a prompt,
-takes the likeliest token, and goes on until there are ``new``; ``new_seconds`` has one for each token
-after the first;
+takes the likeliest token, and goes on until there are ``new``; ``new_seconds`` has one for each
+token after the first;
 ``{"do": "surprise", "tokens"}`` -> ``{"nats"}``: the mean of -log p of each token given all before.
 """
 
@@ -155,23 +156,30 @@ def transformers_model(dtype: str, folder: str, threads: int) -> Transformers:
     return Transformers(model, f"{transformers.__version__}, torch {torch.__version__}")
 
 
-def qcore_model(dtype: str, approximate: bool, gguf: str, threads: int) -> Transformers:
-    """The blocks of the file, by qcore's kernels."""
+def qcore_model(name: str, gguf: str, threads: int) -> Transformers:
+    """The blocks of the file, by qcore's kernels: ``qcore DTYPE [approximate] [compiled]``."""
     import qcore
     import torch
+    from qcore.models import compile_decoding
 
     torch.set_num_threads(threads)
-    settings = qcore.Settings(approximate=approximate)
+    _, dtype, *options = name.split()
+    settings = qcore.Settings(approximate="approximate" in options)
     model = qcore.load_model(gguf, dtype=getattr(torch, dtype), settings=settings)
+    if "compiled" in options:
+        compile_decoding(model)
     return Transformers(model, qcore.__version__)
 
 
 Ask = dict[str, Any]
+QCORE = [
+    f"qcore {dtype}{numerics}{how}"
+    for dtype in ("float32", "bfloat16")
+    for numerics in ("", " approximate")
+    for how in ("", " compiled")
+]
 PEERS: dict[str, Callable[[Ask], Model]] = {
-    "qcore float32": lambda a: qcore_model("float32", False, a["gguf"], a["threads"]),
-    "qcore bfloat16": lambda a: qcore_model("bfloat16", False, a["gguf"], a["threads"]),
-    "qcore float32 approximate": lambda a: qcore_model("float32", True, a["gguf"], a["threads"]),
-    "qcore bfloat16 approximate": lambda a: qcore_model("bfloat16", True, a["gguf"], a["threads"]),
+    **dict.fromkeys(QCORE, lambda a: qcore_model(a["peer"], a["gguf"], a["threads"])),
     "transformers float32": lambda a: transformers_model("float32", a["folder"], a["threads"]),
     "transformers bfloat16": lambda a: transformers_model("bfloat16", a["folder"], a["threads"]),
     "llama.cpp": lambda a: LlamaCpp(a["gguf"], a["threads"], a["context"]),
@@ -195,7 +203,7 @@ def main() -> None:
             elif ask["do"] == "run":
                 times, made = model.run(ask["tokens"], ask["new"])
                 answer["prompt_seconds"] = times[1] - times[0]
-                answer["new_seconds"] = [b - a for a, b in zip(times[1:], times[2:], strict=False)]
+                answer["new_seconds"] = np.diff(times[1:]).tolist()
                 answer["made"] = made
             else:
                 answer["nats"] = model.surprise(ask["tokens"])
