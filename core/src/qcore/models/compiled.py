@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,9 +25,9 @@ def compile_decoding(model: Any, backend: str = "inductor") -> None:
         model: one of transformers, as `load_model` returns it. Its ``forward`` is replaced.
         backend: of ``torch.compile``.
     """
-    forward = model.forward
+    forward: Callable[..., Any] = model.forward
     # Nobody changes the modules of a loaded model; looking at each of them would take its time.
-    step = torch.compile(
+    step: Callable[..., Any] = torch.compile(
         forward,
         fullgraph=True,
         dynamic=True,
