@@ -41,6 +41,8 @@ SHAPES = [(4096, 4096), (14336, 4096), (4096, 14336), (640, 640), (2048, 640), (
 QUICK_SHAPES = [(4096, 4096), (640, 640)]
 ROWS = [1, 4, 16, 64, 256, 512]
 CACHE_BYTES = 160 << 20
+RUN_SECONDS, RUN_LAYERS = 0.002, 64
+"""How long a turn of a contender of this process is, at most; others take all copies in a turn."""
 GROUP = 128
 LIBRARIES = ("llama.cpp", "ik_llama.cpp")
 PEERS = (
@@ -80,11 +82,16 @@ class Contender:
         return self._inputs[M]
 
     def seconds(self, M: int) -> float:
-        x, turn = self._input(M), self._turn
-        self._turn += 1
-        begin = time.perf_counter()
-        self._run(x, turn)
-        return time.perf_counter() - begin
+        """Of a layer, the mean of a run of copies: the first after another process is slower."""
+        x = self._input(M)
+        begin, count = time.perf_counter(), 0
+        while True:
+            self._run(x, self._turn)
+            self._turn += 1
+            count += 1
+            passed = time.perf_counter() - begin
+            if passed > RUN_SECONDS or count == RUN_LAYERS:
+                return passed / count
 
     def error(self, M: int, exact: np.ndarray) -> float:
         """Of the result, relative to its norm."""
