@@ -82,8 +82,8 @@ def generate(
         bool,
         typer.Option(
             "--compile",
-            help="Compile the steps after the prompt with torch.compile: takes a minute, then "
-            "each token is faster. Needs a C++ compiler.",
+            help="Compile the steps after the prompt with torch.compile: takes a minute or "
+            "more, then each token is faster. Needs a C++ compiler.",
         ),
     ] = False,
     threads: Annotated[

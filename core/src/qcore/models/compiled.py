@@ -14,7 +14,7 @@ def compile_decoding(model: Any, backend: str = "inductor") -> None:
     """Compile what a model does for one token after a cached context; ``generate`` then uses it.
 
     On a CPU a step of a small model is mostly Python and small ops; compiled, it is mostly matrix
-    products. The first step compiles, for a minute or so, and needs a C++ compiler. Later lengths
+    products. The first step compiles, for a minute or more, and needs a C++ compiler. Later lengths
     use the same code, but three more steps compile where a sliding window fills up. Prompts,
     several tokens at a time and calls without a cache run as before.
 
