@@ -3,7 +3,8 @@
     python benchmarks/cpu_linear.py [--quick] [--threads N ...] [--dtype D ...] [--isa I ...]
                                     [--peers PYTHON] [--out FILE.json] [--plot FILE.png]
 
-``--peers`` names the Python of an environment with onnxruntime, onnx, openvino and numpy. All
+``--peers`` names the Python of an environment with numpy and any of: onnxruntime and onnx;
+openvino; llama-cpp-python and ik-llama-cpp-python (`ggml_peers.py` says how to build them). All
 contenders of a layer are measured in turn, round after round, and the median is kept. There are as
 many copies of each weight as it takes to exceed the caches, used in turn, so that M=1 reads memory.
 What memory and arithmetic units can do is measured between the layers of the same run
@@ -40,8 +41,16 @@ SHAPES = [(4096, 4096), (14336, 4096), (4096, 14336), (640, 640), (2048, 640), (
 QUICK_SHAPES = [(4096, 4096), (640, 640)]
 ROWS = [1, 4, 16, 64, 256, 512]
 CACHE_BYTES = 160 << 20
+RUN_SECONDS, RUN_LAYERS = 0.002, 64
+"""How long a turn of a contender of this process is, at most; others take all copies in a turn."""
 GROUP = 128
-PEERS = ("ORT accuracy_level=0", "ORT accuracy_level=4", "OpenVINO float32")
+LIBRARIES = ("llama.cpp", "ik_llama.cpp")
+PEERS = (
+    "ORT accuracy_level=0",
+    "ORT accuracy_level=4",
+    "OpenVINO float32",
+    *(f"{library} {qtype}" for library in LIBRARIES for qtype in ("Q4_0", "Q4_K", "Q8_0")),
+)
 Step = Callable[[int], float]
 """Runs a layer on M rows; the seconds it took."""
 
@@ -73,14 +82,21 @@ class Contender:
         return self._inputs[M]
 
     def seconds(self, M: int) -> float:
-        x, turn = self._input(M), self._turn
-        self._turn += 1
-        begin = time.perf_counter()
-        self._run(x, turn)
-        return time.perf_counter() - begin
+        """Of a layer, the mean of a run of copies: the first after another process is slower."""
+        x = self._input(M)
+        begin, count = time.perf_counter(), 0
+        while True:
+            self._run(x, self._turn)
+            self._turn += 1
+            count += 1
+            passed = time.perf_counter() - begin
+            if passed > RUN_SECONDS or count == RUN_LAYERS:
+                return passed / count
 
-    def result(self, M: int) -> np.ndarray:
-        return self._run(self._input(M), 0).double().numpy()
+    def error(self, M: int, exact: np.ndarray) -> float:
+        """Of the result, relative to its norm."""
+        result = self._run(self._input(M), 0).double().numpy()
+        return float(np.linalg.norm(result - exact) / np.linalg.norm(exact))
 
 
 class Peer:
@@ -110,11 +126,13 @@ class Peer:
     def seconds(self, M: int) -> float:
         return float(self._ask(do="run", M=M, K=self._K)["seconds"])
 
-    def result(self, M: int) -> np.ndarray:
+    def error(self, M: int, exact: np.ndarray) -> float:
+        """Of the result, relative to its norm; `exact` unless the peer's weight is another."""
         with tempfile.TemporaryDirectory() as folder:
             file = str(Path(folder, "result.npy"))
-            self._ask(do="result", M=M, K=self._K, file=file)
-            return np.load(file).astype(np.float64)
+            answer = self._ask(do="result", M=M, K=self._K, file=file)
+            exact = np.load(answer["exact"]) if "exact" in answer else exact
+            return float(np.linalg.norm(np.load(file) - exact) / np.linalg.norm(exact))
 
     def close(self) -> None:
         if self._process.stdin is not None:
@@ -224,7 +242,7 @@ def rows_of(
         exact = activations(M, K).astype(np.float64) @ weight.T
         for name, seconds in measure(contenders, M, args.budget).items():
             contender = next(c for c in contenders if c.name == name)
-            error = np.linalg.norm(contender.result(M) - exact) / np.linalg.norm(exact)
+            error = contender.error(M, exact)
             yield {
                 "scheme": scheme,
                 "N": N,
@@ -237,7 +255,7 @@ def rows_of(
                 "weight_gb_per_s": contender.size / seconds / 1e9,
                 "gop_per_s": 2 * M * N * K / seconds / 1e9,
                 "of_memory": contender.size / seconds / limits["memory"],
-                "relative_error": float(error),
+                "relative_error": error,
             }
 
 

@@ -3,7 +3,9 @@
 Reads a JSON object a line from standard input, answers with one a line:
 ``{"do": "make", "peer", "N", "K", "group_size", "copies", "threads"}`` -> ``{"bytes", "version"}``;
 ``{"do": "run", "M", "K"}`` -> ``{"seconds"}`` of one layer;
-``{"do": "result", "M", "K", "file"}`` writes the first copy's result to a .npy file.
+``{"do": "result", "M", "K", "file"}`` writes the first copy's result to a .npy file; where the
+format cannot hold the layer's numbers, it answers with what its own weight gives: ``{"exact"}``, a
+second file.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import ggml_peers
 import numpy as np
 from cpu_layers import Layer, activations, make
 
@@ -97,17 +100,35 @@ def openvino(layers: list[Layer], threads: int) -> tuple[Run, str]:
     return run, ov.__version__
 
 
-PEERS: dict[str, Callable[[list[Layer], int], tuple[Run, str]]] = {
+def ggml(
+    library: Callable[[list[Layer], int, str], tuple[Run, str, np.ndarray | None]], qtype: str
+) -> Make:
+    """A maker for a type of blocks."""
+    return lambda layers, threads: library(layers, threads, qtype)
+
+
+Make = Callable[[list[Layer], int], "tuple[Run, str] | tuple[Run, str, np.ndarray | None]"]
+PEERS: dict[str, Make] = {
     "ORT accuracy_level=0": lambda layers, threads: onnxruntime(layers, threads, 0),
     "ORT accuracy_level=4": lambda layers, threads: onnxruntime(layers, threads, 4),
     "OpenVINO float32": openvino,
+    **{f"llama.cpp {t}": ggml(ggml_peers.llama_cpp, t) for t in ggml_peers.TYPES},
+    **{f"ik_llama.cpp {t}": ggml(ggml_peers.ik_llama_cpp, t) for t in ggml_peers.TYPES},
 }
+
+
+def bytes_of(peer: str, layer: Layer) -> int:
+    """Of a layer's weight."""
+    for qtype, size in (("Q4_0", 18), ("Q8_0", 34), ("Q4_K", 18)):  # of 32 weights
+        if peer.endswith(qtype):
+            return int(layer.codes.size // 32 * size)
+    return int(layer.packed.nbytes + layer.scale.nbytes)
 
 
 def main() -> None:
     """Serve until the input ends."""
     run: Run | None = None
-    copies = 1
+    copies, own = 1, None  # weight, where it is not the layer's
     for line in sys.stdin:
         ask = json.loads(line)
         answer: dict[str, Any] = {}
@@ -116,8 +137,9 @@ def main() -> None:
                 copies = ask["copies"]
                 shape = (ask["N"], ask["K"], ask["group_size"])
                 layers = [make(*shape, seed) for seed in range(copies)]
-                run, answer["version"] = PEERS[ask["peer"]](layers, ask["threads"])
-                answer["bytes"] = layers[0].packed.nbytes + layers[0].scale.nbytes
+                run, answer["version"], *rest = PEERS[ask["peer"]](layers, ask["threads"])
+                own = rest[0] if rest else None
+                answer["bytes"] = bytes_of(ask["peer"], layers[0])
                 del layers
             elif run is not None:
                 x = activations(ask["M"], ask["K"])
@@ -126,6 +148,9 @@ def main() -> None:
                 answer["seconds"] = (time.perf_counter() - begin) / copies
                 if ask["do"] == "result":
                     np.save(ask["file"], results[0])
+                    if own is not None:
+                        answer["exact"] = ask["file"].replace(".npy", "-exact.npy")
+                        np.save(answer["exact"], x.astype(np.float64) @ own.T.astype(np.float64))
         except Exception as error:  # a foreign library may raise anything
             answer["error"] = f"{type(error).__name__}: {error}"
         print(json.dumps(answer), flush=True)

@@ -91,3 +91,15 @@ def test_kv_cache(cli, checkpoint):
     assert re.search(r"KV cache +1.2 KiB in e4m3, a scale for each head and token", result.err)
     assert "KV cache" not in cli(*args, "model").err
     assert cli(*args, "int8").code == 2
+
+
+def test_compile(cli, checkpoint, monkeypatch):
+    """The model is compiled before it generates; what that does is tested with the function."""
+    import qcore.models
+
+    compiled = []
+    monkeypatch.setattr(qcore.models, "compile_decoding", compiled.append)
+    for options, count in (((), 0), (("--compile",), 1)):
+        result = cli("generate", checkpoint, "--prompt", "a", "--max-new-tokens", "2", *options)
+        assert result.code == 0
+        assert len(compiled) == count

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cpu_oracle import DTYPES, Layer, assert_close, make_layer
+from cpu_oracle import DTYPES, Layer, assert_close, linear, make_layer, quantize
 from qcore.kernels import process_weights
 from qcore.layers import GGUFLinearLayerConfig
 from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.numerics.gguf_blocks import dequantize_blocks
 from qcore.testing import make_layer as layer_of
 from qcore.testing import random_tensors
-from qcore_cpu.gguf import CPUGGUFLinearKernel
+from qcore_cpu.gguf import CPUGGUFInt8LinearKernel, CPUGGUFLinearKernel
 
 ops = torch.ops.qcore_cpu
 Tensor = torch.Tensor
@@ -215,10 +215,12 @@ def _weight(rows: Tensor, qtype: str) -> Tensor:
 # -- the kernel ----------------------------------------------------------------------------------
 
 
-def _layer(config: GGUFLinearLayerConfig) -> tuple[CPUGGUFLinearKernel, torch.nn.Module, Tensor]:
+def _layer(
+    config: GGUFLinearLayerConfig, kernel_class: type[CPUGGUFLinearKernel] = CPUGGUFLinearKernel
+) -> tuple[CPUGGUFLinearKernel, torch.nn.Module, Tensor]:
     tensors = random_tensors(config)
     weight = _weight(tensors["weight"], config.qtype)
-    kernel, layer = CPUGGUFLinearKernel(config), layer_of(config, tensors)
+    kernel, layer = kernel_class(config), layer_of(config, tensors)
     process_weights(kernel, layer)
     return kernel, layer, weight
 
@@ -233,9 +235,46 @@ def test_kernel(isa: str, qtype: str) -> None:
                 assert_close(kernel.apply_weights(layer, x, bias), x, weight, bias)
 
 
+# Of a type's weights, so many share a scale.
+GROUP_SIZES = {qtype: 16 if qtype in ("Q2_K", "Q3_K", "Q6_K") else 32 for qtype in GGUF_BLOCK_TYPES}
+
+
+def _rounded(x: Tensor, qtype: str) -> Tensor:
+    """The activations that the kernel with int8 is to multiply."""
+    size = GROUP_SIZES[qtype]
+    codes, scale, _ = quantize(x.reshape(len(x), 512 // size, size), True)
+    return (codes.double() * scale.double()).reshape(len(x), 512)
+
+
+@pytest.mark.parametrize("qtype", GGUF_BLOCK_TYPES)
+def test_int8_kernel(isa: str, qtype: str) -> None:
+    config = GGUFLinearLayerConfig((85, 512), qtype)
+    kernel, layer, weight = _layer(config, CPUGGUFInt8LinearKernel)
+    for bias in (None, torch.randn(85)):
+        for dtype in DTYPES:
+            for M in ROWS:
+                x = torch.randn(M, 512).to(dtype)
+                out = kernel.apply_weights(layer, x, bias)
+                assert out.dtype == dtype
+                assert_close(out, _rounded(x, qtype), weight, bias)
+
+
+def test_error_of_int8_is_that_of_the_rounding() -> None:
+    for qtype in ("Q4_0", "Q8_0", "Q4_K", "Q6_K"):
+        config = GGUFLinearLayerConfig((256, 512), qtype)
+        kernel, layer, weight = _layer(config, CPUGGUFInt8LinearKernel)
+        x = torch.randn(16, 512)
+        exact = linear(x, weight)
+        error = (kernel.apply_weights(layer, x) - exact).norm() / exact.norm()
+        assert 0.002 < error < 0.006, (qtype, error)
+
+
+@pytest.mark.parametrize("kernel_class", [CPUGGUFLinearKernel, CPUGGUFInt8LinearKernel])
 @pytest.mark.parametrize("qtype", ["Q2_K", "Q4_K", "Q5_K", "Q6_K", "Q4_1"])
-def test_row_does_not_depend_on_batch_or_threads(isa: str, qtype: str) -> None:
-    kernel, layer, _ = _layer(GGUFLinearLayerConfig((150, 512), qtype))
+def test_row_does_not_depend_on_batch_or_threads(
+    isa: str, qtype: str, kernel_class: type[CPUGGUFLinearKernel]
+) -> None:
+    kernel, layer, _ = _layer(GGUFLinearLayerConfig((150, 512), qtype), kernel_class)
     for dtype in DTYPES:
         x = torch.randn(270, 512).to(dtype)
         whole = kernel.apply_weights(layer, x)

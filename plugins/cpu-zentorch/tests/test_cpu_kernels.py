@@ -16,7 +16,7 @@ from qcore.numerics.dequantize import dequantize_weight
 from qcore.registry.entry import RegisteredKernel
 from qcore.testing import KernelConformance, make_layer, random_input, random_tensors
 from qcore_cpu import library, plugin, zentorch_support
-from qcore_cpu.gguf import CPUGGUFLinearKernel
+from qcore_cpu.gguf import CPUGGUFInt8LinearKernel, CPUGGUFLinearKernel
 from qcore_cpu.int8 import CPUInt8ScaledMMLinearKernel
 from qcore_cpu.moe import CPUMoeMxfp4Kernel, CPUMoeWNA16Kernel
 from qcore_cpu.wna16 import CPUWNA16LinearKernel
@@ -51,6 +51,12 @@ class TestInt8(KernelConformance):
 class TestGGUF(KernelConformance):
     kernel_class = CPUGGUFLinearKernel
     spec = SPECS["CPUGGUFLinearKernel"]
+
+
+class TestGGUFInt8(KernelConformance):
+    kernel_class = CPUGGUFInt8LinearKernel
+    spec = SPECS["CPUGGUFInt8LinearKernel"]
+    tolerance = 0.05  # as above; of fewer inputs the largest is less
 
 
 class TestMoeWNA16(KernelConformance):
@@ -174,6 +180,7 @@ def test_not_supported_without_the_library(monkeypatch: pytest.MonkeyPatch) -> N
         CPUWNA16Int8LinearKernel,
         CPUInt8ScaledMMLinearKernel,
         CPUGGUFLinearKernel,
+        CPUGGUFInt8LinearKernel,
         CPUMoeWNA16Kernel,
         CPUMoeMxfp4Kernel,
     ):

@@ -78,6 +78,14 @@ def generate(
             "checkpoint's scales (1.0 without), fp8-dynamic with one for each head and token."
         ),
     ] = KVCache.MODEL,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the steps after the prompt with torch.compile: takes a minute or "
+            "more, then each token is faster. Needs a C++ compiler.",
+        ),
+    ] = False,
     threads: Annotated[
         int | None, typer.Option(help="Threads that torch uses on a CPU.", min=1)
     ] = None,
@@ -92,7 +100,7 @@ def generate(
 
     from qcore.cli.layer_options import read_dtype
     from qcore.cli.progress import progress_bar
-    from qcore.models import fp8_cache, load_model
+    from qcore.models import compile_decoding, fp8_cache, load_model
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -106,6 +114,8 @@ def generate(
             quantize=quantize,
         )
     loading = time.perf_counter() - started
+    if compiled:
+        compile_decoding(model)
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
     torch.manual_seed(seed)
     options: dict[str, Any] = {"temperature": temperature} if temperature > 0 else {}

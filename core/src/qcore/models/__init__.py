@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from qcore.models.compiled import compile_decoding
 from qcore.models.explanation import Explanation, ExplanationRow, explain
 from qcore.models.fp8_cache import fp8_cache
 from qcore.models.inspection import CheckpointReport, LayerReport, inspect_checkpoint
@@ -19,6 +20,7 @@ __all__ = [
     "KVScales",
     "LayerReport",
     "cache_bytes",
+    "compile_decoding",
     "explain",
     "fp8_cache",
     "inspect_checkpoint",

@@ -89,6 +89,13 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             "every block type, no number rounded; float32 sums",
         ),
         _own(
+            "CPUGGUFInt8LinearKernel",
+            "gguf",
+            "gguf",
+            "every block type; rounds activations to int8, a scale for each 16 or 32",
+            approximate=True,
+        ),
+        _own(
             "CPUMoeWNA16Kernel",
             "moe_wna16",
             "moe",
