@@ -144,6 +144,12 @@ extern const IsaKernels scalar_kernels;
 extern const IsaKernels avx2_kernels;
 extern const IsaKernels avx512_kernels;
 extern const IsaKernels avx512_bf16_kernels;
+// These leave out what another set's code does as well: a table without functions (isa_select.cpp).
+extern const IsaKernels avxvnni_kernels;
+extern const IsaKernels amx_kernels;
+#endif
+#ifdef QCORE_CPU_ARM
+extern const IsaKernels neon_kernels;
 #endif
 
 // The instruction set in use: the widest one that the processor and the operating system support,

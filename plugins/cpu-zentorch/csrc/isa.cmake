@@ -1,0 +1,44 @@
+# The instruction sets that the compiler and its target have: one source file each, with its own flags.
+# qcore_cpu_add_isas(TARGET) adds them; the plugin and the harness of its tests (tests/isa_harness) use it.
+
+include(CheckCXXCompilerFlag)
+
+# Contraction would let the compiler choose which sums are fused, one way in one kernel, another way in
+# the next; results that must agree bit for bit say fma where they mean it.
+set(QCORE_CPU_OPTIONS -O3 -Wall -Wextra -ffp-contract=off)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # These passes pull the inner loops apart: accumulators are copied in every turn, sums are put off until they
+  # no longer fit in registers, which costs up to half the speed; unswitching makes many times the code.
+  list(APPEND QCORE_CPU_OPTIONS
+    -fno-tree-pre -fno-tree-ter -fno-tree-reassoc -fno-unswitch-loops)
+endif()
+
+set(QCORE_CPU_CSRC ${CMAKE_CURRENT_LIST_DIR})
+
+function(qcore_cpu_add_isa target name)
+  target_sources(${target} PRIVATE ${QCORE_CPU_CSRC}/isa_${name}.cpp)
+  set_source_files_properties(${QCORE_CPU_CSRC}/isa_${name}.cpp PROPERTIES COMPILE_OPTIONS "${ARGN}")
+endfunction()
+
+function(qcore_cpu_add_isas target)
+  target_sources(${target} PRIVATE ${QCORE_CPU_CSRC}/isa_select.cpp)
+  target_compile_options(${target} PRIVATE ${QCORE_CPU_OPTIONS})
+  qcore_cpu_add_isa(${target} scalar)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    set(avx2 -mavx2 -mfma -mf16c)
+    set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni)
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+      # GCC's own header of AVX-512 intrinsics reads registers that it leaves undefined on purpose.
+      list(APPEND avx512 -Wno-maybe-uninitialized -Wno-uninitialized)
+    endif()
+    target_compile_definitions(${target} PRIVATE QCORE_CPU_X86)
+    qcore_cpu_add_isa(${target} avx2 ${avx2})
+    qcore_cpu_add_isa(${target} avx512 ${avx512})
+    qcore_cpu_add_isa(${target} avx512_bf16 ${avx512} -mavx512bf16)
+    check_cxx_compiler_flag(-mavxvnni QCORE_CPU_HAS_AVXVNNI)
+    if(QCORE_CPU_HAS_AVXVNNI)
+      target_compile_definitions(${target} PRIVATE QCORE_CPU_AVXVNNI)
+      qcore_cpu_add_isa(${target} avxvnni ${avx2} -mavxvnni)
+    endif()
+  endif()
+endfunction()
