@@ -2,6 +2,7 @@
 # qcore_cpu_add_isas(TARGET) adds them; the plugin and the harness of its tests (tests/isa_harness) use it.
 
 include(CheckCXXCompilerFlag)
+include(CheckCXXSourceCompiles)
 
 # Contraction would let the compiler choose which sums are fused, one way in one kernel, another way in
 # the next; results that must agree bit for bit say fma where they mean it.
@@ -39,6 +40,12 @@ function(qcore_cpu_add_isas target)
     if(QCORE_CPU_HAS_AVXVNNI)
       target_compile_definitions(${target} PRIVATE QCORE_CPU_AVXVNNI)
       qcore_cpu_add_isa(${target} avxvnni ${avx2} -mavxvnni)
+    endif()
+    # Its instructions are written as assembly: what must know them is the assembler.
+    check_cxx_source_compiles("int main() { asm volatile(\"tilerelease\"); }" QCORE_CPU_HAS_AMX)
+    if(QCORE_CPU_HAS_AMX)
+      target_compile_definitions(${target} PRIVATE QCORE_CPU_AMX)
+      qcore_cpu_add_isa(${target} amx ${avx512} -mavx512bf16)
     endif()
   endif()
 endfunction()

@@ -23,10 +23,17 @@ constexpr int kNames = 3;
 const char* const kComputes[kNames] = {"f32", "bf16", "int8"};
 const char* const kDtypes[kNames] = {"f32", "f16", "bf16"};
 
-int failures = 0;
+int failures = 0, failures_before = 0;
 
 void fail(const char* what) {
   if (++failures <= 10) printf("FAILED %s\n", what);
+}
+
+// Of the checks since it was asked last.
+const char* verdict() {
+  const bool good = failures == failures_before;
+  failures_before = failures;
+  return good ? "ok" : "FAILED";
 }
 
 struct Count {
@@ -136,8 +143,8 @@ void check_wna16(const Table& t, Random& random) {
   const Layer layer({20, 64, 32, false, false, false, false, Dtype::f32}, t.bits, t.e2m1, true, random);
   check_batch(t, layer, Inputs(layer, kPanelRows + 19, Dtype::bf16, true, random), true, false, Dtype::f32,
               count);
-  printf("%-18s %d bits: %5ld runs, %7ld outputs, %7ld of them the same bits\n", t.name, t.bits,
-         long(count.runs), long(count.outputs), long(count.same));
+  printf("%-18s %d bits: %5ld runs, %7ld outputs, %7ld of them the same bits: %s\n", t.name,
+         t.bits, long(count.runs), long(count.outputs), long(count.same), verdict());
 }
 
 // ---- int8 ------------------------------------------------------------------------------------
@@ -168,7 +175,7 @@ void check_quantize(const IsaKernels& isa, const IsaKernels& reference, Random& 
       }
     }
   }
-  printf("%-18s        : %5ld rows, bit for bit\n", "quantize_row", long(rows));
+  printf("%-18s        : %5ld rows, bit for bit: %s\n", "quantize_row", long(rows), verdict());
 }
 
 void check_int8(const IsaKernels& isa, const IsaKernels& reference, Random& random) {
@@ -232,8 +239,8 @@ void check_int8(const IsaKernels& isa, const IsaKernels& reference, Random& rand
       }
     }
   }
-  printf("%-18s        : %5ld runs, %7ld outputs, bit for bit\n", "int8", long(count.runs),
-         long(count.outputs));
+  printf("%-18s        : %5ld runs, %7ld outputs, bit for bit: %s\n", "int8", long(count.runs),
+         long(count.outputs), verdict());
 }
 
 int check(const IsaKernels& isa, uint64_t seed) {
