@@ -5,14 +5,13 @@
 
 #include <atomic>
 
-#ifdef QCORE_CPU_X86
+#ifdef __x86_64__
 #include <cpuid.h>
+#endif
 #ifdef __linux__
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#endif
-#elif defined(QCORE_CPU_ARM) && defined(__linux__)
-#include <sys/auxv.h>
 #endif
 
 namespace qcore_cpu {
@@ -24,20 +23,20 @@ struct Candidate {
   bool (*supported)();
 };
 
-#ifdef QCORE_CPU_X86
+#ifdef __x86_64__
 // __builtin_cpu_supports asks cpuid, and XGETBV for what the operating system saves on a switch.
-bool has_avx2() {
+[[maybe_unused]] bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("f16c");
 }
 
-bool has_avx512() {
+[[maybe_unused]] bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vnni");
 }
 
-bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+[[maybe_unused]] bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
 // Names that not every compiler knows are looked up in cpuid.
 struct Leaf7 {
@@ -50,11 +49,8 @@ struct Leaf7 {
   }
 };
 
-#ifdef QCORE_CPU_AVXVNNI
-bool has_avxvnni() { return has_avx2() && (Leaf7().sub1_eax >> 4 & 1); }
-#endif
+[[maybe_unused]] bool has_avxvnni() { return has_avx2() && (Leaf7().sub1_eax >> 4 & 1); }
 
-#ifdef QCORE_CPU_AMX
 bool os_saves_tiles() {
   unsigned low, high;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -72,15 +68,14 @@ bool tiles_permitted() {
 #endif
 }
 
-bool has_amx() {
+[[maybe_unused]] bool has_amx() {
   constexpr unsigned bits = 1u << 22 | 1u << 24 | 1u << 25;  // AMX-BF16, AMX-TILE, AMX-INT8
   return has_avx512_bf16() && (Leaf7().edx & bits) == bits && os_saves_tiles() && tiles_permitted();
 }
 #endif
-#endif
 
-#ifdef QCORE_CPU_ARM
-bool has_dotprod() {
+#ifdef __aarch64__
+[[maybe_unused]] bool has_dotprod() {
 #ifdef __linux__
   return getauxval(AT_HWCAP) >> 20 & 1;  // HWCAP_ASIMDDP
 #elif defined(__APPLE__)
@@ -96,15 +91,19 @@ constexpr Candidate kCandidates[] = {
 #ifdef QCORE_CPU_AMX
     {&amx_kernels, &avx512_bf16_kernels, has_amx},
 #endif
-#ifdef QCORE_CPU_X86
+#ifdef QCORE_CPU_AVX512_BF16
     {&avx512_bf16_kernels, nullptr, has_avx512_bf16},
+#endif
+#ifdef QCORE_CPU_AVX512
     {&avx512_kernels, nullptr, has_avx512},
+#endif
 #ifdef QCORE_CPU_AVXVNNI
     {&avxvnni_kernels, &avx2_kernels, has_avxvnni},
 #endif
+#ifdef QCORE_CPU_AVX2
     {&avx2_kernels, nullptr, has_avx2},
 #endif
-#ifdef QCORE_CPU_ARM
+#ifdef QCORE_CPU_NEON
     {&neon_kernels, nullptr, has_dotprod},
 #endif
     {&scalar_kernels, nullptr, [] { return true; }},

@@ -1,7 +1,8 @@
 // Runs every function of one instruction set's table, and the same one of the scalar table, on random data.
 //
 //   isa_harness                 the names of the sets that are compiled, and of those that this machine runs
-//   isa_harness NAME [SEED]     the checks of one of them; exit status 1 if one fails, 2 if it cannot run here
+//   isa_harness NAME [SEED]     the checks of one of them; exit status 1 if one fails, 2 if it cannot run here,
+//                               3 if the processor multiplies wrongly, as an emulator may
 //
 // Integers must agree bit for bit. So must floats where the data leave nothing to round: integral inputs,
 // powers of two as scales. Elsewhere they agree within a bound on the rounding of both sums. A row must
@@ -243,6 +244,22 @@ void check_int8(const IsaKernels& isa, const IsaKernels& reference, Random& rand
          long(count.outputs), verdict());
 }
 
+// Whether sums of -1 * -2 come out right. Bochs up to 3.1 takes the bytes of tdpbssd for unsigned (README.md).
+bool multiplies_signed(const IsaKernels& isa) {
+  constexpr int rows = 16, quads = 16;
+  std::vector<int8_t> packed(quads * 64, -2), q(rows * quads * 4, -1);
+  const std::vector<int32_t> sums(16, -2 * quads * 4), azp(rows, 0);
+  const std::vector<float> scale(rows, 1.0f);
+  const float one = 1.0f;
+  const Int8Weights w{packed.data(), quads, &one, Dtype::f32, false, sums.data()};
+  const int count = std::min(rows, isa.int8_rows);
+  std::vector<char> tile(count * quads * isa.int8_quad_bytes);
+  Result out(count, 16, Dtype::f32, nullptr);
+  isa.int8_pack_rows(q.data(), count, quads, tile.data());
+  isa.int8(w, count, tile.data(), scale.data(), azp.data(), 0, 1, out.out, 0);
+  return load(out.data.data(), Dtype::f32, 0) == 2 * quads * 4;
+}
+
 int check(const IsaKernels& isa, uint64_t seed) {
   Random random{seed};
   for (int compute = 0; compute < kNames; ++compute) {
@@ -277,6 +294,10 @@ int main(int count, char** arguments) {
   if (!isa) {
     printf("%s: this machine supports %s\n", arguments[1], qcore_cpu::isa_names(true).c_str());
     return 2;
+  }
+  if (!harness::multiplies_signed(*isa)) {
+    printf("%s: this processor takes signed bytes for unsigned\n", arguments[1]);
+    return 3;
   }
   return harness::check(*isa, count > 2 ? strtoull(arguments[2], nullptr, 10) : 1);
 }
