@@ -3,8 +3,8 @@
     python emulate.py bochs HARNESS NAME [SEED]      x86: AVX-VNNI, AMX
     python emulate.py qemu-aarch64 HARNESS NAME      Arm
 
-HARNESS is the static program that CMakeLists.txt builds, NAME an instruction set. Under Bochs it runs on
-a bare machine: bochs/rom.S and bochs/kernel.c stand for the firmware and for Linux.
+HARNESS is the static program that CMakeLists.txt builds, NAME an instruction set. Under Bochs it
+runs on a bare machine: bochs/rom.S and bochs/kernel.c stand for the firmware and for Linux.
 """
 
 from __future__ import annotations
@@ -23,12 +23,25 @@ MODELS = {"avxvnni": "arrow_lake", "amx": "sapphire_rapids"}
 
 _HERE = Path(__file__).parent
 _ROM = 4 << 20  # ends where the first 4 GiB do
-_PROGRAM, _ARGUMENTS, _KERNEL, _FIRMWARE = 0, 0x3D0000, 0x3E0000, 0x3F0000  # in it, as kernel.c and rom.S say
+_PROGRAM, _ARGUMENTS, _KERNEL, _FIRMWARE = (
+    0,
+    0x3D0000,
+    0x3E0000,
+    0x3F0000,
+)  # in it, as kernel.c and rom.S say
 
-_BARE = (
-    "-O1 -ffreestanding -fno-pic -no-pie -mgeneral-regs-only -mno-red-zone -fno-stack-protector "
-    "-fcf-protection=none -fno-asynchronous-unwind-tables -nostdlib"
-).split()
+_BARE = [
+    "-O1",
+    "-ffreestanding",
+    "-nostdlib",
+    "-fno-pic",
+    "-no-pie",
+    "-mgeneral-regs-only",
+    "-mno-red-zone",
+    "-fno-stack-protector",
+    "-fcf-protection=none",
+    "-fno-asynchronous-unwind-tables",
+]
 
 _SETTINGS = """\
 cpu: model={model}, count=1, ips=100000000, reset_on_triple_fault=0
@@ -45,9 +58,7 @@ def _flat(source: Path, work: Path, compile_flags: list[str], link_flags: list[s
     """Compile and link one file to the bytes that it is in memory."""
     compiled, linked = work / f"{source.stem}.o", work / f"{source.stem}.bin"
     subprocess.run(["gcc", *compile_flags, "-c", source, "-o", compiled], check=True)
-    subprocess.run(
-        ["ld", *link_flags, "--oformat", "binary", "-o", linked, compiled], check=True
-    )
+    subprocess.run(["ld", *link_flags, "--oformat", "binary", "-o", linked, compiled], check=True)
     return linked.read_bytes()
 
 
@@ -58,7 +69,11 @@ def _image(harness: Path, arguments: list[str], work: Path) -> bytes:
     for start, end, part in (
         (_PROGRAM, _ARGUMENTS, harness.read_bytes()),
         (_ARGUMENTS, _KERNEL, words),
-        (_KERNEL, _FIRMWARE, _flat(bochs / "kernel.c", work, _BARE, ["-T", str(bochs / "kernel.ld")])),
+        (
+            _KERNEL,
+            _FIRMWARE,
+            _flat(bochs / "kernel.c", work, _BARE, ["-T", str(bochs / "kernel.ld")]),
+        ),
         (_FIRMWARE, _ROM, _flat(bochs / "rom.S", work, [], ["-Ttext=0xffff0000"])),
     ):
         if len(part) > end - start:

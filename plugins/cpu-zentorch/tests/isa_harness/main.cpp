@@ -244,7 +244,7 @@ void check_int8(const IsaKernels& isa, const IsaKernels& reference, Random& rand
          long(count.outputs), verdict());
 }
 
-// Whether sums of -1 * -2 come out right. Bochs up to 3.1 takes the bytes of tdpbssd for unsigned (README.md).
+// Whether sums of -1 * -2 come out right. Bochs takes the bytes of tdpbssd for unsigned (README.md).
 bool multiplies_signed(const IsaKernels& isa) {
   constexpr int rows = 16, quads = 16;
   std::vector<int8_t> packed(quads * 64, -2), q(rows * quads * 4, -1);
