@@ -26,6 +26,8 @@ ARM_COMPILER, ARM_EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 
 Build = Callable[..., Path]
 
+pytestmark = pytest.mark.slow  # compiles every kernel
+
 
 def _refusal(compiler: str) -> str | None:
     tools = ("cmake", compiler)
