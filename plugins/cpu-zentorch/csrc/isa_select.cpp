@@ -115,6 +115,9 @@ void complete(Table& table, const Table& base) {
   if (!table.pack_rows) table = base;
 }
 
+static_assert(sizeof(IsaKernels) == 11 * sizeof(Wna16Kernels) + 4 * sizeof(void*) + 2 * sizeof(int),
+              "a new entry of the table must be completed below too");
+
 // What is left out comes from the set that this one is built on; the copy is made here, by code that every
 // processor runs.
 IsaKernels completed(const Candidate& candidate) {
