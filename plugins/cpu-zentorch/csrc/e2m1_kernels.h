@@ -31,6 +31,19 @@ struct E2m1F32 : DotF32 {
     };
     const VecI words = load_i(p);
     return {half(words.lo), half(words.hi)};
+#elif defined(QCORE_QUARTERS)  // vec_neon.h
+    // A value is a number of quarters, in a byte: of a table, and brought to the top of its lane for the sign.
+    const int8_t quarters[16] = {0, 2, 4, 6, 8, 12, 16, 24, 0, -2, -4, -6, -8, -12, -16, -24};
+    const int8x16_t table = vld1q_s8(quarters);
+    const VecI words = load_i(p);
+    VecF r;
+    QCORE_QUARTERS {
+      const uint32x4_t code =
+          vshrq_n_u32(vshlq_n_u32(vreinterpretq_u32_s32(words.v[i]), 28 - shift), 28);
+      const int8x16_t value = vqtbl1q_s8(table, vreinterpretq_u8_u32(code));
+      r.v[i] = vcvtq_n_f32_s32(vshlq_n_s32(vreinterpretq_s32_s8(value), 24), 26);
+    }
+    return r;
 #else
     constexpr float values[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
                                   -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};

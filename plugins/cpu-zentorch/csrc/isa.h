@@ -139,12 +139,15 @@ struct IsaKernels {
   Wna16Kernels e2m1[2] = {};
 };
 
+// Those that this build has: isa.cmake. avxvnni and amx leave out what another set's code does as well, as
+// tables without functions (isa_select.cpp).
 extern const IsaKernels scalar_kernels;
-#ifdef QCORE_CPU_X86
 extern const IsaKernels avx2_kernels;
+extern const IsaKernels avxvnni_kernels;
 extern const IsaKernels avx512_kernels;
 extern const IsaKernels avx512_bf16_kernels;
-#endif
+extern const IsaKernels amx_kernels;
+extern const IsaKernels neon_kernels;
 
 // The instruction set in use: the widest one that the processor and the operating system support,
 // unless set_isa chose another.

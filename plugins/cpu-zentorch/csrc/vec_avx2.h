@@ -166,29 +166,14 @@ struct DotF32 {
 };
 using DotBf16 = DotF32;
 
-// Activations rounded to int8. Codes of 2 and 4 bits (unsigned) x activations: pairs of products are added up
-// in 16 bits, which hold 8 of them, and then widened. Of 8 bits |weight| x activation with the
-// weight's sign: two products of at most 128 * 127 do not saturate, and are widened at once.
+// Codes in bytes, four of each output side by side. Those of 8 bits are signed, less 128.
 template <int bits>
-struct DotInt8 {
+struct Int8Codes {
   static constexpr int slots = 4;
   using Weight = VecI;
-  struct Acc {
-    VecI words, total;
-  };
   using Side = QuantSide;
   static constexpr bool quantizes = true;
-  static constexpr int flush_steps = bits == 8 ? 0 : 8;
-  static_assert(bits == 8 || flush_steps * 2 * 127 * ((1 << bits) - 1) <= 32767, "they would saturate");
-  static constexpr int rows = 4;
-  static constexpr int padded(int rows) { return rows == 3 ? 4 : rows; }
-  static constexpr int wide_blocks = 1;
-  static constexpr int narrow_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 
-  template <int>
-  static constexpr int center() {
-    return bits == 8 ? 128 : 0;
-  }
   template <int, int step>
   static Weight decode(const uint8_t* p) {
     const VecI words = load_i(p);
@@ -215,6 +200,93 @@ struct DotInt8 {
   static void store(void* p, const Weight& w) {
     _mm256_storeu_si256(static_cast<__m256i*>(p), w.lo);
     _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, w.hi);
+  }
+};
+
+#ifdef __AVXVNNI__
+// vpdpbusd adds four products of codes (unsigned) and activations (signed) to 32 bits.
+template <int bits>
+struct DotInt8 : Int8Codes<bits> {
+  using Weight = VecI;
+  using Acc = VecI;
+  using Side = QuantSide;
+  static constexpr int flush_steps = 0;
+  static constexpr int rows = 6;
+  static constexpr int padded(int rows) { return rows <= 4 ? rows : 6; }
+  static constexpr int wide_blocks = 1;
+  static constexpr int narrow_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+
+  template <int>
+  static constexpr int center() {
+    return 0;
+  }
+  template <int, int step>
+  static Weight decode(const uint8_t* p) {
+    const VecI codes = Int8Codes<bits>::template decode<bits, step>(p);
+    if constexpr (bits != 8) return codes;
+    const __m256i sign = _mm256_set1_epi8(-128);
+    return {_mm256_xor_si256(codes.lo, sign), _mm256_xor_si256(codes.hi, sign)};
+  }
+  static Acc start(const Side& side) { return set1_i(side.start); }
+  static void accumulate(Acc& acc, const Weight& w, const void* x) {
+    int32_t quad;
+    __builtin_memcpy(&quad, x, 4);
+    const __m256i q = _mm256_set1_epi32(quad);
+    acc.lo = _mm256_dpbusd_avx_epi32(acc.lo, w.lo, q);
+    acc.hi = _mm256_dpbusd_avx_epi32(acc.hi, w.hi, q);
+  }
+  static void flush(Acc&) {}
+  static VecF finish(const Acc& acc, const Side& side) { return mul(to_f(acc), set1(side.scale)); }
+};
+
+// vpdpbusd takes unsigned x signed bytes: the activations are stored + 128, and the epilogue takes
+// 128 * col_sum off again.
+struct Int8Dot {
+  static constexpr int quad_bytes = 4;
+  static constexpr int32_t x_offset = 128;
+
+  using Weight = VecI;
+  static Weight load_weight(const int8_t* p) { return load_i(p); }
+  using Activation = __m256i;
+  static Activation load_activation(const void* p) {
+    int32_t quad;
+    __builtin_memcpy(&quad, p, 4);
+    return _mm256_set1_epi32(quad);
+  }
+  static void store_quad(const int8_t* q, void* dst) {
+    uint32_t quad;
+    __builtin_memcpy(&quad, q, 4);
+    quad ^= 0x80808080u;
+    __builtin_memcpy(dst, &quad, 4);
+  }
+  static void accumulate(VecI& acc, const Weight& w, const Activation& x) {
+    acc.lo = _mm256_dpbusd_avx_epi32(acc.lo, x, w.lo);
+    acc.hi = _mm256_dpbusd_avx_epi32(acc.hi, x, w.hi);
+  }
+};
+
+constexpr int kInt8Rows = 6;
+#else
+// Activations rounded to int8. Codes of 2 and 4 bits (unsigned) x activations: pairs of products are added up
+// in 16 bits, which hold 8 of them, and then widened. Of 8 bits |weight| x activation with the
+// weight's sign: two products of at most 128 * 127 do not saturate, and are widened at once.
+template <int bits>
+struct DotInt8 : Int8Codes<bits> {
+  using Weight = VecI;
+  struct Acc {
+    VecI words, total;
+  };
+  using Side = QuantSide;
+  static constexpr int flush_steps = bits == 8 ? 0 : 8;
+  static_assert(bits == 8 || flush_steps * 2 * 127 * ((1 << bits) - 1) <= 32767, "they would saturate");
+  static constexpr int rows = 4;
+  static constexpr int padded(int rows) { return rows == 3 ? 4 : rows; }
+  static constexpr int wide_blocks = 1;
+  static constexpr int narrow_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+
+  template <int>
+  static constexpr int center() {
+    return bits == 8 ? 128 : 0;
   }
   static Acc start(const Side& side) { return {set1_i(0), set1_i(side.start)}; }
   static void accumulate(Acc& acc, const Weight& w, const void* x) {
@@ -281,8 +353,10 @@ struct Int8Dot {
   }
 };
 
-// 16 registers: one row keeps four memory streams busy, more rows take fewer blocks.
 constexpr int kInt8Rows = 4;
+#endif
+
+// 16 registers: one row keeps four memory streams busy, more rows take fewer blocks.
 constexpr int int8_blocks(int rows) { return rows == 1 ? 4 : 1; }
 
 }  // namespace

@@ -12,7 +12,7 @@ from qcore_cpu import library
 
 sys.path.insert(0, str(Path(__file__).parent))  # for cpu_oracle, in every import mode of pytest
 
-ISAS = ("scalar", "avx2", "avx512", "avx512_bf16")
+ISAS = ("scalar", "avx2", "avxvnni", "avx512", "avx512_bf16", "amx", "neon")
 
 
 @pytest.fixture(autouse=True)

@@ -60,7 +60,10 @@ def refusal() -> str | None:
 
 
 def isa() -> str:
-    """The instruction set in use: ``avx512_bf16``, ``avx512``, ``avx2`` or ``scalar``."""
+    """The instruction set in use.
+
+    One of ``amx``, ``avx512_bf16``, ``avx512``, ``avxvnni``, ``avx2``, ``neon``, ``scalar``.
+    """
     load()
     return str(torch.ops.qcore_cpu.isa())
 

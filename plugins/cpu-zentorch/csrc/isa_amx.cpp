@@ -1,0 +1,38 @@
+#include <immintrin.h>
+
+#include "isa.h"
+
+#define QCORE_INLINE inline __attribute__((always_inline))
+#define QCORE_BODY __attribute__((always_inline))  // of a lambda
+#define QCORE_NOINLINE __attribute__((noinline))  // registers are shared out within a function
+
+namespace qcore_cpu {
+#include "vec_avx512.h"
+#include "wna16_kernels.h"
+#include "int8_kernels.h"
+#include "e2m1_kernels.h"
+#include "wna16_amx.h"
+#include "int8_amx.h"
+
+// What is left out is avx512_bf16's.
+constexpr IsaKernels make_amx() {
+  IsaKernels kernels{};
+  kernels.name = "amx";
+  Wna16Kernels* bf16 = kernels.wna16[static_cast<int>(Compute::bf16)];
+  bf16[0] = Wna16Amx<DotBf16, 2>::table();
+  bf16[1] = Wna16Amx<DotBf16, 4>::table();
+  bf16[2] = Wna16Amx<DotBf16, 8>::table();
+  Wna16Kernels* int8_compute = kernels.wna16[static_cast<int>(Compute::int8)];
+  int8_compute[0] = Wna16Amx<DotInt8<2>, 2>::table();
+  int8_compute[1] = Wna16Amx<DotInt8<4>, 4>::table();
+  int8_compute[2] = Wna16Amx<DotInt8<8>, 8>::table();
+  kernels.e2m1[1] = Wna16Amx<E2m1Bf16, 4>::table();
+  kernels.int8_rows = Int8Amx::kRows;
+  kernels.int8_quad_bytes = 4;
+  kernels.int8_pack_rows = Int8Amx::pack;
+  kernels.int8 = Int8Amx::run;
+  return kernels;
+}
+
+extern const IsaKernels amx_kernels = make_amx();
+}  // namespace qcore_cpu
