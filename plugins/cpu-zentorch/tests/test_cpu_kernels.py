@@ -19,6 +19,9 @@ from qcore_cpu import library, plugin, zentorch_support
 from qcore_cpu.gguf import CPUGGUFLinearKernel
 from qcore_cpu.int8 import CPUInt8ScaledMMLinearKernel
 from qcore_cpu.moe import CPUMoeMxfp4Kernel, CPUMoeWNA16Kernel
+from qcore_cpu.wfp_blocks import CPUMxFp4LinearKernel, CPUMxfp8LinearKernel, CPUNvFp4LinearKernel
+from qcore_cpu.wfp_codebook import CPUCodebookLinearKernel
+from qcore_cpu.wfp_fp8 import CPUFp8BlockScaledMMLinearKernel, CPUFP8ScaledMMLinearKernel
 from qcore_cpu.wna16 import CPUWNA16LinearKernel
 from qcore_cpu.wna16_int8 import CPUWNA8LinearKernel, CPUWNA16Int8LinearKernel
 
@@ -51,6 +54,36 @@ class TestInt8(KernelConformance):
 class TestGGUF(KernelConformance):
     kernel_class = CPUGGUFLinearKernel
     spec = SPECS["CPUGGUFLinearKernel"]
+
+
+class TestFP8(KernelConformance):
+    kernel_class = CPUFP8ScaledMMLinearKernel
+    spec = SPECS["CPUFP8ScaledMMLinearKernel"]
+
+
+class TestFp8Block(KernelConformance):
+    kernel_class = CPUFp8BlockScaledMMLinearKernel
+    spec = SPECS["CPUFp8BlockScaledMMLinearKernel"]
+
+
+class TestMxfp8(KernelConformance):
+    kernel_class = CPUMxfp8LinearKernel
+    spec = SPECS["CPUMxfp8LinearKernel"]
+
+
+class TestMxFp4(KernelConformance):
+    kernel_class = CPUMxFp4LinearKernel
+    spec = SPECS["CPUMxFp4LinearKernel"]
+
+
+class TestNvFp4(KernelConformance):
+    kernel_class = CPUNvFp4LinearKernel
+    spec = SPECS["CPUNvFp4LinearKernel"]
+
+
+class TestCodebook(KernelConformance):
+    kernel_class = CPUCodebookLinearKernel
+    spec = SPECS["CPUCodebookLinearKernel"]
 
 
 class TestMoeWNA16(KernelConformance):
@@ -174,6 +207,12 @@ def test_not_supported_without_the_library(monkeypatch: pytest.MonkeyPatch) -> N
         CPUWNA16Int8LinearKernel,
         CPUInt8ScaledMMLinearKernel,
         CPUGGUFLinearKernel,
+        CPUFP8ScaledMMLinearKernel,
+        CPUFp8BlockScaledMMLinearKernel,
+        CPUMxfp8LinearKernel,
+        CPUMxFp4LinearKernel,
+        CPUNvFp4LinearKernel,
+        CPUCodebookLinearKernel,
         CPUMoeWNA16Kernel,
         CPUMoeMxfp4Kernel,
     ):
