@@ -1,4 +1,4 @@
-"""Small floats in float64, from their definitions: values of codes, the nearest value of a number."""
+"""Small floats in float64, from their definitions: values of codes, the nearest of a number."""
 
 from __future__ import annotations
 
