@@ -9,7 +9,8 @@
 
 namespace qcore_cpu {
 
-enum class Dtype : int { f32, f16, bf16 };
+// e4m3 and e8m0 are the scales of small floats only, and none of them is NaN or 2^-127.
+enum class Dtype : int { f32, f16, bf16, e4m3, e8m0 };
 
 // How wna16 multiplies: floats; the same where all activations are bfloat16; integers, with activations
 // rounded to int8.

@@ -5,6 +5,7 @@
 //   codes  "e2m1"     4 bits
 //          "e4m3"     8 bits, of which a word has slot 2j at bit 8j of its low half and slot 2j + 1 there in its
 //                     high half. There is no NaN: 0x7f is 480
+//                     Scales of both may be bytes: e4m3 (Float8_e4m3fn), or e8m0 (Byte); no NaN and no 2^-127
 //          "lookup4", "lookup8"   the values of the codes are in `table`, float32 [16] or [256]
 //
 // and `weight_scale` multiplies the result. Activations are taken as they are (""), or rounded:
@@ -64,7 +65,7 @@ Wna16Weights check_weights(Codes codes, const Tensor& packed, const Tensor& scal
                            const Tensor& chunks, Maybe offset, Maybe table, int64_t k, int64_t n) {
   const std::optional<Tensor> none;
   Wna16Weights w = qcore_cpu::check_weights(kOp, packed, scale, none, perm, chunks, bits_of(codes), k, n,
-                                            offset, none, none);
+                                            offset, none, none, !has_table(codes));
   STD_TORCH_CHECK(given(table) == has_table(codes), kOp, ": table is ", given(table) ? "" : "not ",
                   "given; codes of lookup4 and lookup8 need it, and no others");
   if (has_table(codes)) {

@@ -28,14 +28,18 @@ struct Factor {
   const std::optional<Tensor>& super;
 };
 
-Wna16Factor check_factor(const char* op, const Factor& f, int64_t blocks, const Wna16Weights& w) {
+Wna16Factor check_factor(const char* op, const Factor& f, int64_t blocks, const Wna16Weights& w,
+                         bool small) {
   Wna16Factor result{f.values.data_ptr(), Dtype::f32, nullptr};
   if (given(f.super)) {
     check_tensor(op, f.name, f.values, ScalarType::Char, {blocks, w.groups, kBlock});
     check_tensor(op, f.super_name, *f.super, ScalarType::Half, {blocks, w.supers, kBlock});
     result.super = f.super->data_ptr();
   } else {
-    result.dtype = float_dtype(op, f.name, f.values);
+    const ScalarType type = f.values.scalar_type();
+    result.dtype = small && type == ScalarType::Byte            ? Dtype::e8m0
+                   : small && type == ScalarType::Float8_e4m3fn ? Dtype::e4m3
+                                                                : float_dtype(op, f.name, f.values);
     check_tensor(op, f.name, f.values, f.values.scalar_type(), {blocks, w.groups, kBlock});
   }
   return result;
@@ -48,7 +52,7 @@ Wna16Weights check_weights(const char* op, const Tensor& packed, const Tensor& s
                            const Tensor& chunks, int64_t bits, int64_t k, int64_t n,
                            const std::optional<Tensor>& offset,
                            const std::optional<Tensor>& super_scale,
-                           const std::optional<Tensor>& super_offset) {
+                           const std::optional<Tensor>& super_offset, bool small_scales) {
   STD_TORCH_CHECK(bits == 2 || bits == 4 || bits == 8, op, ": bits is ", bits,
                   "; allowed: 2, 4, 8 (wna16_pack stores 3 as 4, and 5 to 7 as 8)");
   STD_TORCH_CHECK(n >= 1, op, ": out_features is ", n, "; it must be at least 1");
@@ -72,9 +76,9 @@ Wna16Weights check_weights(const char* op, const Tensor& packed, const Tensor& s
                     shape_of(*super_scale), "; it must be [", blocks, ", ", w.groups,
                     " or its half, quarter, ..., ", kBlock, "]");
   }
-  w.scale = check_factor(op, {"scale", scale, "super_scale", super_scale}, blocks, w);
+  w.scale = check_factor(op, {"scale", scale, "super_scale", super_scale}, blocks, w, small_scales);
   if (given(offset)) {
-    w.offset = check_factor(op, {"offset", *offset, "super_offset", super_offset}, blocks, w);
+    w.offset = check_factor(op, {"offset", *offset, "super_offset", super_offset}, blocks, w, false);
   }
   if (given(zero)) {
     check_tensor(op, "zero", *zero, ScalarType::Byte, {blocks, w.groups, kBlock});

@@ -5,13 +5,14 @@
 
 namespace qcore_cpu {
 
-// The weights that wna16_pack made, checked; `op` names who asks. An empty tensor is as good as none.
+// The weights that wna16_pack made, checked; `op` names who asks. An empty tensor is as good as none. With
+// `small_scales`, scales may be e4m3 (Float8_e4m3fn) or e8m0 (Byte).
 Wna16Weights check_weights(const char* op, const Tensor& packed, const Tensor& scale,
                            const std::optional<Tensor>& zero, const std::optional<Tensor>& perm,
                            const Tensor& chunks, int64_t bits, int64_t k, int64_t n,
                            const std::optional<Tensor>& offset,
                            const std::optional<Tensor>& super_scale,
-                           const std::optional<Tensor>& super_offset);
+                           const std::optional<Tensor>& super_offset, bool small_scales = false);
 
 // Rows that are rounded before they are packed. Called by several threads, each for rows of its own.
 class RoundedRows {

@@ -10,6 +10,9 @@ constexpr bool takes_table = false;
 template <class Dot>
 constexpr bool only_scales = false;
 
+// Sixteen scales of one byte (wfp_kernels.h).
+VecF load_small(const void* p, Dtype dtype, int64_t i);
+
 template <class Dot, int bits, int step>
 QCORE_INLINE typename Dot::Weight decode_step(const Wna16Weights& w, const uint8_t* p) {
   if constexpr (takes_table<Dot>) {
@@ -96,7 +99,12 @@ struct Wna16Fold {
   QCORE_INLINE static Wna16Fold load(const Wna16Weights& w, int64_t chunk, int64_t block) {
     const int32_t group = w.chunk_group[chunk];
     Wna16Fold f;
-    if constexpr (terms == Terms::all) {
+    if constexpr (only_scales<Dot>) {
+      const int64_t i = (block * w.groups + group) * kBlock;
+      const bool small = w.scale.dtype >= Dtype::e4m3;
+      f.scale = small ? load_small(w.scale.data, w.scale.dtype, i)
+                      : load_lanes(w.scale.data, w.scale.dtype, i);
+    } else if constexpr (terms == Terms::all) {
       f.scale = load_factor(w, w.scale, block, group);
       f.offset = w.offset.data ? load_factor(w, w.offset, block, group) : set1(0.0f);
     } else {

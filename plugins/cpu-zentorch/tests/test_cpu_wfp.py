@@ -88,17 +88,30 @@ def make_e4m3(
     return Layer(K, N, "e4m3", found, weight)
 
 
-def make_e2m1(N: int, K: int, kind: str = "mxfp4") -> Layer:
+def make_mxfp8(N: int, K: int) -> Layer:
+    codes = torch.randint(0, 256, (N, K), dtype=torch.uint8)
+    codes[decode(codes, "e4m3").isnan()] = 3
+    scale = torch.randint(110, 130, (N, K // 32), dtype=torch.uint8)
+    scale[0, 0], scale[-1, -1] = 1, 128
+    found = pack_e4m3(codes.view(torch.float8_e4m3fn), scale, 32)
+    assert found.scale.dtype == torch.uint8
+    return Layer(K, N, "e4m3", found, decode(codes, "e4m3") * spread(decode_e8m0(scale), 32, K))
+
+
+def make_e2m1(N: int, K: int, kind: str = "mxfp4", small: bool = True) -> Layer:
+    """``small``: with scales of one byte."""
     codes = torch.randint(0, 16, (N, K), dtype=torch.uint8)
     weight = codes[:, ::2] | (codes[:, 1::2] << 4)
     if kind == "mxfp4":
         scale = torch.randint(110, 130, (N, K // 32), dtype=torch.uint8)
         wide = decode_e8m0(scale)
-        found = pack_e2m1(weight, wide.bfloat16(), 32)
+        found = pack_e2m1(weight, scale if small else wide.bfloat16(), 32)
         return Layer(K, N, "e2m1", found, decode(codes, "e2m1") * spread(wide, 32, K))
-    scale = torch.randint(1, 127, (N, K // 16), dtype=torch.uint8)
+    scale = torch.randint(0, 255, (N, K // 16), dtype=torch.uint8)
+    scale[scale == 127] = 1
     wide, outer = decode(scale, "e4m3"), torch.rand(1) * 0.01 + 0.001
-    found = pack_e2m1(weight, wide.bfloat16(), 16)
+    scale = scale.view(torch.float8_e4m3fn) if small else wide.bfloat16()
+    found = pack_e2m1(weight, scale, 16)
     values = decode(codes, "e2m1") * spread(wide, 16, K) * outer.double()
     return Layer(K, N, "e2m1", found, values, outer)
 
@@ -129,10 +142,13 @@ LAYERS = {
     "e4m3 g128": lambda: make_e4m3(64, 320, 128),
     "e4m3 g7": lambda: make_e4m3(16, 100, 7, scale_dtype=torch.float16),
     "e4m3fnuz": lambda: make_e4m3(33, 130, kind="e4m3fnuz"),
-    "mxfp8": lambda: make_e4m3(40, 96, 32, scale_dtype=torch.bfloat16),
+    "mxfp8": lambda: make_mxfp8(40, 96),
+    "mxfp8 wide": lambda: make_e4m3(40, 96, 32, scale_dtype=torch.bfloat16),
     "mxfp4": lambda: make_e2m1(40, 96),
     "mxfp4 narrow": lambda: make_e2m1(1, 32),
     "nvfp4": lambda: make_e2m1(70, 272, "nvfp4"),
+    "mxfp4 wide": lambda: make_e2m1(40, 96, small=False),
+    "nvfp4 wide": lambda: make_e2m1(70, 272, "nvfp4", small=False),
     "nvfp4 narrow": lambda: make_e2m1(5, 16, "nvfp4"),
     "lookup4": lambda: make_lookup(37, 130, 4, 64, False),
     "lookup4 offset": lambda: make_lookup(20, 96, 4, 32, True),
@@ -308,7 +324,8 @@ def test_scales_that_are_not_finite(isa: str) -> None:
     scale = torch.full((20, 3), 120, dtype=torch.uint8)
     scale[3, 1], scale[5, 0] = 255, 0
     wide = decode_e8m0(scale)
-    found = pack_e2m1(weight, wide.bfloat16(), 32)
+    found = pack_e2m1(weight, scale, 32)
+    assert found.scale.dtype == torch.bfloat16
     codes = torch.stack((weight & 15, weight >> 4), 2).flatten(1)
     expected = decode(codes, "e2m1") * spread(wide, 32, 96)
     layer = Layer(96, 20, "e2m1", found, expected)

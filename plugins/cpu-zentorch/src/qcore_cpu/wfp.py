@@ -9,6 +9,7 @@ from qcore.facts.current_platform import current_platform
 from qcore.facts.quant_key import QuantKey
 from qcore.facts.scalar_type import scalar_types
 from qcore.kernels.base import Answer, answer
+from qcore.numerics.small_floats import decode_e8m0
 
 from qcore_cpu import library
 
@@ -95,14 +96,14 @@ def pack_e2m1(weight: torch.Tensor, scale: torch.Tensor, group_size: int) -> Pac
 
     Args:
         weight: uint8 [N, K / 2].
-        scale: float [N, K / group_size].
+        scale: float, e4m3 or (uint8) e8m0 [N, K / group_size].
         group_size: inputs that share a scale.
     """
     words = weight.contiguous().view(torch.int32)
-    packed, scale, _, perm, chunks = torch.ops.qcore_cpu.wna16_pack(
-        words, scale.contiguous(), None, None, 4, 8, group_size, 2 * weight.shape[1]
+    packed, wide, _, perm, chunks = torch.ops.qcore_cpu.wna16_pack(
+        words, _wide(scale).contiguous(), None, None, 4, 8, group_size, 2 * weight.shape[1]
     )
-    return Packed(packed, scale, perm, chunks)
+    return Packed(packed, by_lanes(scale) if _stays_small(scale) else wide, perm, chunks)
 
 
 def pack_e4m3(
@@ -116,17 +117,18 @@ def pack_e4m3(
 
     Args:
         weight: [N, K].
-        scale: float [N, groups].
+        scale: float or (uint8) e8m0 [N, groups].
         group_size: inputs that share a scale; -1 for all.
         input_group: activations that share a scale; 0 and less if not by groups.
     """
     K = weight.shape[1]
     codes = weight.contiguous().view(torch.uint8)
-    if weight.dtype == torch.float8_e4m3fnuz:
-        scale, nan = scale.to(torch.float32) * 0.5, codes == 0x80
-    else:
-        nan = (codes & 0x7F) == 0x7F
-    scale = scale.masked_fill(nan.any(1, keepdim=True), float("nan"))
+    is_fnuz = weight.dtype == torch.float8_e4m3fnuz
+    nan = (codes == 0x80 if is_fnuz else (codes & 0x7F) == 0x7F).any(1, keepdim=True)
+    if is_fnuz or nan.any() or not _stays_small(scale):
+        scale = _wide(scale).masked_fill(nan, float("nan"))
+    if is_fnuz:
+        scale = scale.to(torch.float32) * 0.5
     size, group_of = K if group_size == -1 else group_size, None
     if input_group > 0 and input_group % size:
         # Products that are summed up together share a scale of the weight and one of the input.
@@ -138,18 +140,35 @@ def pack_e4m3(
             size = input_group
         else:
             group_of = part_of.to(torch.int32)
-    packed, scale, _, perm, chunks = torch.ops.qcore_cpu.wna16_pack(
-        codes.view(torch.int8), scale.contiguous(), None, group_of, 8, 0, size, K
+    packed, wide, _, perm, chunks = torch.ops.qcore_cpu.wna16_pack(
+        codes.view(torch.int8), _wide(scale).contiguous(), None, group_of, 8, 0, size, K
     )
     blocks, words, lanes = packed.shape
     data = packed.view(torch.uint8)
     slots = data.reshape(blocks, words, 4, lanes)[:, :, [0, 2, 1, 3]]
     data.reshape(blocks, words, lanes, 4).copy_(slots.transpose(2, 3))
-    return Packed(packed, scale, perm, chunks)
+    return Packed(packed, by_lanes(scale) if scale.dtype.itemsize == 1 else wide, perm, chunks)
+
+
+def _stays_small(scale: torch.Tensor) -> bool:
+    """Whether the kernels take these scales as bytes: they know neither NaN nor 2^-127."""
+    if scale.dtype == torch.uint8:
+        return not bool(((scale == 0) | (scale == 255)).any())
+    if scale.dtype == torch.float8_e4m3fn:
+        return not bool(((scale.view(torch.uint8) & 0x7F) == 0x7F).any())
+    return False
+
+
+def _wide(scale: torch.Tensor) -> torch.Tensor:
+    """Scales of one byte as bfloat16, which holds them exactly."""
+    if scale.dtype == torch.uint8:
+        return decode_e8m0(scale).to(torch.bfloat16)
+    return scale.to(torch.bfloat16) if scale.dtype == torch.float8_e4m3fn else scale
 
 
 def by_lanes(values: torch.Tensor) -> torch.Tensor:
     """[N, G] to [N / 16, G, 16], with zeros for the outputs that the last lanes have not."""
     N, G = values.shape
-    padded = torch.nn.functional.pad(values, (0, 0, 0, -N % 16))
-    return padded.reshape(-1, 16, G).transpose(1, 2).contiguous()
+    plain = values.contiguous().view(torch.uint8) if values.dtype.itemsize == 1 else values
+    padded = torch.nn.functional.pad(plain, (0, 0, 0, -N % 16))
+    return padded.reshape(-1, 16, G).transpose(1, 2).contiguous().view(values.dtype)

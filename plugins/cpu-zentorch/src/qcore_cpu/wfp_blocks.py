@@ -8,8 +8,6 @@ from typing import Any, ClassVar
 import torch
 from qcore.kernels.base import Answer, LinearKernel, answer, tensor_of
 from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel, NvFp4LinearKernel
-from qcore.layers.microscaling import NvFp4LinearLayerConfig
-from qcore.numerics.small_floats import decode_e8m0
 
 from qcore_cpu import library
 from qcore_cpu.wfp import Packed, Rounding, pack_e2m1, pack_e4m3, rounding_of, supported
@@ -20,8 +18,8 @@ __all__ = ["CPUMxFp4LinearKernel", "CPUMxfp8LinearKernel", "CPUNvFp4LinearKernel
 class _CPUBlockFormat(LinearKernel[Any]):
     """What the three have in common; sums in float32.
 
-    Weights stay codes, and their blocks' scales are bfloat16, which holds them exactly. Where the
-    config says so, activations are rounded as it says, and multiplied as floats.
+    Weights stay codes, and their blocks' scales bytes. Where the config says so, activations are
+    rounded as it says, and multiplied as floats.
     """
 
     codes: ClassVar[str]
@@ -56,7 +54,7 @@ class _CPUBlockFormat(LinearKernel[Any]):
 
     def pack_blocks(self, weight: torch.Tensor, scale: torch.Tensor) -> Packed:
         """The weight and the scales of its blocks, packed."""
-        return pack_e2m1(weight, decode_e8m0(scale).to(torch.bfloat16), 32)
+        return pack_e2m1(weight, scale, self.config.block_size)
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Codes of sixteen outputs side by side, as for `CPUWNA16LinearKernel`."""
@@ -108,10 +106,6 @@ class CPUNvFp4LinearKernel(_CPUBlockFormat, NvFp4LinearKernel):
 
     codes = "e2m1"
 
-    def pack_blocks(self, weight: torch.Tensor, scale: torch.Tensor) -> Packed:
-        """The weight and the scales of its blocks, packed."""
-        return pack_e2m1(weight, scale.to(torch.bfloat16), NvFp4LinearLayerConfig.block_size)
-
 
 class CPUMxfp8LinearKernel(_CPUBlockFormat, Mxfp8LinearKernel):
     """MXFP8 weights: e4m3 and a power of two for 32; activations as the config says."""
@@ -120,5 +114,4 @@ class CPUMxfp8LinearKernel(_CPUBlockFormat, Mxfp8LinearKernel):
 
     def pack_blocks(self, weight: torch.Tensor, scale: torch.Tensor) -> Packed:
         """The weight and the scales of its blocks, packed."""
-        wide = decode_e8m0(scale).to(torch.bfloat16)
-        return pack_e4m3(weight, wide, 32, self.rounding.group)
+        return pack_e4m3(weight, scale, self.config.block_size, self.rounding.group)
