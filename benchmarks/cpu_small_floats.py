@@ -1,4 +1,4 @@
-"""qcore's CPU kernels for FP8, MXFP8, MXFP4, NVFP4 and codebooks, against what ran such layers before.
+"""qcore's CPU kernels for small floats and codebooks, against what ran such layers before.
 
     python benchmarks/cpu_small_floats.py [--shape N K] [--threads N] [--dtype D ...] [--isa I ...]
                                           [--rows M ...] [--budget S] [--out FILE.json]
