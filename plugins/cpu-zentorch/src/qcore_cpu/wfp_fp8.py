@@ -86,7 +86,8 @@ class CPUFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
     ) -> torch.Tensor:
         """The same for activations that are quantized already; ``B`` and ``Bs`` are packed."""
         _, K = self.config.weight_shape
-        x = A if As is None else A.to(torch.float32) * As.reshape(-1, 1)
+        x = A.to(torch.float32) if A.dtype == self.fp8_dtype else A
+        x = x if As is None else x * As.reshape(-1, 1)
         chunks = pack_e4m3(
             torch.zeros(1, K, dtype=torch.float8_e4m3fn), torch.ones(1, 1), -1
         ).chunks
