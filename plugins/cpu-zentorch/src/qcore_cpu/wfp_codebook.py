@@ -68,7 +68,7 @@ class CPUCodebookLinearKernel(CodebookLinearKernel):
         return {
             "weight_packed": packed,
             "weight_scale": scale,
-            "weight_offset": by_lanes(offset) if offset.numel() else offset,
+            "weight_shift": by_lanes(offset) if offset.numel() else offset,
             "weight_codebook": table.to(torch.float32),
             "weight_perm": perm,
             "weight_chunks": chunks,
@@ -80,7 +80,7 @@ class CPUCodebookLinearKernel(CodebookLinearKernel):
         """Run the layer; ``x`` may be strided."""
         (N, K), out_dtype = self.config.weight_shape, self.config.out_dtype
         packed, scale = tensor_of(layer, "weight_packed"), tensor_of(layer, "weight_scale")
-        offset, table = tensor_of(layer, "weight_offset"), tensor_of(layer, "weight_codebook")
+        offset, table = tensor_of(layer, "weight_shift"), tensor_of(layer, "weight_codebook")
         perm, chunks = tensor_of(layer, "weight_perm"), tensor_of(layer, "weight_chunks")
         if not table.numel():
             return torch.ops.qcore_cpu.wna16_linear(  # type: ignore[no-any-return]
