@@ -236,7 +236,12 @@ def test_ties_and_edges_of_rounding(isa: str, activations: tuple[str, int, bool]
     found = pack_e4m3(codes.view(torch.float8_e4m3fn), torch.ones(K, 1), -1)
     layer = Layer(K, K, "e4m3", found, torch.eye(K, dtype=torch.float64))
     x = ladder()
-    x = torch.cat((x, x[:, torch.randperm(K)] * 2.0**-9, torch.zeros(1, K)))
+    x = torch.cat((x, x[:, torch.randperm(K)] * 2.0**-9))
+    # Blocks whose largest magnitude is 1, 1 + 1/128, ...: where the scale goes up is seen.
+    largest = 1 + torch.arange(K)[:, None] / K
+    blocks = (torch.rand(K, K) * 2 - 1) * largest
+    blocks[:, ::16] = largest
+    x = torch.cat((x, blocks, torch.zeros(1, K)))
     scale = torch.tensor(0.75) if static else None
     for part in (x, x[:1], x[-1:]):
         out = layer.run(part, None, torch.float32, name, group, scale)
