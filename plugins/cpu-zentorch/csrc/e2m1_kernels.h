@@ -1,6 +1,9 @@
-// wna16 with codes of e2m1 (MXFP4), for one instruction set; included by isa_<name>.cpp after
+// wna16 with codes of e2m1 (MXFP4, NVFP4), for one instruction set; included by isa_<name>.cpp after
 // wna16_kernels.h. The codes lie as those of 4 bits do, and only what they stand for differs: their values
 // are exact in bfloat16, there are no zero points, and a power of two is a scale like any other.
+
+#include "wfp_kernels.h"
+#include "wfp_round.h"
 
 namespace {
 
@@ -71,9 +74,22 @@ struct E2m1Bf16 : DotBf16 {
 using E2m1Bf16 = E2m1F32;
 #endif
 
+template <>
+constexpr bool only_scales<E2m1F32> = true;
+#ifdef __AVX512BF16__
+template <>
+constexpr bool only_scales<E2m1Bf16> = true;
+#endif
+
 constexpr IsaKernels with_e2m1(IsaKernels kernels) {
   kernels.e2m1[0] = wna16_table<E2m1F32, 4>();
   kernels.e2m1[1] = wna16_table<E2m1Bf16, 4>();
+  kernels.e4m3[0] = wna16_table<E4m3F32, 8>();
+  kernels.e4m3[1] = wna16_table<E4m3Bf16, 8>();
+  kernels.lookup[0] = wna16_table<LookupF32, 4>();
+  kernels.lookup[1] = wna16_table<LookupF32, 8>();
+  kernels.round_row = round_row;
+  kernels.row_amax = row_amax;
   return kernels;
 }
 

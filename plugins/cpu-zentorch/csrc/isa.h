@@ -9,7 +9,8 @@
 
 namespace qcore_cpu {
 
-enum class Dtype : int { f32, f16, bf16 };
+// e4m3 and e8m0 are the scales of small floats only, and none of them is NaN or 2^-127.
+enum class Dtype : int { f32, f16, bf16, e4m3, e8m0 };
 
 // How wna16 multiplies: floats; the same where all activations are bfloat16; integers, with activations
 // rounded to int8.
@@ -50,6 +51,7 @@ struct Wna16Weights {
   int64_t chunks;
   const int32_t* perm;  // [slots]: the input at each slot, -1 for none; or null: slot == input
   int64_t k;
+  const float* table;  // [2^bits]: the value of each code, for the kernels that look them up
 };
 
 // The packed weight of int8_scaled_linear.
@@ -69,6 +71,16 @@ struct Output {
   int64_t n;
   const void* bias;  // [n] of bias_dtype, or null
   Dtype bias_dtype;
+  const float* row_scale = nullptr;  // [rows], or null; multiplies before the bias is added
+};
+
+// How a row of activations is rounded to small floats.
+enum class SmallFloat : int { e4m3, e4m3fnuz, mxfp4, mxfp8, nvfp4 };
+struct RowRounding {
+  SmallFloat format;
+  int64_t group;       // e4m3: inputs that share a scale; 0: all share `scale`
+  const float* scale;  // e4m3: what all inputs share; nvfp4: the scale of the scales; null: to be computed
+  float bound;         // e4m3: the largest magnitude that a computed scale of a row covers
 };
 
 // How a row of activations becomes int8.
@@ -82,6 +94,9 @@ struct RowQuant {
 // What the fold of a chunk needs to know of a row of activations.
 struct FloatSide {
   float sum;  // of the inputs of the chunk
+};
+struct ScaledSide : FloatSide {
+  float scale = 1.0f;  // input ~ what was packed * scale
 };
 struct QuantSide {
   float sum;      // of the inputs as rounded
@@ -135,8 +150,18 @@ struct IsaKernels {
   void (*int8)(const Int8Weights& w, int rows, const void* tile, const float* scale, const int32_t* azp,
                int64_t block_begin, int64_t block_end, const Output& out, int64_t row);
 
-  // [for bfloat16 activations]: wna16 of 4 bits, with codes of e2m1 and no zero points.
+  // [for bfloat16 activations]: wna16 of 4 and of 8 bits, with small floats as codes and no zero points.
   Wna16Kernels e2m1[2] = {};
+  Wna16Kernels e4m3[2] = {};  // NaN is 480; sides are ScaledSide; slot 2j at bit 8j of the low half word
+  // [4 bits, 8 bits]: any values, float32 products.
+  Wna16Kernels lookup[2] = {};
+
+  // One row to bfloat16, as `rounding` says, and its scales: one a group of e4m3, else one.
+  // `line` has room for k floats.
+  void (*round_row)(const RowRounding& rounding, const void* x, Dtype dtype, int64_t k, float* line,
+                    uint16_t* values, float* scales) = nullptr;
+  // The largest magnitude of a row; NaN if there is one.
+  float (*row_amax)(const void* x, Dtype dtype, int64_t k, float* line) = nullptr;
 };
 
 // Those that this build has: isa.cmake. avxvnni and amx leave out what another set's code does as well, as

@@ -11,7 +11,7 @@
 // wna16_int8_linear rounds x to int8 first, with a scale for each chunk (or each row), and multiplies and
 // adds integers within a chunk.
 
-#include "op_support.h"
+#include "wna16.h"
 
 namespace qcore_cpu {
 namespace {
@@ -28,69 +28,76 @@ struct Factor {
   const std::optional<Tensor>& super;
 };
 
-Wna16Factor check_factor(const Factor& f, int64_t blocks, const Wna16Weights& w) {
+Wna16Factor check_factor(const char* op, const Factor& f, int64_t blocks, const Wna16Weights& w,
+                         bool small) {
   Wna16Factor result{f.values.data_ptr(), Dtype::f32, nullptr};
   if (given(f.super)) {
-    check_tensor(kOp, f.name, f.values, ScalarType::Char, {blocks, w.groups, kBlock});
-    check_tensor(kOp, f.super_name, *f.super, ScalarType::Half, {blocks, w.supers, kBlock});
+    check_tensor(op, f.name, f.values, ScalarType::Char, {blocks, w.groups, kBlock});
+    check_tensor(op, f.super_name, *f.super, ScalarType::Half, {blocks, w.supers, kBlock});
     result.super = f.super->data_ptr();
   } else {
-    result.dtype = float_dtype(kOp, f.name, f.values);
-    check_tensor(kOp, f.name, f.values, f.values.scalar_type(), {blocks, w.groups, kBlock});
+    const ScalarType type = f.values.scalar_type();
+    result.dtype = small && type == ScalarType::Byte            ? Dtype::e8m0
+                   : small && type == ScalarType::Float8_e4m3fn ? Dtype::e4m3
+                                                                : float_dtype(op, f.name, f.values);
+    check_tensor(op, f.name, f.values, f.values.scalar_type(), {blocks, w.groups, kBlock});
   }
   return result;
 }
 
-Wna16Weights check_weights(const Tensor& packed, const Tensor& scale, const std::optional<Tensor>& zero,
-                           const std::optional<Tensor>& perm, const Tensor& chunks, int64_t bits,
-                           int64_t k, int64_t n, const std::optional<Tensor>& offset,
+}  // namespace
+
+Wna16Weights check_weights(const char* op, const Tensor& packed, const Tensor& scale,
+                           const std::optional<Tensor>& zero, const std::optional<Tensor>& perm,
+                           const Tensor& chunks, int64_t bits, int64_t k, int64_t n,
+                           const std::optional<Tensor>& offset,
                            const std::optional<Tensor>& super_scale,
-                           const std::optional<Tensor>& super_offset) {
-  STD_TORCH_CHECK(bits == 2 || bits == 4 || bits == 8, kOp, ": bits is ", bits,
+                           const std::optional<Tensor>& super_offset, bool small_scales) {
+  STD_TORCH_CHECK(bits == 2 || bits == 4 || bits == 8, op, ": bits is ", bits,
                   "; allowed: 2, 4, 8 (wna16_pack stores 3 as 4, and 5 to 7 as 8)");
-  STD_TORCH_CHECK(n >= 1, kOp, ": out_features is ", n, "; it must be at least 1");
-  STD_TORCH_CHECK(k >= 1, kOp, ": in_features is ", k, "; it must be at least 1");
+  STD_TORCH_CHECK(n >= 1, op, ": out_features is ", n, "; it must be at least 1");
+  STD_TORCH_CHECK(k >= 1, op, ": in_features is ", k, "; it must be at least 1");
   const int64_t blocks = ceil_div(n, kBlock), slots = 32 / bits;
-  STD_TORCH_CHECK(packed.dim() == 3, kOp, ": packed has shape ", shape_of(packed), "; it must be [",
+  STD_TORCH_CHECK(packed.dim() == 3, op, ": packed has shape ", shape_of(packed), "; it must be [",
                   blocks, ", words, ", kBlock, "]");
-  STD_TORCH_CHECK(scale.dim() == 3, kOp, ": scale has shape ", shape_of(scale), "; it must be [",
+  STD_TORCH_CHECK(scale.dim() == 3, op, ": scale has shape ", shape_of(scale), "; it must be [",
                   blocks, ", groups, ", kBlock, "]");
   Wna16Weights w{};
   w.k = k;
   w.words = packed.size(1);
   w.groups = scale.size(1);
-  check_tensor(kOp, "packed", packed, ScalarType::Int, {blocks, w.words, kBlock});
+  check_tensor(op, "packed", packed, ScalarType::Int, {blocks, w.words, kBlock});
   w.packed = static_cast<const uint8_t*>(packed.data_ptr());
   w.supers = w.groups;
   if (given(super_scale)) {
     if (super_scale->dim() == 3) w.supers = super_scale->size(1);
     while (w.supers << w.span_bits < w.groups) ++w.span_bits;
-    STD_TORCH_CHECK(w.supers << w.span_bits == w.groups, kOp, ": super_scale has shape ",
+    STD_TORCH_CHECK(w.supers << w.span_bits == w.groups, op, ": super_scale has shape ",
                     shape_of(*super_scale), "; it must be [", blocks, ", ", w.groups,
                     " or its half, quarter, ..., ", kBlock, "]");
   }
-  w.scale = check_factor({"scale", scale, "super_scale", super_scale}, blocks, w);
+  w.scale = check_factor(op, {"scale", scale, "super_scale", super_scale}, blocks, w, small_scales);
   if (given(offset)) {
-    w.offset = check_factor({"offset", *offset, "super_offset", super_offset}, blocks, w);
+    w.offset = check_factor(op, {"offset", *offset, "super_offset", super_offset}, blocks, w, false);
   }
   if (given(zero)) {
-    check_tensor(kOp, "zero", *zero, ScalarType::Byte, {blocks, w.groups, kBlock});
+    check_tensor(op, "zero", *zero, ScalarType::Byte, {blocks, w.groups, kBlock});
     w.zero = static_cast<const uint8_t*>(zero->data_ptr());
   }
   if (given(perm)) {
-    check_tensor(kOp, "perm", *perm, ScalarType::Int, {w.words * slots});
+    check_tensor(op, "perm", *perm, ScalarType::Int, {w.words * slots});
     w.perm = static_cast<const int32_t*>(perm->data_ptr());
     int32_t largest = -1;
     for (int64_t s = 0; s < w.words * slots; ++s) largest = std::max(largest, w.perm[s]);
-    STD_TORCH_CHECK(largest < k, kOp, ": perm has the input ", largest, "; in_features is ", k);
+    STD_TORCH_CHECK(largest < k, op, ": perm has the input ", largest, "; in_features is ", k);
   } else {
-    STD_TORCH_CHECK(w.words == ceil_div(k, slots), kOp, ": packed has ", w.words, " words of ", slots,
+    STD_TORCH_CHECK(w.words == ceil_div(k, slots), op, ": packed has ", w.words, " words of ", slots,
                     " codes; without perm, in_features = ", k, " takes ", ceil_div(k, slots));
   }
-  STD_TORCH_CHECK(chunks.dim() == 2 && chunks.size(1) >= 2, kOp, ": chunks has shape ",
+  STD_TORCH_CHECK(chunks.dim() == 2 && chunks.size(1) >= 2, op, ": chunks has shape ",
                   shape_of(chunks), "; it must be [2, chunks + 1]");
   w.chunks = chunks.size(1) - 1;
-  check_tensor(kOp, "chunks", chunks, ScalarType::Int, {2, w.chunks + 1});
+  check_tensor(op, "chunks", chunks, ScalarType::Int, {2, w.chunks + 1});
   w.chunk_begin = static_cast<const int32_t*>(chunks.data_ptr());
   w.chunk_group = w.chunk_begin + w.chunks + 1;
   bool valid = w.chunk_begin[0] == 0 && w.chunk_begin[w.chunks] == w.words;
@@ -99,21 +106,14 @@ Wna16Weights check_weights(const Tensor& packed, const Tensor& scale, const std:
     valid = valid && words > 0 && words * slots <= kChunkSlots && w.chunk_group[c] >= 0 &&
             w.chunk_group[c] < w.groups;
   }
-  STD_TORCH_CHECK(valid, kOp, ": chunks does not divide the ", w.words, " words of packed among the ",
+  STD_TORCH_CHECK(valid, op, ": chunks does not divide the ", w.words, " words of packed among the ",
                   w.groups, " groups; it must come from wna16_pack");
   return w;
 }
 
-// How activations are multiplied: as they are; as int8 with a scale for each chunk; or for each row.
-enum class Activations { floats, int8_chunks, int8_rows };
-
-void linear(const Wna16Weights& w, int64_t bits, Activations mode, const Rows& x, const Output& out) {
+void wna16_run(const Wna16Kernels& kernel, const Wna16Weights& w, int64_t bits, bool per_row,
+               const Rows& x, const Output& out, const RoundedRows* rounded) {
   thread_local Workspace panel_space;
-  const Compute compute = mode != Activations::floats ? Compute::int8
-                          : x.dtype == Dtype::bf16    ? Compute::bf16
-                                                      : Compute::f32;
-  const int index = bits == 2 ? 0 : bits == 4 ? 1 : 2;
-  const Wna16Kernels& kernel = active_isa().wna16[static_cast<int>(compute)][index];
   const int64_t slots = w.words * (32 / bits), blocks = ceil_div(out.n, kBlock);
   const bool few = x.rows <= kernel.rows;
   const int64_t most = std::min(x.rows, kPanelRows);  // of a panel, less what fills up the last tile
@@ -128,8 +128,15 @@ void linear(const Wna16Weights& w, int64_t bits, Activations mode, const Rows& x
     float* line = reinterpret_cast<float*>(line_space.reserve(slots * 4));
     for (int64_t row = begin_tile * kernel.rows; row < end_tile * kernel.rows; row += kernel.rows) {
       const int count = static_cast<int>(std::min<int64_t>(kernel.rows, rows - row));
-      kernel.pack_rows(w, x.row(first + row), x.dtype, count, x.stride,
-                       mode == Activations::int8_rows, line, panel, sides, panel_rows, row);
+      if (rounded) {
+        const RoundedRows::Tile tile = rounded->round(first + row, count);
+        kernel.pack_rows(w, tile.values, Dtype::bf16, count, w.k, per_row, line, panel, sides, panel_rows,
+                         row);
+        rounded->scale_sides(tile, count, sides, panel_rows, row);
+      } else {
+        kernel.pack_rows(w, x.row(first + row), x.dtype, count, x.stride, per_row, line, panel, sides,
+                         panel_rows, row);
+      }
     }
   };
 
@@ -171,12 +178,23 @@ void linear(const Wna16Weights& w, int64_t bits, Activations mode, const Rows& x
   }
 }
 
+namespace {
+
+// How activations are multiplied: as they are; as int8 with a scale for each chunk; or for each row.
+enum class Activations { floats, int8_chunks, int8_rows };
+
 void run(const Tensor& x, const Wna16Weights& w, const std::optional<Tensor>& bias, int64_t bits,
          int64_t n, Activations mode, const Tensor& out) {
   const Rows rows = as_rows(kOp, x, w.k);
   check_out(kOp, out, x, n);
   const Output output = make_output(kOp, out, bias, n);
-  if (rows.rows > 0) linear(w, bits, mode, rows, output);
+  if (rows.rows == 0) return;
+  const Compute compute = mode != Activations::floats ? Compute::int8
+                          : rows.dtype == Dtype::bf16 ? Compute::bf16
+                                                      : Compute::f32;
+  const int index = bits == 2 ? 0 : bits == 4 ? 1 : 2;
+  const Wna16Kernels& kernel = active_isa().wna16[static_cast<int>(compute)][index];
+  wna16_run(kernel, w, bits, mode == Activations::int8_rows, rows, output);
 }
 
 Tensor new_output(const Tensor& x, int64_t n, std::optional<ScalarType> out_dtype) {
@@ -192,7 +210,7 @@ using Maybe = const std::optional<Tensor>&;
 void wna16_linear_out(const Tensor& x, const Tensor& packed, const Tensor& scale, Maybe zero, Maybe perm,
                       const Tensor& chunks, Maybe bias, int64_t bits, int64_t k, int64_t n,
                       const Tensor& out, Maybe offset, Maybe super_scale, Maybe super_offset) {
-  const Wna16Weights w = check_weights(packed, scale, zero, perm, chunks, bits, k, n, offset, super_scale,
+  const Wna16Weights w = check_weights(kOp, packed, scale, zero, perm, chunks, bits, k, n, offset, super_scale,
                                        super_offset);
   run(x, w, bias, bits, n, Activations::floats, out);
 }
@@ -211,7 +229,7 @@ void wna16_int8_linear_out(const Tensor& x, const Tensor& packed, const Tensor& 
                            Maybe perm, const Tensor& chunks, Maybe bias, int64_t bits, int64_t k,
                            int64_t n, bool per_row, const Tensor& out, Maybe offset, Maybe super_scale,
                            Maybe super_offset) {
-  const Wna16Weights w = check_weights(packed, scale, zero, perm, chunks, bits, k, n, offset, super_scale,
+  const Wna16Weights w = check_weights(kOp, packed, scale, zero, perm, chunks, bits, k, n, offset, super_scale,
                                        super_offset);
   run(x, w, bias, bits, n, per_row ? Activations::int8_rows : Activations::int8_chunks, out);
 }

@@ -4,6 +4,24 @@
 
 namespace {
 
+// Whether a Dot looks codes up in the layer's table; whether it has a scale and no other term.
+template <class Dot>
+constexpr bool takes_table = false;
+template <class Dot>
+constexpr bool only_scales = false;
+
+// Sixteen scales of one byte (wfp_kernels.h).
+VecF load_small(const void* p, Dtype dtype, int64_t i);
+
+template <class Dot, int bits, int step>
+QCORE_INLINE typename Dot::Weight decode_step(const Wna16Weights& w, const uint8_t* p) {
+  if constexpr (takes_table<Dot>) {
+    return Dot::template decode<bits, step>(p, w.table);
+  } else {
+    return Dot::template decode<bits, step>(p);
+  }
+}
+
 // Lanes [0, count) of an array; the others are zero.
 inline VecF load_some(const void* p, Dtype dtype, int64_t i, int64_t count) {
   if (count >= kBlock) return load_lanes(p, dtype, i);
@@ -17,6 +35,7 @@ inline VecF load_some(const void* p, Dtype dtype, int64_t i, int64_t count) {
 inline void store_block(const Output& out, int64_t row, int64_t block, VecF value) {
   const int64_t column = block * kBlock;
   const int64_t count = out.n - column;
+  if (out.row_scale) value = mul(value, set1(out.row_scale[row]));
   if (out.bias) value = add(value, load_some(out.bias, out.bias_dtype, column, count));
   if (count >= kBlock) {
     store_lanes(out.data, out.dtype, row * out.n + column, value);
@@ -31,6 +50,7 @@ inline void store_block(const Output& out, int64_t row, int64_t block, VecF valu
 // The zero point of a layer without a tensor of them, less the center of the decoded codes.
 template <class Dot, int bits>
 constexpr int common_zero_of(bool has_offset) {
+  if (takes_table<Dot>) return 0;
   const int stored = has_offset ? (bits == 8 ? 128 : 0) : 1 << (bits - 1);
   return stored - Dot::template center<bits>();
 }
@@ -47,15 +67,19 @@ template <Terms terms>
 struct TermsConstant {
   static constexpr Terms value = terms;
 };
-template <class Body>
+template <class Dot, class Body>
 QCORE_INLINE void with_terms(const Wna16Weights& w, const Body& body) {
-  switch (terms_of(w)) {
-    case Terms::scale:
-      return body(TermsConstant<Terms::scale>());
-    case Terms::zero:
-      return body(TermsConstant<Terms::zero>());
-    case Terms::all:
-      return body(TermsConstant<Terms::all>());
+  if constexpr (only_scales<Dot>) {
+    body(TermsConstant<Terms::scale>());
+  } else {
+    switch (terms_of(w)) {
+      case Terms::scale:
+        return body(TermsConstant<Terms::scale>());
+      case Terms::zero:
+        return body(TermsConstant<Terms::zero>());
+      case Terms::all:
+        return body(TermsConstant<Terms::all>());
+    }
   }
 }
 
@@ -75,7 +99,12 @@ struct Wna16Fold {
   QCORE_INLINE static Wna16Fold load(const Wna16Weights& w, int64_t chunk, int64_t block) {
     const int32_t group = w.chunk_group[chunk];
     Wna16Fold f;
-    if constexpr (terms == Terms::all) {
+    if constexpr (only_scales<Dot>) {
+      const int64_t i = (block * w.groups + group) * kBlock;
+      const bool small = w.scale.dtype >= Dtype::e4m3;
+      f.scale = small ? load_small(w.scale.data, w.scale.dtype, i)
+                      : load_lanes(w.scale.data, w.scale.dtype, i);
+    } else if constexpr (terms == Terms::all) {
       f.scale = load_factor(w, w.scale, block, group);
       f.offset = w.offset.data ? load_factor(w, w.offset, block, group) : set1(0.0f);
     } else {

@@ -11,13 +11,13 @@ struct Wna16Narrow {
   using Acc = typename Dot::Acc;
 
   template <int rows, int step = 0>
-  QCORE_INLINE static void word(Acc* acc, const uint8_t* p, const char* x) {
+  QCORE_INLINE static void word(const Wna16Weights& w, Acc* acc, const uint8_t* p, const char* x) {
     if constexpr (step < kSteps) {
-      const auto weight = Dot::template decode<bits, step>(p);
+      const auto weight = decode_step<Dot, bits, step>(w, p);
       repeat<rows>([&](auto r) QCORE_BODY {
         Dot::accumulate(acc[r], weight, x + (step * rows + r) * 4);
       });
-      word<rows, step + 1>(acc, p, x);
+      word<rows, step + 1>(w, acc, p, x);
     }
   }
 
@@ -36,11 +36,11 @@ struct Wna16Narrow {
         const int64_t pause = kFlushWords && end - i > kFlushWords ? i + kFlushWords : end;
         for (; i < pause; ++i) {
           const char* x = static_cast<const char*>(x_tile) + i * kSteps * rows * 4;
-          repeat<blocks>([&](auto b) QCORE_BODY { word<rows>(acc[b], p + (b * w.words + i) * 64, x); });
+          repeat<blocks>([&](auto b) QCORE_BODY { word<rows>(w, acc[b], p + (b * w.words + i) * 64, x); });
         }
         repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { Dot::flush(acc[b][r]); });
       }
-      with_terms(w, [&](auto terms) QCORE_BODY {
+      with_terms<Dot>(w, [&](auto terms) QCORE_BODY {
         repeat<blocks>([&](auto b) QCORE_BODY {
           const Fold fold = Fold::template load<terms.value>(w, c, block + b);
           repeat<rows>([&](auto r) QCORE_BODY {

@@ -16,10 +16,10 @@ struct Wna16Wide {
 
   // The weights of one chunk of one block, one line of `kLine` bytes a step.
   template <int step = 0>
-  QCORE_INLINE static void decode_word(const uint8_t* p, char* dst) {
+  QCORE_INLINE static void decode_word(const Wna16Weights& w, const uint8_t* p, char* dst) {
     if constexpr (step < kSteps) {
-      Dot::store(dst + step * kLine, Dot::template decode<bits, step>(p));
-      decode_word<step + 1>(p, dst);
+      Dot::store(dst + step * kLine, decode_step<Dot, bits, step>(w, p));
+      decode_word<step + 1>(w, p, dst);
     }
   }
 
@@ -44,7 +44,7 @@ struct Wna16Wide {
       for (int s = 0; s < steps; ++s) step(s);
       repeat2<rows, blocks>([&](auto r, auto b) QCORE_BODY { Dot::flush(acc[r][b]); });
     }
-    with_terms(w, [&](auto terms) QCORE_BODY {
+    with_terms<Dot>(w, [&](auto terms) QCORE_BODY {
       repeat2<rows, blocks>([&](auto r, auto b) QCORE_BODY {
         char* total = totals + r * kLine + b * 64;
         store_f(total, folds[b].template apply<terms.value>(acc[r][b], sides[r], load_f(total)));
@@ -82,7 +82,7 @@ struct Wna16Wide {
       for (int b = 0; b < blocks; ++b) {
         const uint8_t* p = w.packed + ((begin + b) * w.words + first) * 64;
         char* to = weights + place(b, kWeights);
-        for (int64_t i = 0; i < words; ++i) decode_word(p + i * 64, to + i * kSteps * kLine);
+        for (int64_t i = 0; i < words; ++i) decode_word(w, p + i * 64, to + i * kSteps * kLine);
         folds[b] = Fold::template load<Terms::all>(w, c, begin + b);
       }
       for (int b = 0; b < blocks;) {

@@ -19,6 +19,9 @@ from qcore_cpu import library, plugin, zentorch_support
 from qcore_cpu.gguf import CPUGGUFInt8LinearKernel, CPUGGUFLinearKernel
 from qcore_cpu.int8 import CPUInt8ScaledMMLinearKernel
 from qcore_cpu.moe import CPUMoeMxfp4Kernel, CPUMoeWNA16Kernel
+from qcore_cpu.wfp_blocks import CPUMxFp4LinearKernel, CPUMxfp8LinearKernel, CPUNvFp4LinearKernel
+from qcore_cpu.wfp_codebook import CPUCodebookLinearKernel
+from qcore_cpu.wfp_fp8 import CPUFp8BlockScaledMMLinearKernel, CPUFP8ScaledMMLinearKernel
 from qcore_cpu.wna16 import CPUWNA16LinearKernel
 from qcore_cpu.wna16_int8 import CPUWNA8LinearKernel, CPUWNA16Int8LinearKernel
 
@@ -57,6 +60,36 @@ class TestGGUFInt8(KernelConformance):
     kernel_class = CPUGGUFInt8LinearKernel
     spec = SPECS["CPUGGUFInt8LinearKernel"]
     tolerance = 0.05  # as above; of fewer inputs the largest is less
+
+
+class TestFP8(KernelConformance):
+    kernel_class = CPUFP8ScaledMMLinearKernel
+    spec = SPECS["CPUFP8ScaledMMLinearKernel"]
+
+
+class TestFp8Block(KernelConformance):
+    kernel_class = CPUFp8BlockScaledMMLinearKernel
+    spec = SPECS["CPUFp8BlockScaledMMLinearKernel"]
+
+
+class TestMxfp8(KernelConformance):
+    kernel_class = CPUMxfp8LinearKernel
+    spec = SPECS["CPUMxfp8LinearKernel"]
+
+
+class TestMxFp4(KernelConformance):
+    kernel_class = CPUMxFp4LinearKernel
+    spec = SPECS["CPUMxFp4LinearKernel"]
+
+
+class TestNvFp4(KernelConformance):
+    kernel_class = CPUNvFp4LinearKernel
+    spec = SPECS["CPUNvFp4LinearKernel"]
+
+
+class TestCodebook(KernelConformance):
+    kernel_class = CPUCodebookLinearKernel
+    spec = SPECS["CPUCodebookLinearKernel"]
 
 
 class TestMoeWNA16(KernelConformance):
@@ -181,6 +214,12 @@ def test_not_supported_without_the_library(monkeypatch: pytest.MonkeyPatch) -> N
         CPUInt8ScaledMMLinearKernel,
         CPUGGUFLinearKernel,
         CPUGGUFInt8LinearKernel,
+        CPUFP8ScaledMMLinearKernel,
+        CPUFp8BlockScaledMMLinearKernel,
+        CPUMxfp8LinearKernel,
+        CPUMxFp4LinearKernel,
+        CPUNvFp4LinearKernel,
+        CPUCodebookLinearKernel,
         CPUMoeWNA16Kernel,
         CPUMoeMxfp4Kernel,
     ):

@@ -75,6 +75,28 @@ def _wna16_int8_linear(
     return x.new_empty((*x.shape[:-1], out_features), dtype=out_dtype or x.dtype)
 
 
+def _wfp_linear(
+    x: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    perm: Tensor | None,
+    chunks: Tensor,
+    bias: Tensor | None,
+    codes: str,
+    in_features: int,
+    out_features: int,
+    out_dtype: torch.dtype | None = None,
+    weight_scale: Tensor | None = None,
+    offset: Tensor | None = None,
+    table: Tensor | None = None,
+    activations: str = "",
+    group: int = 0,
+    input_scale: Tensor | None = None,
+    input_bound: Tensor | None = None,
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out_features), dtype=out_dtype or x.dtype)
+
+
 def _dynamic_quant(x: Tensor, symmetric: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     column = (*x.shape[:-1], 1)
     return (
@@ -124,6 +146,8 @@ def register() -> None:
         "wna16_linear_out": _nothing,
         "wna16_int8_linear": _wna16_int8_linear,
         "wna16_int8_linear_out": _nothing,
+        "wfp_linear": _wfp_linear,
+        "wfp_linear_out": _nothing,
         "dynamic_scaled_int8_quant": _dynamic_quant,
         "static_scaled_int8_quant": _static_quant,
         "experts": _experts,

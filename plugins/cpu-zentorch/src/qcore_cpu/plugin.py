@@ -96,6 +96,42 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             approximate=True,
         ),
         _own(
+            "CPUFP8ScaledMMLinearKernel",
+            "fp8",
+            "wfp_fp8",
+            "e4m3 weights stay bytes; tensor, channel, token scales; weight-only; float32 sums",
+        ),
+        _own(
+            "CPUFp8BlockScaledMMLinearKernel",
+            "fp8_block",
+            "wfp_fp8",
+            "e4m3 weights stay bytes; scales per block of any shape; float32 sums",
+        ),
+        _own(
+            "CPUMxfp8LinearKernel",
+            "mxfp8",
+            "wfp_blocks",
+            "weights stay bytes; activations MXFP8 or as they are; float32 sums",
+        ),
+        _own(
+            "CPUMxFp4LinearKernel",
+            "mxfp4",
+            "wfp_blocks",
+            "weights stay in 4 bits; activations MXFP4, MXFP8 or as they are; float32 sums",
+        ),
+        _own(
+            "CPUNvFp4LinearKernel",
+            "nvfp4",
+            "wfp_blocks",
+            "weights stay in 4 bits; activations NVFP4 or as they are; float32 sums",
+        ),
+        _own(
+            "CPUCodebookLinearKernel",
+            "codebook",
+            "wfp_codebook",
+            "1 to 8 bits, any table and group size, offsets; float32 sums",
+        ),
+        _own(
             "CPUMoeWNA16Kernel",
             "moe_wna16",
             "moe",
