@@ -43,10 +43,9 @@ void quantize_rows(const Rows& x, const RowQuant& mode, int8_t* q, float* scale,
 
 std::tuple<Tensor, Tensor, Tensor> dynamic_scaled_int8_quant(const Tensor& x, bool symmetric) {
   const Rows rows = as_rows("dynamic_scaled_int8_quant", x, -1);
-  const std::vector<int64_t> column = shape_with_last(x, 1);
-  Tensor q = torch::stable::new_empty(x, shape_with_last(x, rows.k), ScalarType::Char);
-  Tensor scale = torch::stable::new_empty(x, column, ScalarType::Float);
-  Tensor azp = torch::stable::new_empty(x, column, ScalarType::Int);
+  Tensor q = new_output(x, rows.k, ScalarType::Char);
+  Tensor scale = new_output(x, 1, ScalarType::Float);
+  Tensor azp = new_output(x, 1, ScalarType::Int);
   if (rows.rows > 0) {
     quantize_rows(rows, {true, symmetric, 0.0f, 0}, static_cast<int8_t*>(q.data_ptr()),
                   static_cast<float*>(scale.data_ptr()), static_cast<int32_t*>(azp.data_ptr()));
@@ -59,7 +58,7 @@ Tensor static_scaled_int8_quant(const Tensor& x, const Tensor& scale,
   constexpr const char* op = "static_scaled_int8_quant";
   const Rows rows = as_rows(op, x, -1);
   const RowQuant mode = static_quant(op, scale, azp);
-  Tensor q = torch::stable::new_empty(x, shape_with_last(x, rows.k), ScalarType::Char);
+  Tensor q = new_output(x, rows.k, ScalarType::Char);
   std::vector<float> scales(rows.rows);
   std::vector<int32_t> azps(rows.rows);
   if (rows.rows > 0) {
@@ -219,7 +218,7 @@ Tensor int8_scaled_linear(const Tensor& x, const Tensor& packed, const Tensor& w
   STD_TORCH_CHECK(x.dim() >= 1, kOp, ": x has no dimension; it must be [..., K]");
   STD_TORCH_CHECK(col_sums.dim() == 1, kOp, ": col_sums has shape ", shape_of(col_sums),
                   "; it must be [N]");
-  Tensor out = torch::stable::new_empty(x, shape_with_last(x, col_sums.size(0)), type);
+  Tensor out = new_output(x, col_sums.size(0), type);
   int8_scaled_linear_out(x, packed, weight_scale, col_sums, bias, input_scale, azp, symmetric, out);
   return out;
 }

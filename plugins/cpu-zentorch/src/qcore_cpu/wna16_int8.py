@@ -26,7 +26,7 @@ class CPUWNA16Int8LinearKernel(CPUWNA16LinearKernel):
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Run the layer; ``x`` may be strided."""
-        return torch.ops.qcore_cpu.wna16_int8_linear(  # type: ignore[no-any-return]
+        return torch.ops.qcore_cpu.wna16_int8_linear.default(  # type: ignore[no-any-return]
             x,
             tensor_of(layer, self.w_q_name),
             tensor_of(layer, self.w_s_name),
