@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from qcore.facts.current_platform import current_platform
-from qcore.kernels.base import Answer, answer, tensor_of
+from qcore.kernels.base import Answer, answer, tensors_of
 from qcore.kernels.scaled_mm import Int8ScaledMMLinearKernel
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
 
@@ -47,8 +47,11 @@ class CPUInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
         given = list(layer_param_names or ())
         super().__init__(c, [*given, *self.param_names[len(given) :]])
         library.load()
-        self._static, self._symmetric = c.is_static_input_scheme, c.input_symmetric
-        self._out_dtype = c.out_dtype
+        weight, weight_scale, input_scale, azp, col_sums = self.layer_param_names
+        self._held = [weight, weight_scale, col_sums]  # what a call takes from the layer
+        if c.is_static_input_scheme:
+            self._held += [input_scale] if c.input_symmetric else [input_scale, azp]
+        self._symmetric, self._out_dtype = c.input_symmetric, c.out_dtype
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Four inputs of sixteen outputs side by side; as ``azp_adj`` the sum of each row."""
@@ -68,15 +71,15 @@ class CPUInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Quantize ``x``, multiply, scale; ``x`` may be strided."""
-        weight, weight_scale, input_scale, azp, col_sums = self.layer_param_names
+        weight, weight_scale, col_sums, *inputs = tensors_of(layer, *self._held)
         return torch.ops.qcore_cpu.int8_scaled_linear.default(  # type: ignore[no-any-return]
             x,
-            tensor_of(layer, weight),
-            tensor_of(layer, weight_scale),
-            tensor_of(layer, col_sums),
+            weight,
+            weight_scale,
+            col_sums,
             bias,
-            tensor_of(layer, input_scale) if self._static else None,
-            tensor_of(layer, azp) if self._static and not self._symmetric else None,
+            inputs[0] if inputs else None,
+            inputs[1] if len(inputs) > 1 else None,
             self._symmetric,
             self._out_dtype,
         )
