@@ -8,13 +8,22 @@
 
 namespace {
 
+// A full tile computes as long as memory takes to bring the next weights, if it is told in time: the
+// processor's own prefetching ends with each page of 4 KiB. Fewer rows wait for memory, and prefetches would be
+// in its way.
+constexpr int64_t kInt8Ahead = 8192;
+
 // A chunk of a tile against `blocks` blocks, whose weights are `apart` bytes from each other.
 template <class Dot, int rows, int blocks>
 QCORE_INLINE void int8_chunk(VecI (&acc)[blocks][rows], const uint8_t* p, int64_t apart,
                              const Int8Slice& slice) {
   const auto quad = [&](int64_t i) QCORE_BODY {
     VecI weight[blocks];
-    repeat<blocks>([&](auto b) QCORE_BODY { weight[b] = load_i(p + b * apart + i * 64); });
+    repeat<blocks>([&](auto b) QCORE_BODY {
+      const uint8_t* from = p + b * apart + i * 64;
+      weight[b] = load_i(from);
+      if constexpr (rows == Dot::rows) __builtin_prefetch(from + kInt8Ahead, 0, 2);
+    });
     repeat<rows>([&](auto r) QCORE_BODY {
       const auto codes = Dot::load_codes(slice.x + (i * rows + r) * 4);
       repeat<blocks>([&](auto b) QCORE_BODY { Dot::accumulate(acc[b][r], weight[b], codes); });
