@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 import qcore
 import torch
-from cpu_layers import activations
+from cpu_int8 import TORCH_ENGINES, int8_tensors, torch_dynamic
+from cpu_layers import activations, make_int8, make_saturating, saturating_input
 from cpu_layers import make as make_numbers
 from environment import environment
 from qcore.kernels import process_weights
-from qcore.numerics.dequantize import dequantize_weight
-from qcore.testing import make_layer, random_tensors
+from qcore.testing import make_layer
 from qcore_cpu import library
 from roofline import Roofline
 
@@ -51,8 +51,14 @@ PEERS = (
     "OpenVINO float32",
     *(f"{library} {qtype}" for library in LIBRARIES for qtype in ("Q4_0", "Q4_K", "Q8_0")),
 )
+INT8_PEERS = ("ORT DynamicQuantizeMatMul",)
 Step = Callable[[int], float]
 """Runs a layer on M rows; the seconds it took."""
+
+
+def relative(result: np.ndarray, exact: np.ndarray) -> float:
+    """The error, relative to the norm."""
+    return float(np.linalg.norm(result - exact) / np.linalg.norm(exact))
 
 
 class Contender:
@@ -72,7 +78,7 @@ class Contender:
         run: Callable[[torch.Tensor, int], torch.Tensor],
         prepare: Callable[[int], torch.Tensor],
     ) -> None:
-        self.name, self.size, self._run, self._prepare = name, size, run, prepare
+        self.name, self.size, self.run, self._prepare = name, size, run, prepare
         self._inputs: dict[int, torch.Tensor] = {}
         self._turn = 0
 
@@ -86,7 +92,7 @@ class Contender:
         x = self._input(M)
         begin, count = time.perf_counter(), 0
         while True:
-            self._run(x, self._turn)
+            self.run(x, self._turn)
             self._turn += 1
             count += 1
             passed = time.perf_counter() - begin
@@ -95,21 +101,23 @@ class Contender:
 
     def error(self, M: int, exact: np.ndarray) -> float:
         """Of the result, relative to its norm."""
-        result = self._run(self._input(M), 0).double().numpy()
-        return float(np.linalg.norm(result - exact) / np.linalg.norm(exact))
+        return relative(self.run(self._input(M), 0).double().numpy(), exact)
 
 
 class Peer:
     """A contender in another process."""
 
-    def __init__(self, python: str, name: str, N: int, K: int, copies: int, threads: int) -> None:
+    def __init__(
+        self, python: str, name: str, N: int, K: int, copies: int, threads: int, **more: Any
+    ) -> None:
         self.name, self._K = name, K
-        script = Path(__file__).with_name("cpu_peers.py")
+        server = "cpu_int8_peers.py" if name in INT8_PEERS else "cpu_peers.py"
+        script = Path(__file__).with_name(server)
         self._process = subprocess.Popen(
             [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         made = self._ask(
-            do="make", peer=name, N=N, K=K, group_size=GROUP, copies=copies, threads=threads
+            do="make", peer=name, N=N, K=K, group_size=GROUP, copies=copies, threads=threads, **more
         )
         self.size, self.version = made["bytes"], made["version"]
 
@@ -132,7 +140,7 @@ class Peer:
             file = str(Path(folder, "result.npy"))
             answer = self._ask(do="result", M=M, K=self._K, file=file)
             exact = np.load(answer["exact"]) if "exact" in answer else exact
-            return float(np.linalg.norm(np.load(file) - exact) / np.linalg.norm(exact))
+            return relative(np.load(file).astype(np.float64), exact)
 
     def close(self) -> None:
         if self._process.stdin is not None:
@@ -141,14 +149,22 @@ class Peer:
 
 
 @contextmanager
-def peers_of(python: str | None, N: int, K: int, copies: int, threads: int) -> Iterator[list[Peer]]:
+def peers_of(
+    python: str | None,
+    N: int,
+    K: int,
+    copies: int,
+    threads: int,
+    names: tuple[str, ...] = PEERS,
+    **more: Any,
+) -> Iterator[list[Peer]]:
     """The peers that run here; one that does not is said so and left out."""
     with ExitStack() as stack:
         found = []
-        for name in PEERS if python else ():
+        for name in names if python else ():
             assert python is not None
             try:
-                peer = Peer(python, name, N, K, copies, threads)
+                peer = Peer(python, name, N, K, copies, threads, **more)
             except (RuntimeError, OSError, ValueError) as error:
                 print(f"{name} is left out: {error}")
                 continue
@@ -259,10 +275,10 @@ def rows_of(
             }
 
 
-def layers_of(
+def int4_layers_of(
     N: int, K: int, threads: int, args: Any
 ) -> Iterator[tuple[str, list[Any], np.ndarray]]:
-    """What is measured against each other: a name, the contenders, the weight in float64."""
+    """Layers of 4 bits, and torch's float ones."""
     numbers = make_numbers(N, K, GROUP, 0)
     weight = numbers.weight
     size = numbers.packed.nbytes + numbers.scale.nbytes
@@ -278,17 +294,57 @@ def layers_of(
                     contenders.append(ours(_name(dtype), config, tensors, isa, approximate))
         contenders += [dense(torch.from_numpy(weight).to(t)) for t in args.dtypes]
         yield f"int4-g{GROUP}", contenders, weight.astype(np.float64)
-    del contenders
-    config8 = qcore.Int8ScaledMMLinearLayerConfig(
-        False, True, True, weight_shape=(N, K), input_dtype=args.dtypes[0]
-    )
-    of_seed = lambda seed: random_tensors(config8, seed=seed)  # noqa: E731
-    weight8 = dequantize_weight(config8, of_seed(0), torch.float64)
-    yield (
-        "int8",
-        [ours(_name(args.dtypes[0]), config8, of_seed, isa, False) for isa in args.isas],
-        weight8.numpy(),
-    )
+
+
+def layers_of(
+    N: int, K: int, threads: int, args: Any
+) -> Iterator[tuple[str, list[Any], np.ndarray]]:
+    """What is measured against each other: a name, the contenders, the weight in float64."""
+    if "int4" in args.schemes:
+        yield from int4_layers_of(N, K, threads, args)
+    if "int8" not in args.schemes:
+        return
+    layer8 = make_int8(N, K, 0)
+    copies = copies_for(layer8.codes.nbytes)
+    with peers_of(args.peers, N, K, copies, threads, INT8_PEERS) as peers:
+        yield (
+            "int8",
+            [*peers, *int8_contenders(lambda seed: make_int8(N, K, seed), copies, args)],
+            layer8.weight.astype(np.float64),
+        )
+
+
+def int8_contenders(make: Callable[[int], Any], copies: int, args: Any) -> list[Contender]:
+    """W8A8 in this process: qcore's kernel, torch's two engines."""
+    first = make(0)
+    N, K = first.codes.shape
+    found = []
+    for dtype in args.dtypes:
+        config = qcore.Int8ScaledMMLinearLayerConfig(
+            False, True, True, weight_shape=(N, K), input_dtype=dtype
+        )
+        tensors = lambda seed: int8_tensors(make(seed))  # noqa: E731
+        found += [ours(_name(dtype), config, tensors, isa, False) for isa in args.isas]
+    for engine in TORCH_ENGINES:
+        run = torch_dynamic(engine, [make(seed) for seed in range(copies)])
+        size = first.codes.nbytes + first.scale.nbytes
+        prepare = lambda M: torch.from_numpy(activations(M, K))  # noqa: E731
+        found.append(Contender(f"torch linear_dynamic {engine}", size, run, prepare))
+    return found
+
+
+def saturation_errors(args: Any) -> dict[str, float]:
+    """Relative error of each W8A8 contender where sums of two products are at their largest."""
+    N = K = 256
+    layer, x = make_saturating(N, K), saturating_input(4, K)
+    exact = x.astype(np.float64) @ layer.weight.T.astype(np.float64)
+    args = argparse.Namespace(**{**vars(args), "dtypes": [torch.float32]})
+    errors = {
+        contender.name: relative(contender.run(torch.from_numpy(x), 0).double().numpy(), exact)
+        for contender in int8_contenders(lambda seed: layer, 1, args)
+    }
+    with peers_of(args.peers, N, K, 1, 1, INT8_PEERS, saturating=True) as peers:
+        return errors | {peer.name: peer.error(4, exact) for peer in peers}
 
 
 def table_row(row: dict[str, Any]) -> str:
@@ -331,17 +387,22 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], dest="dtypes")
     parser.add_argument("--isa", nargs="+", default=None, dest="isas")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument(
+        "--schemes", nargs="+", default=["int4", "int8"], help="which of them to measure"
+    )
+    parser.add_argument("--shapes", nargs="+", help="NxK ...; the default is a list")
     parser.add_argument("--peers", help="the Python of an environment with the peers")
     parser.add_argument("--out", type=Path, help="write JSON here")
     parser.add_argument("--plot", type=Path, help="write a plot here")
     args = parser.parse_args()
     args.dtypes = [getattr(torch, name) for name in args.dtypes]
     args.isas = args.isas or [library.isa()]
+    args.shapes = [tuple(int(side) for side in shape.split("x")) for shape in args.shapes or ()]
     args.budget = 0.1 if args.quick else 0.4
     roofline, results, limits = Roofline(), [], []
     for threads in args.threads:
         torch.set_num_threads(threads)
-        for N, K in QUICK_SHAPES if args.quick else SHAPES:
+        for N, K in args.shapes or (QUICK_SHAPES if args.quick else SHAPES):
             limit = {
                 "threads": threads,
                 "N": N,
@@ -358,11 +419,15 @@ def main() -> None:
                     for row in rows_of(scheme, contenders, weight, limit, args):
                         results.append(row)
                         print(table_row(row), flush=True)
+    saturated = saturation_errors(args) if "int8" in args.schemes else {}
+    for name, error in saturated.items():
+        print(f"int8, largest products: {name:<52} {error:8.1e}")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         report = {
             "environment": environment("qcore-cpu"),
             "limits": limits,
+            "int8_saturation_errors": saturated,
             "results": results,
         }
         args.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -13,6 +13,7 @@ __all__ = ["Roofline"]
 _UNITS = (
     "fma_avx2",
     "words_avx2",
+    "int8_avx2",
     "int16_avx2",
     "fma_avx512",
     "bf16_avx512",

@@ -12,6 +12,7 @@ from qcore.kernels import (
     replace_parameter,
     set_weight_attrs,
 )
+from qcore.kernels.base import tensors_of
 
 CONFIG = MPLinearLayerConfig((32, 8), (32, 8), scalar_types.uint4b8, torch.float32, 16, False)
 
@@ -189,3 +190,20 @@ def test_composite_asks_its_parts():
 def test_composite_thresholds_are_checked(limits):
     with pytest.raises(RegistrationError, match="rise"):
         type("Bad", (CompositeLinearKernel,), {"parts": tuple((n, Second) for n in limits)})
+
+
+def test_tensors_of_a_layer() -> None:
+    """Parameters, and what is held otherwise; the name of the one that is missing."""
+    layer = torch.nn.Module()
+    layer.register_parameter("a", torch.nn.Parameter(torch.zeros(1), requires_grad=False))
+    layer.register_buffer("b", torch.ones(2))
+    layer.register_parameter("none", None)
+    layer.plain = torch.ones(3)
+    a, b, plain = tensors_of(layer, "a", "b", "plain")
+    assert a is layer.a
+    assert b is layer.b
+    assert plain is layer.plain
+    assert tensors_of(layer) == []
+    for name in ("none", "gone"):
+        with pytest.raises(WeightError, match=f"no tensor '{name}'"):
+            tensors_of(layer, "a", name)

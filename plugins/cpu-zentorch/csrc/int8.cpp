@@ -32,27 +32,23 @@ RowQuant static_quant(const char* op, const Tensor& scale, const std::optional<T
 
 // ---- quantization by itself ------------------------------------------------------------------
 
-void quantize_rows(const Rows& x, const RowQuant& mode, int8_t* q, int64_t stride, float* scale,
-                   int32_t* azp, int64_t first, int64_t rows) {
+void quantize_rows(const Rows& x, const RowQuant& mode, int8_t* q, float* scale, int32_t* azp) {
   const IsaKernels& isa = active_isa();
-  torch::stable::parallel_for(0, rows, grain(kBytesPerThread, x.k * 4), [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, x.rows, grain(kBytesPerThread, x.k * 4), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      isa.quantize_row(x.row(first + r), x.dtype, x.k, mode, q + r * stride, scale + r, azp + r);
-      std::memset(q + r * stride + x.k, 0, stride - x.k);
+      isa.quantize_row(x.row(r), x.dtype, x.k, mode, q + r * x.k, scale + r, azp + r);
     }
   });
 }
 
 std::tuple<Tensor, Tensor, Tensor> dynamic_scaled_int8_quant(const Tensor& x, bool symmetric) {
   const Rows rows = as_rows("dynamic_scaled_int8_quant", x, -1);
-  const std::vector<int64_t> column = shape_with_last(x, 1);
-  Tensor q = torch::stable::new_empty(x, shape_with_last(x, rows.k), ScalarType::Char);
-  Tensor scale = torch::stable::new_empty(x, column, ScalarType::Float);
-  Tensor azp = torch::stable::new_empty(x, column, ScalarType::Int);
+  Tensor q = new_output(x, rows.k, ScalarType::Char);
+  Tensor scale = new_output(x, 1, ScalarType::Float);
+  Tensor azp = new_output(x, 1, ScalarType::Int);
   if (rows.rows > 0) {
-    quantize_rows(rows, {true, symmetric, 0.0f, 0}, static_cast<int8_t*>(q.data_ptr()), rows.k,
-                  static_cast<float*>(scale.data_ptr()), static_cast<int32_t*>(azp.data_ptr()), 0,
-                  rows.rows);
+    quantize_rows(rows, {true, symmetric, 0.0f, 0}, static_cast<int8_t*>(q.data_ptr()),
+                  static_cast<float*>(scale.data_ptr()), static_cast<int32_t*>(azp.data_ptr()));
   }
   return {q, scale, azp};
 }
@@ -62,19 +58,18 @@ Tensor static_scaled_int8_quant(const Tensor& x, const Tensor& scale,
   constexpr const char* op = "static_scaled_int8_quant";
   const Rows rows = as_rows(op, x, -1);
   const RowQuant mode = static_quant(op, scale, azp);
-  Tensor q = torch::stable::new_empty(x, shape_with_last(x, rows.k), ScalarType::Char);
+  Tensor q = new_output(x, rows.k, ScalarType::Char);
   std::vector<float> scales(rows.rows);
   std::vector<int32_t> azps(rows.rows);
   if (rows.rows > 0) {
-    quantize_rows(rows, mode, static_cast<int8_t*>(q.data_ptr()), rows.k, scales.data(), azps.data(), 0,
-                  rows.rows);
+    quantize_rows(rows, mode, static_cast<int8_t*>(q.data_ptr()), scales.data(), azps.data());
   }
   return q;
 }
 
 // ---- packing ---------------------------------------------------------------------------------
 
-// packed int8 [blocks, quads, 16, 4]: four inputs of the 16 outputs of a block side by side.
+// packed uint8 [blocks, quads, 16, 4]: four inputs of the 16 outputs of a block side by side, each weight + 128.
 std::tuple<Tensor, Tensor> int8_pack(const Tensor& weight) {
   constexpr const char* op = "int8_pack";
   check_dtype(op, "weight", weight, ScalarType::Char);
@@ -85,21 +80,21 @@ std::tuple<Tensor, Tensor> int8_pack(const Tensor& weight) {
                   ", beyond which a 32-bit sum may overflow");
   const int64_t blocks = ceil_div(n, kBlock), quads = ceil_div(k, 4);
   const int64_t row_stride = weight.stride(0), k_stride = weight.stride(1);
-  Tensor packed = new_weight(weight, {blocks, quads, kBlock, 4}, ScalarType::Char);
+  Tensor packed = new_weight(weight, {blocks, quads, kBlock, 4}, ScalarType::Byte);
   Tensor col_sums = torch::stable::new_empty(weight, {n}, ScalarType::Int);
   const auto* from = static_cast<const int8_t*>(weight.data_ptr());
-  auto* to = static_cast<int8_t*>(packed.data_ptr());
+  auto* to = static_cast<uint8_t*>(packed.data_ptr());
   auto* sums = static_cast<int32_t*>(col_sums.data_ptr());
   torch::stable::parallel_for(0, blocks, grain(kBytesPerThread, quads * 64), [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
-      int8_t* line = to + block * quads * 64;
-      std::memset(line, 0, quads * 64);
+      uint8_t* line = to + block * quads * 64;
+      std::memset(line, 128, quads * 64);
       for (int64_t lane = 0; lane < std::min(kBlock, n - block * kBlock); ++lane) {
         const int64_t row = block * kBlock + lane;
         int32_t sum = 0;
         for (int64_t i = 0; i < k; ++i) {
           const int8_t value = from[row * row_stride + i * k_stride];
-          line[i / 4 * 64 + lane * 4 + i % 4] = value;
+          line[i / 4 * 64 + lane * 4 + i % 4] = static_cast<uint8_t>(value + 128);
           sum += value;
         }
         sums[row] = sum;
@@ -113,54 +108,68 @@ std::tuple<Tensor, Tensor> int8_pack(const Tensor& weight) {
 
 constexpr const char* kOp = "int8_scaled_linear";
 
-void linear(const Int8Weights& w, const Rows& x, const RowQuant& mode, const Output& out) {
+// Space for a panel, which is kept; what only some instruction sets need is not touched by the others.
+Int8Panel new_panel(const Int8Kernels& kernel, int64_t rows, int64_t quads) {
   thread_local Workspace space;
-  const IsaKernels& isa = active_isa();
-  const int64_t blocks = ceil_div(out.n, kBlock), stride = w.quads * 4;
-  const int64_t panel = std::min(x.rows, kPanelRows);
-  const int64_t q_bytes = align_line(panel * stride), row_bytes = align_line(panel * 4);
-  const int64_t tile_stride = w.quads * isa.int8_quad_bytes;  // bytes of a row in its tile
-  char* memory = space.reserve(q_bytes + align_line(panel * tile_stride) + 2 * row_bytes);
-  auto* q = reinterpret_cast<int8_t*>(memory);
-  char* tiles = memory + q_bytes;
-  auto* scale = reinterpret_cast<float*>(tiles + align_line(panel * tile_stride));
-  auto* azp = reinterpret_cast<int32_t*>(reinterpret_cast<char*>(scale) + row_bytes);
+  const int64_t codes = align_line(rows * quads * 4), sides = align_line(rows * sizeof(Int8Side));
+  const int64_t counts = ceil_div(quads, kernel.chunk_quads) * rows * 4;
+  char* memory = space.reserve(sides + codes + (kernel.saturates ? 2 * codes + counts : 0));
+  Int8Panel panel{memory + sides, nullptr, nullptr, reinterpret_cast<Int8Side*>(memory), rows};
+  if (kernel.saturates) {
+    panel.extra = panel.codes + codes;
+    panel.extras = reinterpret_cast<int32_t*>(panel.extra + 2 * codes);
+  }
+  return panel;
+}
+
+void linear(const Int8Weights& w, const Rows& x, const RowQuant& mode, const Output& out) {
+  const Int8Kernels& kernel = active_isa().int8;
+  const int64_t blocks = ceil_div(out.n, kBlock);
+  const bool few = x.rows <= kernel.rows;
+  const int64_t most = std::min(x.rows, kPanelRows);  // of a panel, less what fills up the last tile
+  const Int8Panel panel = new_panel(kernel,
+                                    few ? kernel.padded(static_cast<int>(most))
+                                        : ceil_div(most, kernel.rows) * kernel.rows,
+                                    w.quads);
+  auto pack = [&](int64_t first, int64_t rows, int64_t begin_tile, int64_t end_tile) {
+    thread_local Workspace row_space;
+    auto* space = reinterpret_cast<int8_t*>(row_space.reserve(int8_space(x.k)));
+    for (int64_t row = begin_tile * kernel.rows; row < end_tile * kernel.rows; row += kernel.rows) {
+      const int count = static_cast<int>(std::min<int64_t>(kernel.rows, rows - row));
+      kernel.pack_rows(x.row(first + row), x.dtype, count, x.stride, mode, x.k, space, panel, row);
+    }
+  };
+
+  if (few) {
+    const int rows = static_cast<int>(x.rows);
+    pack(0, rows, 0, 1);
+    torch::stable::parallel_for(0, blocks, grain(kBytesPerThread, w.quads * 64), [&](int64_t begin, int64_t end) {
+      kernel.narrow(w, rows, panel, begin, end, out);
+    });
+    return;
+  }
 
   for (int64_t first = 0; first < x.rows; first += kPanelRows) {
     const int64_t rows = std::min(kPanelRows, x.rows - first);
-    const int64_t row_tiles = ceil_div(rows, isa.int8_rows);
-    auto tile_rows = [&](int64_t t) {
-      return static_cast<int>(std::min<int64_t>(isa.int8_rows, rows - t * isa.int8_rows));
-    };
-    quantize_rows(x, mode, q, stride, scale, azp, first, rows);
-    const int64_t tile_grain = grain(kBytesPerThread, stride * isa.int8_rows);
+    const int64_t row_tiles = ceil_div(rows, kernel.rows), strips = ceil_div(blocks, kPanelBlocks);
+    const int64_t tile_grain = grain(kBytesPerThread, kernel.rows * x.k * 4);
     torch::stable::parallel_for(0, row_tiles, tile_grain, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t) {
-        const int64_t row = t * isa.int8_rows;
-        isa.int8_pack_rows(q + row * stride, tile_rows(t), w.quads, tiles + row * tile_stride);
-      }
+      pack(first, rows, begin, end);
     });
-    // A strip of blocks stays in the second-level cache while all rows pass by.
-    const int64_t strip = row_tiles == 1 ? 1 : kPanelBlocks;
-    const int64_t strips = ceil_div(blocks, strip);
+    // With few columns for the threads, rows are divided too.
     const int64_t wanted = ceil_div(2 * torch::stable::get_num_threads(), strips);
     const int64_t parts = std::max<int64_t>(1, std::min(wanted, row_tiles / 4));
-    const int64_t part_tiles = ceil_div(row_tiles, parts);
-    auto run = [&](int64_t block_begin, int64_t block_end, int64_t tile_begin, int64_t tile_end) {
-      for (int64_t t = tile_begin; t < tile_end; ++t) {
-        const int64_t row = t * isa.int8_rows;
-        isa.int8(w, tile_rows(t), tiles + row * tile_stride, scale + row, azp + row, block_begin,
-                 block_end, out, first + row);
-      }
-    };
-    const int64_t strip_grain =
-        row_tiles == 1 ? grain(kBytesPerThread, w.quads * 64)
-                       : grain(kProductsPerThread, part_tiles * isa.int8_rows * stride * strip * kBlock);
-    torch::stable::parallel_for(0, strips * parts, strip_grain, [&](int64_t begin, int64_t end) {
-      if (row_tiles == 1) return run(begin, end, 0, 1);
+    const int64_t part_rows = ceil_div(row_tiles, parts) * kernel.rows;
+    const int64_t part_grain = grain(kProductsPerThread, part_rows * w.quads * 4 * kPanelBlocks * kBlock);
+    torch::stable::parallel_for(0, strips * parts, part_grain, [&](int64_t begin, int64_t end) {
+      thread_local Workspace scratch_space;
+      char* scratch = scratch_space.reserve(kInt8Scratch);
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t block = i % strips * strip, tile = i / strips * part_tiles;
-        run(block, std::min(block + strip, blocks), tile, std::min(tile + part_tiles, row_tiles));
+        const int64_t block = i % strips * kPanelBlocks, row = i / strips * part_rows;
+        const int64_t count = std::min(part_rows, rows - row);
+        if (count <= 0) continue;
+        kernel.wide(w, static_cast<int>(count), panel, row, block, std::min(block + kPanelBlocks, blocks),
+                    scratch, out, first + row);
       }
     });
   }
@@ -178,8 +187,8 @@ void int8_scaled_linear_out(const Tensor& x, const Tensor& packed, const Tensor&
   w.quads = ceil_div(rows.k, 4);
   STD_TORCH_CHECK(rows.k >= 1 && rows.k <= kMaxK, kOp, ": x has K = ", rows.k, "; allowed: 1 to ", kMaxK);
   check_tensor(kOp, "col_sums", col_sums, ScalarType::Int, {n});
-  check_tensor(kOp, "packed", packed, ScalarType::Char, {blocks, w.quads, kBlock, 4});
-  w.packed = static_cast<const int8_t*>(packed.data_ptr());
+  check_tensor(kOp, "packed", packed, ScalarType::Byte, {blocks, w.quads, kBlock, 4});
+  w.packed = static_cast<const uint8_t*>(packed.data_ptr());
   w.col_sums = static_cast<const int32_t*>(col_sums.data_ptr());
   w.scale_dtype = float_dtype(kOp, "weight_scale", weight_scale);
   const int64_t scales = weight_scale.numel();
@@ -209,7 +218,7 @@ Tensor int8_scaled_linear(const Tensor& x, const Tensor& packed, const Tensor& w
   STD_TORCH_CHECK(x.dim() >= 1, kOp, ": x has no dimension; it must be [..., K]");
   STD_TORCH_CHECK(col_sums.dim() == 1, kOp, ": col_sums has shape ", shape_of(col_sums),
                   "; it must be [N]");
-  Tensor out = torch::stable::new_empty(x, shape_with_last(x, col_sums.size(0)), type);
+  Tensor out = new_output(x, col_sums.size(0), type);
   int8_scaled_linear_out(x, packed, weight_scale, col_sums, bias, input_scale, azp, symmetric, out);
   return out;
 }

@@ -1,110 +1,65 @@
 // int8 for one instruction set; included by isa_<name>.cpp after wna16_kernels.h.
+//
+// Weights are stored + 128, hence unsigned: products are unsigned x signed bytes, what vpdpbusd and
+// vpmaddubsw take. What that adds to a sum is known before (Int8Side::start). Sums are 32-bit integers and
+// exact, so that a row's result depends on no other row.
+
+#include "int8_rows.h"
 
 namespace {
 
-// ---- activations -----------------------------------------------------------------------------
+// A full tile computes as long as memory takes to bring the next weights, if it is told in time: the
+// processor's own prefetching ends with each page of 4 KiB. Fewer rows wait for memory, and prefetches would be
+// in its way.
+constexpr int64_t kInt8Ahead = 8192;
 
-struct RowStats {
-  float low, high;  // over the row and 0
-  bool finite;
-};
-
-inline float reduce(const VecF& v, bool largest) {
-  alignas(64) float lanes[16];
-  store_f(lanes, v);
-  float best = lanes[0];
-  for (int lane = 1; lane < 16; ++lane) {
-    if (largest ? lanes[lane] > best : lanes[lane] < best) best = lanes[lane];
-  }
-  return best;
-}
-
-inline RowStats row_stats(const void* x, Dtype dtype, int64_t k) {
-  VecF low = set1(0.0f), high = low, nan = low;
-  const VecF zero = set1(0.0f);
-  for (int64_t i = 0; i < k; i += 16) {
-    const VecF v = load_some(x, dtype, i, k - i);
-    low = min(v, low);
-    high = max(v, high);
-    nan = fma(v, zero, nan);  // infinity and NaN make NaN
-  }
-  alignas(64) float lanes[16];
-  store_f(lanes, nan);
-  bool finite = true;
-  for (int lane = 0; lane < 16; ++lane) finite = finite && lanes[lane] == 0.0f;
-  return {reduce(low, false), reduce(high, true), finite};
-}
-
-inline float clamp(float value, float low, float high) {
-  return value < low ? low : value > high ? high : value;
-}
-
-// round(x / scale) + azp, clamped; NaN becomes 0. The division is what the definition has.
-inline void quantize_codes(const void* x, Dtype dtype, int64_t k, float scale, float azp, float least,
-                           int8_t* q) {
-  const VecF s = set1(scale), a = set1(azp), low = set1(least), high = set1(127.0f);
-  for (int64_t i = 0; i < k; i += 16) {
-    const VecF v = zero_nan(add(round(div(load_some(x, dtype, i, k - i), s)), a));
-    const VecF codes = min(max(v, low), high);
-    if (k - i >= 16) {
-      store_i8(q + i, codes);
-    } else {
-      alignas(16) int8_t lanes[16];
-      store_i8(lanes, codes);
-      __builtin_memcpy(q + i, lanes, k - i);
-    }
-  }
-}
-
-inline void quantize_row(const void* x, Dtype dtype, int64_t k, const RowQuant& mode, int8_t* q,
-                         float* scale, int32_t* azp) {
-  float divisor = mode.scale;
-  int32_t zero = mode.symmetric || mode.dynamic ? 0 : mode.azp;
-  *scale = mode.scale;
-  if (mode.dynamic) {
-    const RowStats row = row_stats(x, dtype, k);
-    const float amax = -row.low > row.high ? -row.low : row.high;
-    divisor = mode.symmetric ? amax / 127.0f : (row.high - row.low) / 255.0f;
-    const bool finite = row.finite && divisor - divisor == 0.0f;
-    if (divisor == 0.0f || !finite) divisor = 1.0f;
-    *scale = finite ? divisor : __builtin_nanf("");
-    if (!mode.symmetric && k > 0) {
-      const float least = finite ? row.low / divisor : 0.0f;
-      zero = static_cast<int32_t>(clamp(-128.0f - __builtin_rintf(least), -128.0f, 127.0f));
-    }
-  }
-  *azp = zero;
-  quantize_codes(x, dtype, k, divisor, static_cast<float>(zero), mode.symmetric ? -127.0f : -128.0f, q);
-}
-
-inline void int8_pack_rows(const int8_t* q, int rows, int64_t quads, void* tile) {
-  char* dst = static_cast<char*>(tile);
-  for (int64_t i = 0; i < quads; ++i) {
-    for (int r = 0; r < rows; ++r, dst += Int8Dot::quad_bytes) {
-      Int8Dot::store_quad(q + (r * quads + i) * 4, dst);
-    }
-  }
-}
-
-// ---- the product -----------------------------------------------------------------------------
-
-template <int rows, int blocks>
-QCORE_NOINLINE void int8_tile(const Int8Weights& w, const void* tile, const float* scale, const int32_t* azp,
-               int64_t block, const Output& out, int64_t row) {
-  const int8_t* p = w.packed + block * w.quads * 64;
-  const char* x = static_cast<const char*>(tile);
-  VecI acc[blocks][rows];
-  repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { acc[b][r] = set1_i(0); });
-  for (int64_t i = 0; i < w.quads; ++i, x += rows * Int8Dot::quad_bytes) {
-    Int8Dot::Weight weight[blocks];
+// A chunk of a tile against `blocks` blocks, whose weights are `apart` bytes from each other.
+template <class Dot, int rows, int blocks>
+QCORE_INLINE void int8_chunk(VecI (&acc)[blocks][rows], const uint8_t* p, int64_t apart,
+                             const Int8Slice& slice) {
+  const auto quad = [&](int64_t i) QCORE_BODY {
+    VecI weight[blocks];
     repeat<blocks>([&](auto b) QCORE_BODY {
-      weight[b] = Int8Dot::load_weight(p + (b * w.quads + i) * 64);
+      const uint8_t* from = p + b * apart + i * 64;
+      weight[b] = load_i(from);
+      if constexpr (rows == Dot::rows) __builtin_prefetch(from + kInt8Ahead, 0, 2);
     });
     repeat<rows>([&](auto r) QCORE_BODY {
-      const Int8Dot::Activation quad = Int8Dot::load_activation(x + r * Int8Dot::quad_bytes);
-      repeat<blocks>([&](auto b) QCORE_BODY { Int8Dot::accumulate(acc[b][r], weight[b], quad); });
+      const auto codes = Dot::load_codes(slice.x + (i * rows + r) * 4);
+      repeat<blocks>([&](auto b) QCORE_BODY { Dot::accumulate(acc[b][r], weight[b], codes); });
     });
+  };
+  if constexpr (!Dot::saturates) {
+    for (int64_t i = 0; i < slice.quads; ++i) quad(i);
+  } else if (slice.extras[0] >= 0) {
+    for (int64_t i = 0; i < slice.quads; ++i) quad(i);
+    repeat<rows>([&](auto r) QCORE_BODY {
+      const auto* extra = reinterpret_cast<const Int8Extra*>(slice.extra) + r * slice.quads;
+      for (int32_t e = 0; e < slice.extras[r]; ++e) {
+        const auto codes = Dot::load_codes(&extra[e].codes);
+        repeat<blocks>([&](auto b) QCORE_BODY {
+          Dot::accumulate(acc[b][r], load_i(p + b * apart + extra[e].quad * 64), codes);
+        });
+      }
+    });
+  } else {
+    for (int64_t i = 0; i < slice.quads; ++i) {
+      repeat<blocks>([&](auto b) QCORE_BODY {
+        const auto weight = Dot::words(load_i(p + b * apart + i * 64));
+        repeat<rows>([&](auto r) QCORE_BODY {
+          const int64_t at = (i * rows + r) * 4;
+          Dot::accumulate_words(acc[b][r], weight, Dot::load_codes(slice.x + at),
+                                    Dot::load_codes(slice.extra + at));
+        });
+      });
+    }
   }
+}
+
+// The first `used` rows of the result: scales, zero points, bias.
+template <int rows, int blocks>
+QCORE_INLINE void int8_finish(const Int8Weights& w, const VecI (&acc)[blocks][rows], int used,
+                              const Int8Side* sides, int64_t block, const Output& out, int64_t row) {
   VecI sums[blocks][rows];  // an array in memory, which `acc` must not be
   repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { sums[b][r] = acc[b][r]; });
   for (int b = 0; b < blocks; ++b) {
@@ -115,31 +70,105 @@ QCORE_NOINLINE void int8_tile(const Int8Weights& w, const void* tile, const floa
     alignas(64) int32_t lanes[16] = {};
     __builtin_memcpy(lanes, w.col_sums + column, count * 4);
     const VecI col_sums = load_i(lanes);
-    for (int r = 0; r < rows; ++r) {
-      const VecI exact = sub_mul(sums[b][r], set1_i(Int8Dot::x_offset + azp[r]), col_sums);
-      store_block(out, row + r, block + b, mul(mul(to_f(exact), set1(scale[r])), channel));
+    for (int r = 0; r < used; ++r) {
+      const VecI exact = sub_mul(sums[b][r], set1_i(sides[r].azp), col_sums);
+      store_block(out, row + r, block + b, mul(mul(to_f(exact), set1(sides[r].scale)), channel));
     }
   }
 }
 
-template <int rows>
-void int8_rows(const Int8Weights& w, const void* tile, const float* scale, const int32_t* azp,
-               int64_t begin, int64_t end, const Output& out, int64_t row) {
-  constexpr int blocks = int8_blocks(rows);
-  for (; begin + blocks <= end; begin += blocks) {
-    int8_tile<rows, blocks>(w, tile, scale, azp, begin, out, row);
-  }
-  for (; begin < end; ++begin) int8_tile<rows, 1>(w, tile, scale, azp, begin, out, row);
+inline int64_t int8_chunks(const Int8Weights& w) {
+  return (w.quads + Int8Dot::chunk_quads - 1) / Int8Dot::chunk_quads;
 }
 
-template <int max_rows = kInt8Rows>
-void int8(const Int8Weights& w, int rows, const void* tile, const float* scale, const int32_t* azp,
-          int64_t begin, int64_t end, const Output& out, int64_t row) {
-  if (rows == max_rows) {
-    int8_rows<max_rows>(w, tile, scale, azp, begin, end, out, row);
-  } else if constexpr (max_rows > 1) {
-    int8<max_rows - 1>(w, rows, tile, scale, azp, begin, end, out, row);
+// ---- one tile, all of K at once: the weights pass by once ------------------------------------------
+
+template <int rows, int blocks>
+QCORE_NOINLINE void int8_narrow_tile(const Int8Weights& w, int used, const Int8Panel& panel,
+                                     int64_t block, const Output& out) {
+  VecI acc[blocks][rows];
+  repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { acc[b][r] = set1_i(panel.sides[r].start); });
+  const uint8_t* p = w.packed + block * w.quads * 64;
+  for (int64_t c = 0; c < int8_chunks(w); ++c, p += Int8Dot::chunk_quads * 64) {
+    int8_chunk<Int8Dot, rows, blocks>(acc, p, w.quads * 64, int8_slice(panel, c, 0, w.quads));
   }
+  int8_finish<rows, blocks>(w, acc, used, panel.sides, block, out, 0);
+}
+
+template <int rows = Int8Dot::rows>
+void int8_narrow(const Int8Weights& w, int used, const Int8Panel& panel, int64_t begin, int64_t end,
+                 const Output& out) {
+  if constexpr (Int8Dot::padded(rows) == rows) {
+    if (Int8Dot::padded(used) == rows) {
+      constexpr int blocks = Int8Dot::narrow_blocks(rows);
+      for (; begin + blocks <= end; begin += blocks) {
+        int8_narrow_tile<rows, blocks>(w, used, panel, begin, out);
+      }
+      for (; begin < end; ++begin) int8_narrow_tile<rows, 1>(w, used, panel, begin, out);
+      return;
+    }
+  }
+  if constexpr (rows > 1) int8_narrow<rows - 1>(w, used, panel, begin, end, out);
+}
+
+// ---- many tiles: a chunk of a few blocks stays in the first-level cache while all rows pass by -------
+
+template <int blocks>
+QCORE_NOINLINE void int8_wide_tile(const Int8Weights& w, int used, const Int8Panel& panel, int64_t chunk,
+                                   int64_t first, int64_t block, char* totals, const Output& out,
+                                   int64_t row) {
+  constexpr int rows = Int8Dot::rows;
+  const Int8Side* sides = panel.sides + first;
+  VecI acc[blocks][rows];
+  if (chunk == 0) {
+    repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { acc[b][r] = set1_i(sides[r].start); });
+  } else {
+    repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY {
+      acc[b][r] = load_i(totals + (b * rows + r) * 64);
+    });
+  }
+  const uint8_t* p = w.packed + (block * w.quads + chunk * Int8Dot::chunk_quads) * 64;
+  int8_chunk<Int8Dot, rows, blocks>(acc, p, w.quads * 64, int8_slice(panel, chunk, first, w.quads));
+  if (chunk + 1 < int8_chunks(w)) {
+    repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY {
+      store_i(totals + (b * rows + r) * 64, acc[b][r]);
+    });
+  } else {
+    int8_finish<rows, blocks>(w, acc, used, sides, block, out, row);
+  }
+}
+
+inline void int8_wide(const Int8Weights& w, int rows, const Int8Panel& panel, int64_t first,
+                      int64_t begin, int64_t end, void* scratch, const Output& out, int64_t row) {
+  constexpr int most = Int8Dot::wide_blocks;
+  const int64_t chunks = int8_chunks(w);
+  for (int64_t c = 0; c < chunks; ++c) {
+    char* totals = static_cast<char*>(scratch);
+    for (int64_t block = begin; block < end;) {
+      const bool whole = block + most <= end;
+      for (int r = 0; r < rows; r += Int8Dot::rows) {
+        const int used = rows - r < Int8Dot::rows ? rows - r : Int8Dot::rows;
+        if (whole) {
+          int8_wide_tile<most>(w, used, panel, c, first + r, block, totals, out, row + r);
+          totals += Int8Dot::rows * most * 64;
+        } else {
+          int8_wide_tile<1>(w, used, panel, c, first + r, block, totals, out, row + r);
+          totals += Int8Dot::rows * 64;
+        }
+      }
+      block += whole ? most : 1;
+    }
+  }
+}
+
+constexpr Int8Kernels int8_table() {
+  return {Int8Dot::rows,
+          Int8Dot::chunk_quads,
+          Int8Dot::saturates,
+          [](int rows) { return Int8Dot::padded(rows); },
+          int8_pack_rows<Int8Dot>,
+          int8_narrow<>,
+          int8_wide};
 }
 
 constexpr IsaKernels make_kernels(const char* name) {
@@ -149,10 +178,7 @@ constexpr IsaKernels make_kernels(const char* name) {
            {wna16_table<DotInt8<2>, 2>(), wna16_table<DotInt8<4>, 4>(),
             wna16_table<DotInt8<8>, 8>()}},
           quantize_row,
-          kInt8Rows,
-          Int8Dot::quad_bytes,
-          int8_pack_rows,
-          int8<>};
+          int8_table()};
 }
 
 }  // namespace

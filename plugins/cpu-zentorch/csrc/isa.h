@@ -56,7 +56,7 @@ struct Wna16Weights {
 
 // The packed weight of int8_scaled_linear.
 struct Int8Weights {
-  const int8_t* packed;  // [blocks, quads, 16, 4]
+  const uint8_t* packed;  // [blocks, quads, 16, 4], each weight + 128
   int64_t quads;
   const void* scale;  // [n] or one element, of scale_dtype
   Dtype scale_dtype;
@@ -131,24 +131,55 @@ struct Wna16Kernels {
                const Output& out, int64_t row);
 };
 
+// What the sums of a row of int8_scaled_linear begin with, and become: (sum - azp * col_sum) * scale.
+struct Int8Side {
+  float scale;
+  int32_t azp;
+  int32_t start;  // -128 * (sum of codes), where weights are multiplied with 128 too much
+};
+
+// Rows in int8, in tiles of `rows` of Int8Kernels (or one tile of `padded` rows). The tiles of a chunk of
+// `chunk_quads` quads stand side by side (int8_rows.h).
+struct Int8Panel {
+  char* codes;      // [chunk][tile][quad][row][4]
+  char* extra;      // if the kernel saturates: twice as many bytes as in codes
+  int32_t* extras;  // and [chunk][row]
+  Int8Side* sides;  // [row]
+  int64_t rows;     // that there is room for: whole tiles
+};
+
+struct Int8Kernels {
+  int rows;
+  int chunk_quads;
+  bool saturates;
+  int (*padded)(int rows);
+
+  // `count` rows of x, `stride` elements apart, to the tile of a panel that begins with row `first`. `line` has
+  // int8_line_bytes(k) bytes.
+  void (*pack_rows)(const void* x, Dtype dtype, int count, int64_t stride, const RowQuant& mode, int64_t k,
+                    int8_t* space, const Int8Panel& panel, int64_t first);
+  // A panel of one tile, of `padded(rows)` rows, against the blocks [block_begin, block_end).
+  void (*narrow)(const Int8Weights& w, int rows, const Int8Panel& panel, int64_t block_begin,
+                 int64_t block_end, const Output& out);
+  // `rows` rows of a panel from `first` on, where a tile begins, against at most kPanelBlocks blocks; `scratch`
+  // has kInt8Scratch bytes.
+  void (*wide)(const Int8Weights& w, int rows, const Int8Panel& panel, int64_t first, int64_t block_begin,
+               int64_t block_end, void* scratch, const Output& out, int64_t row);
+};
+constexpr int64_t kInt8Scratch = (kPanelRows + kTileRows) * kPanelBlocks * 64;
+constexpr int64_t int8_space(int64_t k) { return kTileRows * ((k + 63) / 64) * 66; }
+
 struct IsaKernels {
   const char* name;
 
   // [Compute][log2(bits) - 1]
   Wna16Kernels wna16[3][3];
 
-  // One row to int8; returns its scale and azp. A row with NaN or infinity gets the scale NaN.
-  void (*quantize_row)(const void* x, Dtype dtype, int64_t k, const RowQuant& mode, int8_t* q,
-                       float* scale, int32_t* azp);
-
-  // int8 rows [rows, quads * 4] to what `int8` reads: `int8_quad_bytes` bytes per row and quad.
-  int int8_rows;
-  int int8_quad_bytes;
-  void (*int8_pack_rows)(const int8_t* q, int rows, int64_t quads, void* tile);
-
-  // At most `int8_rows` rows; scale and azp point to the entries of the first of them.
-  void (*int8)(const Int8Weights& w, int rows, const void* tile, const float* scale, const int32_t* azp,
-               int64_t block_begin, int64_t block_end, const Output& out, int64_t row);
+  // One row to int8; gives its scale and azp, returns the sum of its codes. A row with NaN or infinity gets
+  // the scale NaN.
+  int32_t (*quantize_row)(const void* x, Dtype dtype, int64_t k, const RowQuant& mode, int8_t* q,
+                          float* scale, int32_t* azp);
+  Int8Kernels int8;
 
   // [for bfloat16 activations]: wna16 of 4 and of 8 bits, with small floats as codes and no zero points.
   Wna16Kernels e2m1[2] = {};

@@ -12,7 +12,6 @@ namespace qcore_cpu {
 #include "int8_kernels.h"
 #include "e2m1_kernels.h"
 #include "wna16_amx.h"
-#include "int8_amx.h"
 
 // What is left out is avx512_bf16's.
 constexpr IsaKernels make_amx() {
@@ -27,10 +26,6 @@ constexpr IsaKernels make_amx() {
   int8_compute[1] = Wna16Amx<DotInt8<4>, 4>::table();
   int8_compute[2] = Wna16Amx<DotInt8<8>, 8>::table();
   kernels.e2m1[1] = Wna16Amx<E2m1Bf16, 4>::table();
-  kernels.int8_rows = Int8Amx::kRows;
-  kernels.int8_quad_bytes = 4;
-  kernels.int8_pack_rows = Int8Amx::pack;
-  kernels.int8 = Int8Amx::run;
   return kernels;
 }
 

@@ -19,10 +19,7 @@ constexpr IsaKernels make_avxvnni() {
   int8_compute[0] = wna16_table<DotInt8<2>, 2>();
   int8_compute[1] = wna16_table<DotInt8<4>, 4>();
   int8_compute[2] = wna16_table<DotInt8<8>, 8>();
-  kernels.int8_rows = kInt8Rows;
-  kernels.int8_quad_bytes = Int8Dot::quad_bytes;
-  kernels.int8_pack_rows = int8_pack_rows;
-  kernels.int8 = int8<>;
+  kernels.int8 = int8_table();
   return kernels;
 }
 

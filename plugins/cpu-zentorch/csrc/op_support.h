@@ -105,6 +105,22 @@ inline std::vector<int64_t> shape_with_last(const Tensor& x, int64_t last) {
   return shape;
 }
 
+// A result, uninitialized: x with another last dimension and dtype. Straight to the allocation: new_empty of the
+// stable ABI looks its operator up by name, which takes as long as all else that a small layer does.
+inline Tensor new_output(const Tensor& x, int64_t last, ScalarType type) {
+  const std::vector<int64_t> shape = shape_with_last(x, last);
+  std::vector<int64_t> strides(shape.size(), 1);
+  for (size_t i = shape.size() - 1; i > 0; --i) {
+    strides[i - 1] = strides[i] * std::max<int64_t>(1, shape[i]);
+  }
+  const auto code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  AtenTensorHandle made = nullptr;
+  STD_TORCH_CHECK(aoti_torch_empty_strided(x.dim(), shape.data(), strides.data(), code,
+                                           aoti_torch_device_type_cpu(), 0, &made) == AOTI_TORCH_SUCCESS,
+                  "no memory for a result of shape ", shape_of(x), " with ", last, " at the end");
+  return Tensor(made);
+}
+
 inline void check_out(const char* op, const Tensor& out, const Tensor& x, int64_t n) {
   float_dtype(op, "out", out);
   bool fits = out.dim() == x.dim() && out.size(out.dim() - 1) == n;

@@ -15,14 +15,10 @@ template <int tile>
 QCORE_INLINE void clear_tile() {
   asm volatile("tilezero %%tmm%c0" ::"i"(tile));
 }
-// sums += x * w in 32 bits, x of signed and w of unsigned bytes; or w of signed ones; or both bfloat16.
+// sums += x * w in 32 bits, x of signed and w of unsigned bytes; or both bfloat16.
 template <int sums, int x, int w>
 QCORE_INLINE void multiply_int8_codes() {
   asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sums), "i"(x), "i"(w));
-}
-template <int sums, int x, int w>
-QCORE_INLINE void multiply_int8() {
-  asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sums), "i"(x), "i"(w));
 }
 template <int sums, int x, int w>
 QCORE_INLINE void multiply_bf16() {

@@ -24,6 +24,10 @@ inline void store_f(void* p, const VecF& a) {
   _mm256_storeu_ps(q, a.lo);
   _mm256_storeu_ps(q + 8, a.hi);
 }
+inline void store_i(void* p, const VecI& a) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), a.lo);
+  _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, a.hi);
+}
 
 #define QCORE_BINARY(name, op)                                             \
   inline VecF name(const VecF& a, const VecF& b) {                         \
@@ -239,33 +243,26 @@ struct DotInt8 : Int8Codes<bits> {
   static VecF finish(const Acc& acc, const Side& side) { return mul(to_f(acc), set1(side.scale)); }
 };
 
-// vpdpbusd takes unsigned x signed bytes: the activations are stored + 128, and the epilogue takes
-// 128 * col_sum off again.
+// vpdpbusd takes unsigned x signed bytes and adds four products to 32 bits without saturation.
 struct Int8Dot {
-  static constexpr int quad_bytes = 4;
-  static constexpr int32_t x_offset = 128;
+  static constexpr bool saturates = false;
+  static constexpr int weight_excess = 128;
+  static constexpr int chunk_quads = 512;
+  static constexpr int rows = 6;
+  static constexpr int padded(int rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : 6; }
+  static constexpr int wide_blocks = 1;
+  static constexpr int narrow_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 
-  using Weight = VecI;
-  static Weight load_weight(const int8_t* p) { return load_i(p); }
-  using Activation = __m256i;
-  static Activation load_activation(const void* p) {
+  static __m256i load_codes(const void* p) {
     int32_t quad;
     __builtin_memcpy(&quad, p, 4);
     return _mm256_set1_epi32(quad);
   }
-  static void store_quad(const int8_t* q, void* dst) {
-    uint32_t quad;
-    __builtin_memcpy(&quad, q, 4);
-    quad ^= 0x80808080u;
-    __builtin_memcpy(dst, &quad, 4);
-  }
-  static void accumulate(VecI& acc, const Weight& w, const Activation& x) {
-    acc.lo = _mm256_dpbusd_avx_epi32(acc.lo, x, w.lo);
-    acc.hi = _mm256_dpbusd_avx_epi32(acc.hi, x, w.hi);
+  static void accumulate(VecI& acc, const VecI& w, __m256i x) {
+    acc.lo = _mm256_dpbusd_avx_epi32(acc.lo, w.lo, x);
+    acc.hi = _mm256_dpbusd_avx_epi32(acc.hi, w.hi, x);
   }
 };
-
-constexpr int kInt8Rows = 6;
 #else
 // Activations rounded to int8. Codes of 2 and 4 bits (unsigned) x activations: pairs of products are added up
 // in 16 bits, which hold 8 of them, and then widened. Of 8 bits |weight| x activation with the
@@ -317,46 +314,63 @@ struct DotInt8 : Int8Codes<bits> {
   }
 };
 
-// vpmaddwd on 16-bit halves: exact for all codes, where vpmaddubsw would saturate silently.
-// Weights split in place into the even and the odd bytes, and so does every activation quad.
+// vpmaddubsw adds two products of unsigned x signed bytes in 16 bits, which 255 * (x0 + x1) exceeds if x0 and
+// x1 have the same sign and are 129 or more together: int8_rows.h says what becomes of such codes. Where they
+// are rare that is half again as fast as products that are safe for all (vpsignb), and a quarter faster than
+// 16-bit operands (vpmaddwd).
 struct Int8Dot {
-  static constexpr int quad_bytes = 8;
-  static constexpr int32_t x_offset = 0;
+  static constexpr bool saturates = true;
+  static constexpr int weight_excess = 128;
+  static constexpr int chunk_quads = 1024;
+  static constexpr int rows = 4;
+  static constexpr int padded(int rows) { return rows <= 2 ? rows : 4; }
+  static constexpr int wide_blocks = 1;
+  static constexpr int narrow_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 
-  struct Weight {
+  static __m256i load_codes(const void* p) {
+    int32_t quad;
+    __builtin_memcpy(&quad, p, 4);
+    return _mm256_set1_epi32(quad);
+  }
+  static void accumulate(VecI& acc, const VecI& w, __m256i x) {
+    acc.lo = _mm256_add_epi32(acc.lo, products(w.lo, x));
+    acc.hi = _mm256_add_epi32(acc.hi, products(w.hi, x));
+  }
+  static __m256i products(__m256i w, __m256i x) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1));
+  }
+
+  struct Words {
     VecI even, odd;
   };
-  static Weight load_weight(const int8_t* p) {
-    const VecI bytes = load_i(p);
-    return {{_mm256_srai_epi16(_mm256_slli_epi16(bytes.lo, 8), 8),
-             _mm256_srai_epi16(_mm256_slli_epi16(bytes.hi, 8), 8)},
-            {_mm256_srai_epi16(bytes.lo, 8), _mm256_srai_epi16(bytes.hi, 8)}};
+  static Words words(const VecI& w) {
+    const __m256i low = _mm256_set1_epi16(0xff);
+    return {{_mm256_and_si256(w.lo, low), _mm256_and_si256(w.hi, low)},
+            {_mm256_srli_epi16(w.lo, 8), _mm256_srli_epi16(w.hi, 8)}};
   }
-  struct Activation {
-    __m256i even, odd;
-  };
-  static Activation load_activation(const void* p) {
-    int32_t even, odd;
-    __builtin_memcpy(&even, p, 4);
-    __builtin_memcpy(&odd, static_cast<const char*>(p) + 4, 4);
-    return {_mm256_set1_epi32(even), _mm256_set1_epi32(odd)};
+  static void accumulate_words(VecI& acc, const Words& w, __m256i even, __m256i odd) {
+    acc.lo = _mm256_add_epi32(acc.lo, _mm256_add_epi32(_mm256_madd_epi16(w.even.lo, even),
+                                                       _mm256_madd_epi16(w.odd.lo, odd)));
+    acc.hi = _mm256_add_epi32(acc.hi, _mm256_add_epi32(_mm256_madd_epi16(w.even.hi, even),
+                                                       _mm256_madd_epi16(w.odd.hi, odd)));
   }
-  static void store_quad(const int8_t* q, void* dst) {
-    const int16_t words[4] = {q[0], q[2], q[1], q[3]};
-    __builtin_memcpy(dst, words, 8);
+
+  // A bit for each of 16 quads.
+  static uint32_t unsafe(const int8_t* q) {
+    const VecI codes = load_i(q);
+    return unsafe8(codes.lo) | unsafe8(codes.hi) << 8;
   }
-  static void accumulate(VecI& acc, const Weight& w, const Activation& x) {
-    acc.lo = _mm256_add_epi32(acc.lo, _mm256_add_epi32(_mm256_madd_epi16(w.even.lo, x.even),
-                                                       _mm256_madd_epi16(w.odd.lo, x.odd)));
-    acc.hi = _mm256_add_epi32(acc.hi, _mm256_add_epi32(_mm256_madd_epi16(w.even.hi, x.even),
-                                                       _mm256_madd_epi16(w.odd.hi, x.odd)));
+  static uint32_t unsafe8(__m256i codes) {
+    const __m256i zero = _mm256_setzero_si256(), one = _mm256_set1_epi8(1);
+    const __m256i above = _mm256_maddubs_epi16(_mm256_max_epi8(codes, zero), one);
+    const __m256i negative = _mm256_sub_epi8(zero, _mm256_min_epi8(codes, zero));  // 128, too, as unsigned
+    const __m256i below = _mm256_maddubs_epi16(negative, one);
+    const __m256i over = _mm256_cmpgt_epi16(_mm256_max_epi16(above, below), _mm256_set1_epi16(128));
+    const __m256i either = _mm256_or_si256(over, _mm256_slli_epi32(over, 16));
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(either)));
   }
 };
 
-constexpr int kInt8Rows = 4;
 #endif
-
-// 16 registers: one row keeps four memory streams busy, more rows take fewer blocks.
-constexpr int int8_blocks(int rows) { return rows == 1 ? 4 : 1; }
 
 }  // namespace

@@ -14,6 +14,7 @@ inline VecI set1_i(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline VecI load_i(const void* p) { return {_mm512_loadu_si512(p)}; }
 inline VecF load_f(const void* p) { return {_mm512_loadu_ps(p)}; }
 inline void store_f(void* p, const VecF& a) { _mm512_storeu_ps(p, a.v); }
+inline void store_i(void* p, const VecI& a) { _mm512_storeu_si512(p, a.v); }
 
 inline VecF add(const VecF& a, const VecF& b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline VecF sub(const VecF& a, const VecF& b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -248,32 +249,23 @@ struct DotInt8 {
 };
 
 // vpdpbusd takes unsigned x signed bytes and adds four products to 32 bits without saturation.
-// The activations are stored + 128; the epilogue takes 128 * col_sum off again.
 struct Int8Dot {
-  static constexpr int quad_bytes = 4;
-  static constexpr int32_t x_offset = 128;
+  static constexpr bool saturates = false;
+  static constexpr int weight_excess = 128;
+  static constexpr int chunk_quads = 512;
+  static constexpr int rows = 8;
+  static constexpr int padded(int rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : 8; }
+  static constexpr int wide_blocks = 2;
+  static constexpr int narrow_blocks(int rows) { return rows <= 4 ? 4 : 2; }
 
-  using Weight = VecI;
-  static Weight load_weight(const int8_t* p) { return load_i(p); }
-  using Activation = VecI;
-  static Activation load_activation(const void* p) {
+  static VecI load_codes(const void* p) {
     int32_t quad;
     __builtin_memcpy(&quad, p, 4);
     return set1_i(quad);
   }
-  static void store_quad(const int8_t* q, void* dst) {
-    uint32_t quad;
-    __builtin_memcpy(&quad, q, 4);
-    quad ^= 0x80808080u;  // + 128 in every byte
-    __builtin_memcpy(dst, &quad, 4);
-  }
-  static void accumulate(VecI& acc, const Weight& w, const Activation& x) {
-    acc.v = _mm512_dpbusd_epi32(acc.v, x.v, w.v);
+  static void accumulate(VecI& acc, const VecI& w, const VecI& x) {
+    acc.v = _mm512_dpbusd_epi32(acc.v, w.v, x.v);
   }
 };
-
-// 32 registers.
-constexpr int kInt8Rows = 8;
-constexpr int int8_blocks(int rows) { return rows <= 2 ? 4 : 2; }
 
 }  // namespace

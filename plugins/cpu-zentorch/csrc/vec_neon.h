@@ -256,20 +256,22 @@ struct DotInt8 {
   static VecF finish(const Acc& acc, const Side& side) { return mul(to_f(acc), set1(side.scale)); }
 };
 
+// sdot takes signed bytes: weights lose their 128 on the way.
 struct Int8Dot {
-  static constexpr int quad_bytes = 4;
-  static constexpr int32_t x_offset = 0;
+  static constexpr bool saturates = false;
+  static constexpr int weight_excess = 0;
+  static constexpr int chunk_quads = 512;
+  static constexpr int rows = 6;
+  static constexpr int padded(int rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : 6; }
+  static constexpr int wide_blocks = 1;
+  static constexpr int narrow_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 
-  using Weight = VecI;
-  static Weight load_weight(const int8_t* p) { return load_i(p); }
-  using Activation = int8x16_t;
-  static Activation load_activation(const void* p) { return quad_of(p); }
-  static void store_quad(const int8_t* q, void* dst) { __builtin_memcpy(dst, q, 4); }
-  static void accumulate(VecI& acc, const Weight& w, const Activation& x) { add_dots(acc, w, x); }
+  static int8x16_t load_codes(const void* p) { return quad_of(p); }
+  static void accumulate(VecI& acc, const VecI& w, const int8x16_t& x) {
+    VecI less;
+    QCORE_QUARTERS less.v[i] = veorq_s32(w.v[i], vdupq_n_s32(static_cast<int32_t>(0x80808080u)));
+    add_dots(acc, less, x);
+  }
 };
-
-// 32 registers.
-constexpr int kInt8Rows = 6;
-constexpr int int8_blocks(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 
 }  // namespace

@@ -36,6 +36,7 @@ inline VecF load_f(const void* p) {
   return r;
 }
 inline void store_f(void* p, const VecF& a) { memcpy(p, a.v, sizeof(a.v)); }
+inline void store_i(void* p, const VecI& a) { memcpy(p, a.v, sizeof(a.v)); }
 
 #define QCORE_BINARY(name, expression)                 \
   inline VecF name(const VecF& a, const VecF& b) {     \
@@ -274,39 +275,31 @@ struct DotInt8 {
   static VecF finish(const Acc& acc, const Side& side) { return mul(to_f(acc), set1(side.scale)); }
 };
 
-// int8 dot products of four: one block row per lane.
+// How int8_scaled_linear multiplies: four unsigned weights of each of 16 outputs times four codes of a row.
 struct Int8Dot {
-  static constexpr int quad_bytes = 4;
-  static constexpr int32_t x_offset = 0;  // what was added to every activation code
+  static constexpr bool saturates = false;  // if so, `unsafe` tells which quads of codes might
+  static constexpr int weight_excess = 128;  // what each weight has too much in `accumulate`
+  static constexpr int chunk_quads = 256;
+  static constexpr int rows = 4;
+  static constexpr int padded(int rows) { return rows == 1 ? 1 : 4; }
+  static constexpr int wide_blocks = 1;
+  static constexpr int narrow_blocks(int) { return 1; }
 
-  struct Weight {
-    int8_t v[64];
-  };
-  static Weight load_weight(const int8_t* p) {
-    Weight w;
-    memcpy(w.v, p, 64);
-    return w;
-  }
-  struct Activation {
+  struct Codes {
     int8_t v[4];
   };
-  static Activation load_activation(const void* p) {
-    Activation x;
+  static Codes load_codes(const void* p) {
+    Codes x;
     memcpy(x.v, p, 4);
     return x;
   }
-  static void store_quad(const int8_t* q, void* dst) { memcpy(dst, q, 4); }
-
-  static void accumulate(VecI& acc, const Weight& w, const Activation& x) {
+  static void accumulate(VecI& acc, const VecI& w, const Codes& x) {
     QCORE_LANES {
-      const int8_t* row = w.v + lane * 4;
+      uint8_t row[4];
+      memcpy(row, w.v + lane, 4);
       acc.v[lane] += row[0] * x.v[0] + row[1] * x.v[1] + row[2] * x.v[2] + row[3] * x.v[3];
     }
   }
 };
-
-// Tiles: rows of activations held in registers, and blocks of weights next to each other.
-constexpr int kInt8Rows = 4;
-constexpr int int8_blocks(int) { return 1; }
 
 }  // namespace

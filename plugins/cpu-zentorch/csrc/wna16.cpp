@@ -197,12 +197,12 @@ void run(const Tensor& x, const Wna16Weights& w, const std::optional<Tensor>& bi
   wna16_run(kernel, w, bits, mode == Activations::int8_rows, rows, output);
 }
 
-Tensor new_output(const Tensor& x, int64_t n, std::optional<ScalarType> out_dtype) {
+Tensor checked_output(const Tensor& x, int64_t n, std::optional<ScalarType> out_dtype) {
   const ScalarType type = out_dtype.value_or(x.scalar_type());
   float_dtype(kOp, out_dtype ? "out_dtype" : "x", type);
   STD_TORCH_CHECK(x.dim() >= 1, kOp, ": x has no dimension; it must be [..., K]");
   STD_TORCH_CHECK(n >= 1, kOp, ": out_features is ", n, "; it must be at least 1");
-  return torch::stable::new_empty(x, shape_with_last(x, n), type);
+  return new_output(x, n, type);
 }
 
 using Maybe = const std::optional<Tensor>&;
@@ -219,7 +219,7 @@ Tensor wna16_linear(const Tensor& x, const Tensor& packed, const Tensor& scale, 
                     const Tensor& chunks, Maybe bias, int64_t bits, int64_t k, int64_t n,
                     std::optional<ScalarType> out_dtype, Maybe offset, Maybe super_scale,
                     Maybe super_offset) {
-  Tensor out = new_output(x, n, out_dtype);
+  Tensor out = checked_output(x, n, out_dtype);
   wna16_linear_out(x, packed, scale, zero, perm, chunks, bias, bits, k, n, out, offset, super_scale,
                    super_offset);
   return out;
@@ -238,7 +238,7 @@ Tensor wna16_int8_linear(const Tensor& x, const Tensor& packed, const Tensor& sc
                          Maybe perm, const Tensor& chunks, Maybe bias, int64_t bits, int64_t k,
                          int64_t n, bool per_row, std::optional<ScalarType> out_dtype, Maybe offset,
                          Maybe super_scale, Maybe super_offset) {
-  Tensor out = new_output(x, n, out_dtype);
+  Tensor out = checked_output(x, n, out_dtype);
   wna16_int8_linear_out(x, packed, scale, zero, perm, chunks, bias, bits, k, n, per_row, out, offset,
                         super_scale, super_offset);
   return out;

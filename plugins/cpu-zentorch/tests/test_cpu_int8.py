@@ -9,7 +9,7 @@ from qcore.numerics.activation_quant import dynamic_int8_quant, static_int8_quan
 
 ops = torch.ops.qcore_cpu
 SHAPES = ((1, 1), (15, 31), (17, 100), (1, 640), (640, 256), (33, 5))
-ROWS = (0, 1, 2, 7, 8, 9, 33)
+ROWS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 33)
 
 
 def _check(
@@ -82,8 +82,8 @@ def test_pack(isa: str) -> None:
         weight = torch.randint(-128, 128, (N, K), dtype=torch.int8)
         packed, col_sums = ops.int8_pack(weight)
         assert torch.equal(col_sums, weight.sum(1, dtype=torch.int32))
-        spread = packed.permute(0, 2, 1, 3).reshape(-1, packed.shape[1] * 4)
-        assert torch.equal(spread[:N, :K], weight)
+        spread = (packed.int() - 128).permute(0, 2, 1, 3).reshape(-1, packed.shape[1] * 4)
+        assert torch.equal(spread[:N, :K], weight.int())
         assert not spread[N:].any()
         assert not spread[:, K:].any()
         strided = weight.t().contiguous().t()
@@ -141,6 +141,45 @@ def test_no_sum_saturates_or_wraps(isa: str, K: int) -> None:
                     x * 255, packed, scale, col_sums, None, torch.ones(1), point, False
                 )
                 assert torch.allclose(out, torch.full_like(out, 255 * expected), rtol=1e-6)
+
+
+def _static(codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The exact product of codes (-128 to 127) with a weight, as the op computes it."""
+    packed, col_sums = ops.int8_pack(weight)
+    one, zero = torch.ones(1), torch.zeros(1, dtype=torch.int32)
+    return ops.int8_scaled_linear(
+        codes.float(), packed, torch.ones(weight.shape[0]), col_sums, None, one, zero, False
+    )
+
+
+@pytest.mark.parametrize("first", [-128, -127, -65, -64, -1, 0, 1, 63, 64, 65, 127])
+def test_each_pair_of_codes_with_the_largest_weights(isa: str, first: int) -> None:
+    """All pairs of codes: on both sides of where two products of bytes fill 16 bits."""
+    second = torch.arange(-128, 128)
+    codes = torch.stack([torch.full_like(second, first), second], 1)
+    codes = torch.cat([codes, codes.flip(1), torch.zeros_like(codes)], 1)  # three pairs
+    weight = torch.tensor([-128, -127, -1, 0, 127], dtype=torch.int8)[:, None].repeat(1, 6)
+    weight[:, 3] = 127
+    for rows in (slice(0, 256), slice(200, 201), slice(100, 102)):
+        out = _static(codes[rows], weight)
+        assert torch.equal(out.double(), codes[rows].double() @ weight.double().t())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.15, 0.25, 1.0])
+@pytest.mark.parametrize("K", [66, 2048, 4101, 9000])
+def test_large_codes_among_small_ones(isa: str, K: int, share: float) -> None:
+    """Few large codes are added one by one, many make words of all: over chunks, tiles and rows."""
+    weight = torch.randint(-128, 128, (70, K), dtype=torch.int8)
+    weight[::7] = 127
+    weight[1::7] = -128
+    for M in (1, 2, 3, 4, 5, 11):
+        large = torch.where(torch.rand(M, K) < 0.5, torch.tensor(-128), torch.tensor(127))
+        codes = torch.where(torch.rand(M, K) < share, large, torch.randint(-40, 41, (M, K)))
+        if M > 4:
+            codes[:, : K // 2] = codes[:, : K // 2].clamp(-40, 40)  # chunks of both kinds
+            codes[1] = 127
+        exact = codes.double() @ weight.double().t()
+        assert torch.equal(_static(codes, weight).double(), exact.float().double())
 
 
 def test_row_does_not_depend_on_batch_or_threads(isa: str) -> None:
@@ -216,7 +255,7 @@ def test_errors() -> None:
         ({"x": torch.ones(3, 40, dtype=torch.int32)}, "x is Int; allowed: Float, Half, BFloat16"),
         ({"x": torch.tensor(1.0)}, "x has no dimension"),
         ({"x": torch.randn(3, 0)}, "x has K = 0"),
-        ({"packed": packed.int()}, "packed is Int; it must be Char"),
+        ({"packed": packed.int()}, "packed is Int; it must be Byte"),
         ({"weight_scale": torch.ones(19)}, r"weight_scale has shape \[19\]"),
         ({"weight_scale": torch.ones(20).double()}, "weight_scale is Double"),
         ({"col_sums": col_sums.float()}, "col_sums is Float"),

@@ -198,11 +198,49 @@ def test_refusals() -> None:
     able, reason = CPUInt8ScaledMMLinearKernel.can_implement(_int8(weight_shape=(8, 65537)))
     assert not able
     assert "K=65537" in str(reason)
-    able, reason = CPUInt8ScaledMMLinearKernel.can_implement(
-        _int8(is_channelwise=False, is_fused_module=True)
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_fused_int8_layer_with_a_scale_for_each_part(static: bool, symmetric: bool) -> None:
+    """Each part's scale becomes its channels', and the parts' input is quantized once."""
+    config = _int8(
+        is_channelwise=False,
+        is_fused_module=True,
+        is_static_input_scheme=static,
+        input_symmetric=symmetric,
     )
-    assert not able
-    assert "channel scales" in str(reason)
+    codes = torch.randint(-128, 128, (40, 96), dtype=torch.int8)
+    scales = torch.tensor([0.01, 0.003])
+    tensors = {"weight": codes, "weight_scale": scales}
+    x = torch.rand(5, 96) * 6 - (3 if symmetric else 0)
+    step = torch.full((5, 1), 3 / 127 if symmetric else 6 / 255)
+    if static:
+        tensors["input_scale"] = torch.tensor([step[0, 0], step[0, 0] / 2])
+        if not symmetric:
+            tensors["input_zero_point"] = torch.tensor([-128, -128], dtype=torch.int32)
+    layer = make_layer(config, tensors)
+    layer.logical_widths = [24, 16]
+    kernel = CPUInt8ScaledMMLinearKernel(config)
+    process_weights(kernel, layer)
+    widths = torch.tensor([24, 16])
+    weight = codes.double() * scales.double().repeat_interleave(widths)[:, None]
+    error = (kernel.apply_weights(layer, x).double() - x.double() @ weight.t()).abs()
+    half_steps = step.double() * 0.51 * weight.abs().sum(1)
+    assert bool((error <= half_steps).all())
+    assert float(error.mean() / half_steps.mean()) < 0.2
+
+
+def test_compiled_int8_layer() -> None:
+    config = _int8()
+    kernel = CPUInt8ScaledMMLinearKernel(config)
+    layer = _packed(kernel, random_tensors(config))
+    torch._dynamo.reset()
+    call = torch.compile(
+        lambda x: kernel.apply_weights(layer, x), fullgraph=True, backend="aot_eager"
+    )
+    for x in (torch.randn(96), torch.randn(2, 3, 96), torch.randn(5, 192)[:, ::2]):
+        assert torch.equal(call(x), kernel.apply_weights(layer, x))
 
 
 def test_not_supported_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

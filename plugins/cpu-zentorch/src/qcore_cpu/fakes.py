@@ -112,7 +112,7 @@ def _static_quant(x: Tensor, input_scale: Tensor, azp: Tensor | None = None) -> 
 
 def _int8_pack(weight: Tensor) -> tuple[Tensor, Tensor]:
     N, K = weight.shape
-    packed = weight.new_empty((-(-N // 16), -(-K // 4), 16, 4))
+    packed = weight.new_empty((-(-N // 16), -(-K // 4), 16, 4), dtype=torch.uint8)
     return packed, weight.new_empty((N,), dtype=torch.int32)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from qcore.facts.current_platform import current_platform
-from qcore.kernels.base import Answer, answer
+from qcore.kernels.base import Answer, answer, tensors_of
 from qcore.kernels.scaled_mm import Int8ScaledMMLinearKernel
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
 
@@ -31,12 +31,9 @@ class CPUInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
 
     @classmethod
     def can_implement(cls, config: Int8ScaledMMLinearLayerConfig) -> Answer:
-        """Every config but a fused layer with one scale for each part, and a K beyond `MAX_K`."""
+        """Every config but a K beyond `MAX_K`."""
         K = config.in_features
         return answer(
-            config.is_fused_module
-            and not config.is_channelwise
-            and "a fused layer's tensor scales need the parts' widths; give channel scales",
             K is not None
             and K > MAX_K
             and f"K={K}; beyond {MAX_K} a 32-bit sum of products may overflow",
@@ -50,6 +47,11 @@ class CPUInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
         given = list(layer_param_names or ())
         super().__init__(c, [*given, *self.param_names[len(given) :]])
         library.load()
+        weight, weight_scale, input_scale, azp, col_sums = self.layer_param_names
+        self._held = [weight, weight_scale, col_sums]  # what a call takes from the layer
+        if c.is_static_input_scheme:
+            self._held += [input_scale] if c.input_symmetric else [input_scale, azp]
+        self._symmetric, self._out_dtype = c.input_symmetric, c.out_dtype
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Four inputs of sixteen outputs side by side; as ``azp_adj`` the sum of each row."""
@@ -69,16 +71,15 @@ class CPUInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Quantize ``x``, multiply, scale; ``x`` may be strided."""
-        weight, weight_scale, input_scale, azp, col_sums = self._get_layer_params(layer)
-        static, symmetric = self.config.is_static_input_scheme, self.config.input_symmetric
-        return torch.ops.qcore_cpu.int8_scaled_linear(  # type: ignore[no-any-return]
+        weight, weight_scale, col_sums, *inputs = tensors_of(layer, *self._held)
+        return torch.ops.qcore_cpu.int8_scaled_linear.default(  # type: ignore[no-any-return]
             x,
             weight,
             weight_scale,
             col_sums,
             bias,
-            input_scale if static else None,
-            azp if static and not symmetric else None,
-            symmetric,
-            self.config.out_dtype,
+            inputs[0] if inputs else None,
+            inputs[1] if len(inputs) > 1 else None,
+            self._symmetric,
+            self._out_dtype,
         )

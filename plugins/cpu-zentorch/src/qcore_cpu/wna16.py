@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from qcore.facts.current_platform import current_platform
-from qcore.kernels.base import Answer, answer, tensor_of
+from qcore.kernels.base import Answer, answer, tensors_of
 from qcore.kernels.mixed_precision import MPLinearKernel
 from qcore.layers.mixed_precision import MPLinearLayerConfig
 from qcore.layers.params import FLOAT_DTYPES
@@ -50,6 +50,14 @@ class CPUWNA16LinearKernel(MPLinearKernel):
         bits = c.weight_type.size_bits
         self.stored_bits = 2 if bits == 2 else 4 if bits <= 4 else 8
         self.out_type = c.out_type
+        self.shape = (c.in_features, c.out_features)
+        self._held = (  # what a call takes from the layer
+            self.w_q_name,
+            self.w_s_name,
+            "weight_zero",
+            "weight_perm",
+            "weight_chunks",
+        )
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The layout of ``csrc/wna16_pack.cpp``; zero points and permutation may be empty."""
@@ -77,16 +85,11 @@ class CPUWNA16LinearKernel(MPLinearKernel):
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Run the layer; ``x`` may be strided."""
-        return torch.ops.qcore_cpu.wna16_linear(  # type: ignore[no-any-return]
+        return torch.ops.qcore_cpu.wna16_linear.default(  # type: ignore[no-any-return]
             x,
-            tensor_of(layer, self.w_q_name),
-            tensor_of(layer, self.w_s_name),
-            tensor_of(layer, "weight_zero"),
-            tensor_of(layer, "weight_perm"),
-            tensor_of(layer, "weight_chunks"),
+            *tensors_of(layer, *self._held),
             bias,
             self.stored_bits,
-            self.config.in_features,
-            self.config.out_features,
+            *self.shape,
             self.out_type,
         )

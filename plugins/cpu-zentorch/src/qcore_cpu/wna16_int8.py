@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from qcore.kernels.base import Answer, answer, tensor_of
+from qcore.kernels.base import Answer, answer, tensors_of
 from qcore.layers.mixed_precision import MPLinearLayerConfig
 
 from qcore_cpu.wna16 import CPUWNA16LinearKernel
@@ -26,17 +26,12 @@ class CPUWNA16Int8LinearKernel(CPUWNA16LinearKernel):
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Run the layer; ``x`` may be strided."""
-        return torch.ops.qcore_cpu.wna16_int8_linear(  # type: ignore[no-any-return]
+        return torch.ops.qcore_cpu.wna16_int8_linear.default(  # type: ignore[no-any-return]
             x,
-            tensor_of(layer, self.w_q_name),
-            tensor_of(layer, self.w_s_name),
-            tensor_of(layer, "weight_zero"),
-            tensor_of(layer, "weight_perm"),
-            tensor_of(layer, "weight_chunks"),
+            *tensors_of(layer, *self._held),
             bias,
             self.stored_bits,
-            self.config.in_features,
-            self.config.out_features,
+            *self.shape,
             self.per_row,
             self.out_type,
         )
