@@ -3,9 +3,10 @@
 // them of codes of 4 or 8 bits, but
 //
 //   codes  "e2m1"     4 bits
-//          "e4m3"     8 bits, of which a word has slot 2j at bit 8j of its low half and slot 2j + 1 there in its
-//                     high half. There is no NaN: 0x7f is 480
-//                     Scales of both may be bytes: e4m3 (Float8_e4m3fn), or e8m0 (Byte); no NaN and no 2^-127
+//          "e4m3"     8 bits, of which a word has slot 2j at bit 8j of its low half and slot 2j + 1 there in
+//                     its high half. There is no NaN: 0x7f is 480
+//                     Scales of both may be bytes: e4m3 (Char; torch checks no op that takes Float8_e4m3fn
+//                     against its schema), or e8m0 (Byte); no NaN and no 2^-127
 //          "lookup4", "lookup8"   the values of the codes are in `table`, float32 [16] or [256]
 //
 // and `weight_scale` multiplies the result. Activations are taken as they are (""), or rounded:

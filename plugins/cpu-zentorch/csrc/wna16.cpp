@@ -37,9 +37,9 @@ Wna16Factor check_factor(const char* op, const Factor& f, int64_t blocks, const 
     result.super = f.super->data_ptr();
   } else {
     const ScalarType type = f.values.scalar_type();
-    result.dtype = small && type == ScalarType::Byte            ? Dtype::e8m0
-                   : small && type == ScalarType::Float8_e4m3fn ? Dtype::e4m3
-                                                                : float_dtype(op, f.name, f.values);
+    result.dtype = small && type == ScalarType::Byte   ? Dtype::e8m0
+                   : small && type == ScalarType::Char ? Dtype::e4m3
+                                                       : float_dtype(op, f.name, f.values);
     check_tensor(op, f.name, f.values, f.values.scalar_type(), {blocks, w.groups, kBlock});
   }
   return result;

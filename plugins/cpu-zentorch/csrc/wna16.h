@@ -6,7 +6,7 @@
 namespace qcore_cpu {
 
 // The weights that wna16_pack made, checked; `op` names who asks. An empty tensor is as good as none. With
-// `small_scales`, scales may be e4m3 (Float8_e4m3fn) or e8m0 (Byte).
+// `small_scales`, scales may be e4m3 (Char) or e8m0 (Byte).
 Wna16Weights check_weights(const char* op, const Tensor& packed, const Tensor& scale,
                            const std::optional<Tensor>& zero, const std::optional<Tensor>& perm,
                            const Tensor& chunks, int64_t bits, int64_t k, int64_t n,

@@ -167,8 +167,11 @@ def _wide(scale: torch.Tensor) -> torch.Tensor:
 
 
 def by_lanes(values: torch.Tensor) -> torch.Tensor:
-    """[N, G] to [N / 16, G, 16], with zeros for the outputs that the last lanes have not."""
+    """[N, G] to [N / 16, G, 16], with zeros for the outputs that the last lanes have not.
+
+    e4m3 becomes int8, of the same bits.
+    """
     N, G = values.shape
-    plain = values.contiguous().view(torch.uint8) if values.dtype.itemsize == 1 else values
+    plain = values.view(torch.int8) if values.dtype == torch.float8_e4m3fn else values
     padded = torch.nn.functional.pad(plain, (0, 0, 0, -N % 16))
-    return padded.reshape(-1, 16, G).transpose(1, 2).contiguous().view(values.dtype)
+    return padded.reshape(-1, 16, G).transpose(1, 2).contiguous()
