@@ -112,7 +112,7 @@ struct Wna16Amx {
         if (s < steps) multiply<6, 7>(x + s * 4, steps * 4, weights + s * 64);
         repeat<kPanelBlocks>([&](auto b) QCORE_BODY { store_tile<b>(sums + b * kRows * 64, 64); });
         const Side* side = static_cast<const Side*>(sides) + c * panel_rows + at;
-        with_terms(w, [&](auto terms) QCORE_BODY {
+        with_terms<Dot>(w, [&](auto terms) QCORE_BODY {
           fold<terms.value>(used, blocks, sums, folds, side, totals + r * 64, block_totals);
         });
       }
