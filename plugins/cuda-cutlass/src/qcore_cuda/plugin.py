@@ -26,6 +26,7 @@ def _spec(
     backend: str = "cutlass",
     min_capability: int = 80,
     batch_invariant: bool = False,
+    evidence: Evidence = Evidence.EXECUTED,
 ) -> KernelSpec:
     return KernelSpec(
         name=name,
@@ -36,7 +37,7 @@ def _spec(
         backend=backend,
         min_capability=min_capability,
         batch_invariant=batch_invariant,
-        evidence=Evidence.EXECUTED,
+        evidence=evidence,
         description=description,
     )
 
@@ -51,6 +52,7 @@ def qcore_plugin() -> PluginInfo:
             "qcore_cuda": "qcore's own CUDA kernels",
             "exllama": "weights in GPTQ's layout, activations in 16 bits",
             "cutlass": "scaled products: CUTLASS on SM90, mma.sync on every other generation",
+            "torch": "torch._scaled_mm: what torch has",
         },
     )
 
@@ -87,6 +89,29 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             "128x128 blocks of weights, 1x128 of activations; float32 sums of blocks",
             min_capability=89,
         ),
+        *_torch_fp8(),
+    ]
+
+
+def _torch_fp8() -> list[KernelSpec]:
+    """Products of torch, the one with the most of its work inside first."""
+    described = [
+        ("PerTensor", 89, "one scale for each side"),
+        ("RowWise", 90, "a scale for each row and channel; bfloat16 results"),
+        ("ChannelWise", 89, "scales by channel and token, applied to a float32 product"),
+    ]
+    return [
+        _spec(
+            f"{name}TorchFP8ScaledMMLinearKernel",
+            "fp8",
+            "torch_fp8",
+            description,
+            priority=Priority.FALLBACK + 20 - 10 * index,
+            backend="torch",
+            min_capability=capability,
+            evidence=Evidence.STAND_IN,
+        )
+        for index, (name, capability, description) in enumerate(described)
     ]
 
 
