@@ -53,6 +53,7 @@ def qcore_plugin() -> PluginInfo:
             "exllama": "weights in GPTQ's layout, activations in 16 bits",
             "cutlass": "scaled products: CUTLASS on SM90, mma.sync on every other generation",
             "torch": "torch._scaled_mm: what torch has",
+            "triton": "Triton, compiled where it runs; source shared with other plugins",
         },
     )
 
@@ -90,6 +91,7 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             min_capability=89,
         ),
         *_torch_fp8(),
+        *_triton(),
     ]
 
 
@@ -112,6 +114,61 @@ def _torch_fp8() -> list[KernelSpec]:
             evidence=Evidence.STAND_IN,
         )
         for index, (name, capability, description) in enumerate(described)
+    ]
+
+
+# Kernel type, module of qcore.triton, least capability, description.
+_TRITON = {
+    "TritonW4A16LinearKernel": ("mp", "w4a16", 80, "4 and 8 bits, any group size, zero points"),
+    "TritonInt8ScaledMMLinearKernel": (
+        "int8",
+        "int8",
+        80,
+        "static or dynamic, symmetric or not; exact 32-bit integer sums",
+    ),
+    "TritonFp8BlockScaledMMKernel": (
+        "fp8_block",
+        "fp8_block",
+        89,
+        "blocks of 32, 64 or 128 inputs, activations in groups of as many",
+    ),
+    "TritonNvFp4LinearKernel": (
+        "nvfp4",
+        "block_formats",
+        80,
+        "weights made 16-bit floats in registers; activations rounded, or as they are",
+    ),
+    "TritonMxFp4LinearKernel": (
+        "mxfp4",
+        "block_formats",
+        80,
+        "weights made 16-bit floats in registers; activations rounded, or as they are",
+    ),
+    "TritonMxfp8LinearKernel": (
+        "mxfp8",
+        "block_formats",
+        80,
+        "weights made 16-bit floats in registers; activations rounded, or as they are",
+    ),
+}
+
+
+def _triton() -> list[KernelSpec]:
+    """Kernels of `qcore.triton`, as far as they stand for NVIDIA's GPUs."""
+    return [
+        KernelSpec(
+            name=name,
+            kernel_type=kernel_type,
+            platforms=(Platform.CUDA,),
+            entry=f"qcore.triton.{module}:{name}",
+            priority=Priority.PORTABLE,
+            backend="triton",
+            min_capability=capability,
+            modules=("triton",),
+            evidence=Evidence.STAND_IN,
+            description=description,
+        )
+        for name, (kernel_type, module, capability, description) in _TRITON.items()
     ]
 
 
