@@ -59,8 +59,8 @@ class TritonFp8BlockScaledMMKernel(TritonSupport, Fp8BlockScaledMMLinearKernel):
         )
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """[N, K] with K padded to whole blocks, and the scales in float32."""
-        weight = pad(tensors["weight"], 1, self.config.weight_block[1])
+        """Bytes [N, K] with K padded to whole blocks, and the scales in float32."""
+        weight = pad(tensors["weight"].view(torch.uint8), 1, self.config.weight_block[1])
         scale = tensors["weight_scale_inv"].to(torch.float32).contiguous()
         return {"weight": weight, "weight_scale_inv": scale}
 
@@ -74,7 +74,7 @@ class TritonFp8BlockScaledMMKernel(TritonSupport, Fp8BlockScaledMMLinearKernel):
         self, A: torch.Tensor, B: torch.Tensor, As: torch.Tensor | None, Bs: torch.Tensor
     ) -> torch.Tensor:
         """Quantize A in groups, multiply, scale."""
-        return self._run(A, B, Bs, None)
+        return self._run(A, pad(B, 1, self.config.weight_block[1]), Bs, None)
 
     def _run(self, x: torch.Tensor, weight: Any, scale: Any, bias: Any) -> torch.Tensor:
         rows, columns = self.config.weight_block

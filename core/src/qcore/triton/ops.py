@@ -113,7 +113,7 @@ def fp8_block_linear(
 
     Args:
         x: float [..., K].
-        weight: float8_e4m3fn [N, K'], K' a multiple of ``block_k``.
+        weight: float8_e4m3fn [N, K'], or its bytes as uint8; K' a multiple of ``block_k``.
         weight_scale: float32 [ceil(N / block_n), K' / block_k].
         bias: [N].
         block_n: outputs that share a scale.
@@ -130,6 +130,7 @@ def fp8_block_linear(
     with on_device_of(x):
         codes, scale = group_fp8_quant(rows, block_k)
         flat = out.view(-1, weight.shape[0])
+        weight = weight.view(codes.dtype)
         fp8_block_mm(codes, weight, scale, weight_scale, bias, flat, (block_n, block_k))
     return out.to(out_dtype)
 
@@ -147,8 +148,8 @@ def _fp8_block_fake(
 
 
 define(
-    "fp8_block_linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, int block_n, "
-    "int block_k, ScalarType out_dtype) -> Tensor",
+    "fp8_block_linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, SymInt block_n, "
+    "SymInt block_k, ScalarType out_dtype) -> Tensor",
     fp8_block_linear,
     _fp8_block_fake,
 )
@@ -239,8 +240,8 @@ def _packed_fake(
 
 define(
     "packed_linear(Tensor x, Tensor codes, Tensor scales, Tensor? zeros, Tensor? factor, "
-    "Tensor? row_factor, Tensor? bias, str kind, int zero, int group, str rounding, "
-    "int out_features, ScalarType out_dtype) -> Tensor",
+    "Tensor? row_factor, Tensor? bias, str kind, SymInt zero, SymInt group, str rounding, "
+    "SymInt out_features, ScalarType out_dtype) -> Tensor",
     packed_linear,
     _packed_fake,
 )

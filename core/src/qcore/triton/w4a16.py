@@ -44,6 +44,7 @@ class TritonW4A16LinearKernel(TritonSupport, MPLinearKernel):
     ) -> None:
         super().__init__(c, w_q_param_name, w_s_param_name, w_zp_param_name, w_gidx_param_name)
         self.bits = c.weight_type.size_bits
+        self.kind = f"int{self.bits}"
         self.zero = 1 << (self.bits - 1) if c.weight_type.signed else c.weight_type.bias
         self.group = 0 if c.num_groups == 1 else c.group_size
 
@@ -73,7 +74,7 @@ class TritonW4A16LinearKernel(TritonSupport, MPLinearKernel):
             None,
             None,
             bias,
-            f"int{self.bits}",
+            self.kind,
             self.zero,
             self.group,
             "",

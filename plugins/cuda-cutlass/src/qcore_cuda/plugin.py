@@ -53,6 +53,7 @@ def qcore_plugin() -> PluginInfo:
             "exllama": "weights in GPTQ's layout, activations in 16 bits",
             "cutlass": "scaled products: CUTLASS on SM90, mma.sync on every other generation",
             "torch": "torch._scaled_mm: what torch has",
+            "deep_gemm": "DeepGEMM, where the package deep_gemm is installed",
             "triton": "Triton, compiled where it runs; source shared with other plugins",
         },
     )
@@ -92,6 +93,20 @@ def qcore_kernels() -> Sequence[KernelSpec]:
         ),
         *_torch_fp8(),
         *_triton(),
+        KernelSpec(
+            name="DeepGemmFp8BlockScaledMMKernel",
+            kernel_type="fp8_block",
+            platforms=(Platform.CUDA,),
+            entry="qcore_cuda.kernels.deep_gemm:DeepGemmFp8BlockScaledMMKernel",
+            # Behind CUTLASS's until measured beside it.
+            priority=Priority.VENDOR - 10,
+            backend="deep_gemm",
+            min_capability=90,
+            max_capability=90,
+            modules=("deep_gemm",),
+            evidence=Evidence.CONTRACT,
+            description="128x128 blocks by the package deep_gemm, bfloat16 results",
+        ),
     ]
 
 
