@@ -132,7 +132,7 @@ def main(targets: list[str]) -> None:
         target = GPUTarget(backend, int(arch) if cuda else arch, 32 if cuda else 64)
         if not cuda and arch.startswith("gfx1"):
             target = GPUTarget(backend, arch, 32)
-        fp8 = int(arch) >= 89 if cuda else arch in ("gfx950", "gfx1201")
+        fp8 = int(arch) >= 89 if cuda else arch == "gfx950"
         seen = set()
         with Launches() as launches:
             for name in calls(fp8):
