@@ -37,6 +37,7 @@ from qcore.layers import (
 from qcore.testing import (
     Arithmetic,
     Subject,
+    check_batch_invariance,
     check_compile,
     check_contract,
     check_kernel,
@@ -345,7 +346,13 @@ def layers() -> Iterator[Any]:
 @pytest.mark.parametrize(("name", "config"), list(layers()))
 def test_conforms(name: str, config: MMLinearLayerConfig) -> None:
     who = subject(name)
-    for check in (check_contract, check_numerics, check_packing, check_nan_propagation):
+    for check in (
+        check_contract,
+        check_numerics,
+        check_packing,
+        check_nan_propagation,
+        check_batch_invariance,
+    ):
         check(who, config)
 
 
