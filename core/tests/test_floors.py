@@ -26,6 +26,7 @@ ALLOWED = {
     "numerics": NUMERICS,
     "kernels": KERNELS,
     "reference": KERNELS | {"reference", "plugin"},
+    "triton": KERNELS | {"triton"},
     "registry": REGISTRY,
     "plugin": REGISTRY,
     "selection": SELECTION,

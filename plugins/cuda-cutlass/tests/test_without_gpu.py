@@ -23,7 +23,11 @@ from qcore_cuda.kernels.tensor_core import FP8_SUM_UNIT
 E4M3 = torch.float8_e4m3fn
 BF16 = torch.bfloat16
 
-SCALED = [s for s in plugin.qcore_kernels() if s.kernel_type in ("int8", "fp8", "fp8_block")]
+SCALED = [
+    spec
+    for spec in plugin.qcore_kernels()
+    if spec.kernel_type in ("int8", "fp8", "fp8_block") and spec.backend != "deep_gemm"
+]
 
 needs_library = pytest.mark.skipif(
     not library.LIBRARY.is_file(), reason="qcore-cuda is installed without its compiled library"

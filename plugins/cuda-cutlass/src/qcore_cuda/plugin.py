@@ -26,6 +26,7 @@ def _spec(
     backend: str = "cutlass",
     min_capability: int = 80,
     batch_invariant: bool = False,
+    evidence: Evidence = Evidence.EXECUTED,
 ) -> KernelSpec:
     return KernelSpec(
         name=name,
@@ -36,7 +37,7 @@ def _spec(
         backend=backend,
         min_capability=min_capability,
         batch_invariant=batch_invariant,
-        evidence=Evidence.EXECUTED,
+        evidence=evidence,
         description=description,
     )
 
@@ -51,6 +52,9 @@ def qcore_plugin() -> PluginInfo:
             "qcore_cuda": "qcore's own CUDA kernels",
             "exllama": "weights in GPTQ's layout, activations in 16 bits",
             "cutlass": "scaled products: CUTLASS on SM90, mma.sync on every other generation",
+            "torch": "torch._scaled_mm: what torch has",
+            "deep_gemm": "DeepGEMM, where the package deep_gemm is installed",
+            "triton": "Triton, compiled where it runs; source shared with other plugins",
         },
     )
 
@@ -87,6 +91,100 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             "128x128 blocks of weights, 1x128 of activations; float32 sums of blocks",
             min_capability=89,
         ),
+        *_torch_fp8(),
+        *_triton(),
+        KernelSpec(
+            name="DeepGemmFp8BlockScaledMMKernel",
+            kernel_type="fp8_block",
+            platforms=(Platform.CUDA,),
+            entry="qcore_cuda.kernels.deep_gemm:DeepGemmFp8BlockScaledMMKernel",
+            # Behind CUTLASS's until measured beside it.
+            priority=Priority.VENDOR - 10,
+            backend="deep_gemm",
+            min_capability=90,
+            max_capability=90,
+            modules=("deep_gemm",),
+            evidence=Evidence.CONTRACT,
+            description="128x128 blocks by the package deep_gemm, bfloat16 results",
+        ),
+    ]
+
+
+def _torch_fp8() -> list[KernelSpec]:
+    """Products of torch, the one with the most of its work inside first."""
+    described = [
+        ("PerTensor", 89, "one scale for each side"),
+        ("RowWise", 90, "a scale for each row and channel; bfloat16 results"),
+        ("ChannelWise", 89, "scales by channel and token, applied to a float32 product"),
+    ]
+    return [
+        _spec(
+            f"{name}TorchFP8ScaledMMLinearKernel",
+            "fp8",
+            "torch_fp8",
+            description,
+            priority=Priority.FALLBACK + 20 - 10 * index,
+            backend="torch",
+            min_capability=capability,
+            evidence=Evidence.STAND_IN,
+        )
+        for index, (name, capability, description) in enumerate(described)
+    ]
+
+
+# Kernel type, module of qcore.triton, least capability, description.
+_TRITON = {
+    "TritonW4A16LinearKernel": ("mp", "w4a16", 80, "4 and 8 bits, any group size, zero points"),
+    "TritonInt8ScaledMMLinearKernel": (
+        "int8",
+        "int8",
+        80,
+        "static or dynamic, symmetric or not; exact 32-bit integer sums",
+    ),
+    "TritonFp8BlockScaledMMKernel": (
+        "fp8_block",
+        "fp8_block",
+        89,
+        "blocks of 32, 64 or 128 inputs, activations in groups of as many",
+    ),
+    "TritonNvFp4LinearKernel": (
+        "nvfp4",
+        "block_formats",
+        80,
+        "weights made 16-bit floats in registers; activations rounded, or as they are",
+    ),
+    "TritonMxFp4LinearKernel": (
+        "mxfp4",
+        "block_formats",
+        80,
+        "weights made 16-bit floats in registers; activations rounded, or as they are",
+    ),
+    "TritonMxfp8LinearKernel": (
+        "mxfp8",
+        "block_formats",
+        80,
+        "weights made 16-bit floats in registers; activations rounded, or as they are",
+    ),
+}
+
+
+def _triton() -> list[KernelSpec]:
+    """Kernels of `qcore.triton`, as far as they stand for NVIDIA's GPUs."""
+    return [
+        KernelSpec(
+            name=name,
+            kernel_type=kernel_type,
+            platforms=(Platform.CUDA,),
+            entry=f"qcore.triton.{module}:{name}",
+            priority=Priority.PORTABLE,
+            backend="triton",
+            min_capability=capability,
+            modules=("triton",),
+            batch_invariant=kernel_type == "int8",  # integer sums are exact in any order
+            evidence=Evidence.STAND_IN,
+            description=description,
+        )
+        for name, (kernel_type, module, capability, description) in _TRITON.items()
     ]
 
 
