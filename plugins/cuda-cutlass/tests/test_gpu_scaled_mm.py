@@ -140,7 +140,7 @@ def test_zero_points(path: str) -> None:
 @pytest.mark.parametrize("out_dtype", [torch.bfloat16, torch.float16])
 def test_scales_by_block(path: str, out_dtype: torch.dtype) -> None:
     for M, N, K in SHAPES:
-        if (path in FEW_ROWS and M > MOST_ROWS[path]) or (K <= 128 and N <= 128):
+        if (path in FEW_ROWS and MOST_ROWS[path] < M) or (K <= 128 and N <= 128):
             continue
         a, b = codes((M, K), torch.float8_e4m3fn, 1), codes((N, K), torch.float8_e4m3fn, 2).t()
         kb, nb = -(-K // 128), -(-N // 128)
