@@ -379,6 +379,23 @@ def plot(results: list[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
+def write(
+    file: Path,
+    limits: list[dict[str, Any]],
+    saturated: dict[str, float],
+    results: list[dict[str, Any]],
+) -> None:
+    """The report, as JSON."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    report = {
+        "environment": environment("qcore-cpu"),
+        "limits": limits,
+        "int8_saturation_errors": saturated,
+        "results": results,
+    }
+    file.write_text(json.dumps(report, indent=1) + "\n")
+
+
 def main() -> None:
     """Measure, print a table, write JSON and plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -399,6 +416,9 @@ def main() -> None:
     args.isas = args.isas or [library.isa()]
     args.shapes = [tuple(int(side) for side in shape.split("x")) for shape in args.shapes or ()]
     args.budget = 0.1 if args.quick else 0.4
+    saturated = saturation_errors(args) if "int8" in args.schemes else {}
+    for name, error in saturated.items():
+        print(f"int8, largest products: {name:<52} {error:8.1e}")
     roofline, results, limits = Roofline(), [], []
     for threads in args.threads:
         torch.set_num_threads(threads)
@@ -419,18 +439,8 @@ def main() -> None:
                     for row in rows_of(scheme, contenders, weight, limit, args):
                         results.append(row)
                         print(table_row(row), flush=True)
-    saturated = saturation_errors(args) if "int8" in args.schemes else {}
-    for name, error in saturated.items():
-        print(f"int8, largest products: {name:<52} {error:8.1e}")
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        report = {
-            "environment": environment("qcore-cpu"),
-            "limits": limits,
-            "int8_saturation_errors": saturated,
-            "results": results,
-        }
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+            if args.out:  # what there is, should the rest be stopped
+                write(args.out, limits, saturated, results)
     if args.plot:
         plot(results, args.plot)
 
