@@ -21,12 +21,12 @@ inline VecF load_small(const void* p, Dtype dtype, int64_t i) {
   };
   return {half(bytes), half(bytes + 8)};
 #else
-  VecF r;
-  QCORE_LANES {
+  alignas(64) uint32_t values[16];
+  for (int lane = 0; lane < 16; ++lane) {
     const uint32_t code = bytes[lane];
-    const uint32_t value = dtype == Dtype::e8m0 ? code << 23 : code << 24 & 0x80000000u | (code & 0x7fu) << 20;
-    __builtin_memcpy(&r.v[lane], &value, 4);
+    values[lane] = dtype == Dtype::e8m0 ? code << 23 : (code << 24 & 0x80000000u) | (code & 0x7fu) << 20;
   }
+  const VecF r = load_f(values);
   return dtype == Dtype::e8m0 ? r : mul(r, set1(0x1p120f));
 #endif
 }
@@ -62,14 +62,13 @@ struct E4m3F32 : DotF32 {
     const VecI words = load_i(p);
     return {half(words.lo), half(words.hi)};
 #else
-    VecF r;
-    const VecI words = load_i(p);
-    QCORE_LANES {
-      const uint32_t top = static_cast<uint32_t>(words.v[lane]) << up;
-      const uint32_t value = (top & 0x80000000u) | (top >> 4 & 0x07f00000u);
-      __builtin_memcpy(&r.v[lane], &value, 4);
+    alignas(64) uint32_t words[16], values[16];
+    __builtin_memcpy(words, p, 64);
+    for (int lane = 0; lane < 16; ++lane) {
+      const uint32_t top = words[lane] << up;
+      values[lane] = (top & 0x80000000u) | (top >> 4 & 0x07f00000u);
     }
-    return mul(r, set1(0x1p120f));
+    return mul(load_f(values), set1(0x1p120f));
 #endif
   }
 };
@@ -135,14 +134,15 @@ struct LookupF32 : DotF32 {
     const VecI words = load_i(p);
     return {half(words.lo), half(words.hi)};
 #else
-    VecF r;
+    alignas(64) float values[16];
     if constexpr (bits == 8) {
-      QCORE_LANES r.v[lane] = table[p[step * 16 + lane]];
+      for (int lane = 0; lane < 16; ++lane) values[lane] = table[p[step * 16 + lane]];
     } else {
-      const VecI words = load_i(p);
-      QCORE_LANES r.v[lane] = table[(static_cast<uint32_t>(words.v[lane]) >> shift) & 15u];
+      alignas(64) uint32_t words[16];
+      __builtin_memcpy(words, p, 64);
+      for (int lane = 0; lane < 16; ++lane) values[lane] = table[(words[lane] >> shift) & 15u];
     }
-    return r;
+    return load_f(values);
 #endif
   }
 };
