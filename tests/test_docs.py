@@ -1,7 +1,9 @@
 """The pages say what the code says."""
 
 import importlib
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -187,7 +189,14 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_qcore_commands_run(command):
+    """As they stand; of those that need a model, that there are such options."""
     pytest.importorskip("typer")
-    arguments = [sys.executable, "-m", "qcore", *command.split()]
-    done = subprocess.run(arguments, capture_output=True, text=True)
+    words = shlex.split(command)
+    options = [word for word in words if word.startswith("--")] if words[0] == "generate" else []
+    if words[0] == "generate":
+        words = ["generate", "--help"]
+    arguments = [sys.executable, "-m", "qcore", *words]
+    wide = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=wide)
     assert done.returncode == 0, done.stderr
+    assert all(option in done.stdout for option in options), done.stdout
