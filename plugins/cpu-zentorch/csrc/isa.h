@@ -154,8 +154,8 @@ struct Int8Kernels {
   bool saturates;
   int (*padded)(int rows);
 
-  // `count` rows of x, `stride` elements apart, to the tile of a panel that begins with row `first`. `line` has
-  // int8_line_bytes(k) bytes.
+  // `count` rows of x, `stride` elements apart, to the tile of a panel that begins with row `first`. `space` has
+  // int8_space(k) bytes.
   void (*pack_rows)(const void* x, Dtype dtype, int count, int64_t stride, const RowQuant& mode, int64_t k,
                     int8_t* space, const Int8Panel& panel, int64_t first);
   // A panel of one tile, of `padded(rows)` rows, against the blocks [block_begin, block_end).
