@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -60,7 +61,10 @@ def start_tests(report: Path, jobs: int) -> subprocess.Popen[bytes]:
     """Begin the tests marked `gpu`; what came of each goes to ``report``."""
     parallel = ["-n", str(jobs)] if jobs > 1 else []
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", f"--junitxml={report}"]
-    return subprocess.Popen([*command, *parallel, *_test_folders()], cwd=ROOT)
+    # The references run on the CPU; what the tests leave of it is the conformance kit's.
+    threads = max(1, (os.cpu_count() or 1) // (2 * jobs))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return subprocess.Popen([*command, *parallel, *_test_folders()], cwd=ROOT, env=environment)
 
 
 def outcomes(report: Path) -> dict[str, Any]:
@@ -97,6 +101,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder) / "tests.xml"
         running = start_tests(junit, args.jobs)
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
         kernels = [k for k in get_registry().kernels() if target.platform in k.spec.platforms]
         results = [conformance(kernel) for kernel in kernels]
         exit_code = running.wait()
