@@ -4,9 +4,10 @@
 //
 // A block of threads takes tiles of 128 columns of the weight and 64, 128 or 256 rows of activations. A
 // warp keeps the copy engine busy with pieces of 64 inputs (activations, packed weights, scales, zero
-// points); two warpgroups have 64 columns each. While the tensor cores multiply one piece, the next one's
-// weights are made: (code - zero) is exact in 16 bits, times the scale it is rounded once, as if the
-// whole weight had been dequantized to that type.
+// points); two warpgroups have 64 columns each. While the tensor cores multiply 16 inputs, the next 16
+// inputs' weights are made: (code - zero) is exact in 16 bits, times the scale it is rounded once, as if
+// the whole weight had been dequantized to that type. Tiles of 64 rows leave room for two blocks on a
+// processor: while one makes weights, the other multiplies.
 //
 // Where there are tiles for all processors, two blocks side by side form a cluster, in which each fetches
 // half of the activations, for both. Where there are few, the blocks of a cluster have a part of K each
@@ -26,8 +27,7 @@ constexpr int kPieceK = 64;  // inputs: 128 bytes of activations
 constexpr int kTileN = 128;
 constexpr int kGroups = 2;  // warpgroups that multiply
 constexpr int kConsumers = 128 * kGroups;
-constexpr int kThreads = kConsumers + 128;  // registers are given to whole warpgroups
-constexpr int kSharedBytes = 227 * 1024;
+constexpr int kSharedOfProcessor = 227 * 1024;
 constexpr int kBand = 8;                   // tiles along M that are worked on together
 constexpr int kChunk = 64;                 // rows of a tile that are stored together
 constexpr int kStoreStride = 64 + 8;       // elements, for 64 columns; the 8 keep rows apart in banks
@@ -65,6 +65,10 @@ QCORE_ATOM(__nv_bfloat16, BF16BF16, 256)
 template <int BITS, int ROWS>
 struct Shape {
   static constexpr int kRows = ROWS, kRegisters = ROWS / 2;
+  static constexpr int kBlocks = ROWS == 64 ? 2 : 1;  // on a processor
+  // A block alone gives registers of its last warpgroup, which needs few, to the others.
+  static constexpr int kThreads = kConsumers + (kBlocks == 2 ? 32 : 128);
+  static constexpr int kSharedBytes = (kSharedOfProcessor - (kBlocks - 1) * 1024) / kBlocks / 128 * 128;
   static constexpr int kWordRows = kPieceK * BITS / 32;
   static constexpr int kXBytes = ROWS * kPieceK * 2, kWBytes = kWordRows * kTileN * 4;
   static constexpr int kZeroWords = kTileN * BITS / 32;
@@ -135,19 +139,25 @@ struct Side {
   }
 };
 
-// Registers of the left operand for 16 inputs: columns g and g + 8, inputs 2q and 2q + 1, then those 8 further on.
+// The words that hold a thread's weights of half of a piece: columns g and g + 8; for each 16 inputs those
+// of inputs 2q and 2q + 1, then of those 8 further on.
+template <int BITS>
+__device__ __forceinline__ void read_words(uint32_t (&raw)[2][4], uint32_t words, int half) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const int row = (4 * half + i / 2) * (BITS / 4);
+    raw[i / 4][i % 4] = shared_word(words + (row * kTileN + i % 2 * 8) * 4);
+  }
+}
+
+// As the left operand's registers.
 template <typename T, int BITS>
-__device__ __forceinline__ void make_weights(uint32_t (&a)[4], uint32_t words, int k16, int q, const Side<T, BITS>& side) {
+__device__ __forceinline__ void make_weights(uint32_t (&a)[4], const uint32_t (&raw)[4], int q, const Side<T, BITS>& side) {
 #pragma unroll
-  for (int further_on = 0; further_on < 2; ++further_on) {
-    const int row = BITS == 4 ? 2 * k16 + further_on : 4 * k16 + 2 * further_on;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const uint32_t word = shared_word(words + (row * kTileN + 8 * h) * 4);
-      const uint32_t mine = word >> (BITS == 4 ? 4 * q : 16 * (q % 2));
-      const uint32_t pair = Codes<BITS, T>::template pair<0>(mine, side.zero[h]);
-      a[2 * further_on + h] = as_bits(__hmul2(as_pair<T>(pair), side.scale[h]));
-    }
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t mine = raw[i] >> (BITS == 4 ? 4 * q : 16 * (q % 2));
+    const uint32_t pair = Codes<BITS, T>::template pair<0>(mine, side.zero[i % 2]);
+    a[i] = as_bits(__hmul2(as_pair<T>(pair), side.scale[i % 2]));
   }
 }
 
@@ -252,7 +262,7 @@ __device__ __forceinline__ void add_parts(const Problem& p, const Place& at, con
 }
 
 template <typename T, int BITS, int ROWS, bool PARTS>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(Shape<BITS, ROWS>::kThreads, Shape<BITS, ROWS>::kBlocks)
     w4_sm90_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
                    const __grid_constant__ CUtensorMap scale_map, const __grid_constant__ CUtensorMap zero_map,
                    const __grid_constant__ Problem p) {
@@ -282,14 +292,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   cluster_sync();
 
   if (threadIdx.x >= kConsumers) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    if constexpr (S::kBlocks == 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (threadIdx.x == kConsumers) {
       fetch<S, PARTS>(p, &x_map, &w_map, &scale_map, &zero_map, stages, sides, full, empty, cluster, clusters, rank);
     }
     __syncwarp();
     if constexpr (PARTS) cluster_sync();
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    if constexpr (S::kBlocks == 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);  // the same in all lanes, as the compiler sees
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     const int column = group * 64 + warp * 16 + g;  // and 8 further on
@@ -316,43 +326,40 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int i = 0; i < R; ++i) sums[i] = 0;
       Side<T, BITS> side;
       int into = 2 * at.first % p.group_halves, left = 0, before = -1;  // halves of pieces
-      const auto multiply = [&](uint32_t (&a)[4][4]) {
+      uint32_t a[2][4];
+      for (int piece = at.first; piece < at.last; ++piece) {
         barrier_wait(&full[stage], round);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          if (left == 0) {
-            side.load(p, side_address + stage * kSideBytes, half, column);
-            left = p.group_halves - into;
-            into = 0;
-          }
-          --left;
-#pragma unroll
-          for (int i = 2 * half; i < 2 * half + 2; ++i) make_weights<T, BITS>(a[i], words + stage * S::kStageBytes, i, q, side);
-        }
-#pragma unroll
-        for (int i = 0; i < R; ++i) cute::warpgroup_fence_operand(sums[i]);
-#pragma unroll
-        for (int i = 0; i < 16; ++i) cute::warpgroup_fence_operand(a[i / 4][i % 4]);  // they are made before
-        cute::warpgroup_arrive();
+        uint32_t raw[2][4];
+        read_words<BITS>(raw, words + stage * S::kStageBytes, 0);
         const uint64_t x = further(x_first, stage * (S::kStageBytes / 16));
 #pragma unroll
-        for (int i = 0; i < 4; ++i) wgmma_from_registers<Atom>(a[i], further(x, 2 * i), sums, std::make_index_sequence<R>{});
-        cute::warpgroup_commit_batch();
-        cute::warpgroup_wait<1>();  // for the piece before
-        if (before >= 0) release(before);
+        for (int i = 0; i < 4; ++i) {
+          if (i % 2 == 0) {
+            if (left == 0) {
+              side.load(p, side_address + stage * kSideBytes, i / 2, column);
+              left = p.group_halves - into;
+              into = 0;
+            }
+            --left;
+          }
+          make_weights<T, BITS>(a[i % 2], raw[i % 2], q, side);
+#pragma unroll
+          for (int j = 0; j < R; ++j) cute::warpgroup_fence_operand(sums[j]);
+#pragma unroll
+          for (int j = 0; j < 4; ++j) cute::warpgroup_fence_operand(a[i % 2][j]);  // made before, not after
+          cute::warpgroup_arrive();
+          wgmma_from_registers<Atom>(a[i % 2], further(x, 2 * i), sums, std::make_index_sequence<R>{});
+          cute::warpgroup_commit_batch();
+          if (i == 1) read_words<BITS>(raw, words + stage * S::kStageBytes, 1);
+          cute::warpgroup_wait<1>();  // for the one before
+          if (i == 0 && before >= 0) release(before);
+        }
         before = stage;
         if (++stage == S::kStages) {
           stage = 0;
           round ^= 1;
         }
-      };
-      uint32_t even[4][4], odd[4][4];
-      int piece = at.first;
-      for (; piece + 2 <= at.last; piece += 2) {
-        multiply(even);
-        multiply(odd);
       }
-      if (piece < at.last) multiply(even);
       cute::warpgroup_wait<0>();
 #pragma unroll
       for (int i = 0; i < R; ++i) cute::warpgroup_fence_operand(sums[i]);
@@ -403,43 +410,70 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 template <typename T, int BITS, int ROWS, bool PARTS>
-void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& words, const Tensor& scales, Problem p,
-            int clusters, const Launch& launch, int32_t device) {
+struct Launcher {
   using S = Shape<BITS, ROWS>;
-  const auto kernel = w4_sm90_kernel<T, BITS, ROWS, PARTS>;
-  static std::atomic<uint64_t> allowed{0};
-  allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, device, allowed);
+
+  cudaLaunchConfig_t config = {};
+  cudaLaunchAttribute attribute;
+
+  Launcher(const char* op, int blocks_of_cluster, int64_t clusters, int32_t device, cudaStream_t stream) {
+    static std::atomic<uint64_t> allowed{0};
+    allow_shared(op, reinterpret_cast<const void*>(kernel()), S::kSharedBytes, device, allowed);
+    config.gridDim = dim3(static_cast<unsigned>(clusters * blocks_of_cluster));
+    config.blockDim = dim3(S::kThreads);
+    config.dynamicSmemBytes = S::kSharedBytes;
+    config.stream = stream;
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {static_cast<unsigned>(blocks_of_cluster), 1, 1};
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+  }
+  static constexpr auto kernel() { return w4_sm90_kernel<T, BITS, ROWS, PARTS>; }
+};
+
+// How many clusters of so many blocks a device has at a time; asked for once.
+template <typename T, int BITS, int ROWS>
+int clusters_at_a_time(const char* op, int blocks, int32_t device) {
+  static std::atomic<int> known[64][kMostParts + 1];
+  std::atomic<int>& count = known[device % 64][blocks];
+  if (count.load(std::memory_order_relaxed) == 0) {
+    Launcher<T, BITS, ROWS, true> launcher(op, blocks, 1, device, nullptr);
+    int found = 0;
+    cudaOccupancyMaxActiveClusters(&found, launcher.kernel(), &launcher.config);
+    count.store(std::max(found, 1), std::memory_order_relaxed);
+  }
+  return count.load(std::memory_order_relaxed);
+}
+
+// Parts of K, where tiles alone leave half of the processors idle or more; 0: tiles in pairs.
+template <typename T, int BITS, int ROWS>
+int parts_for(const char* op, const Problem& p, int32_t device) {
+  const int64_t tiles = int64_t{p.tiles_m} * p.tiles_n;
+  int parts = 0;
+  for (int more = 2; more <= kMostParts && p.k_pieces >= 4 * more; more *= 2) {
+    if (tiles <= clusters_at_a_time<T, BITS, ROWS>(op, more, device)) parts = more;
+  }
+  return parts;
+}
+
+template <typename T, int BITS, int ROWS, bool PARTS>
+void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& words, const Tensor& scales,
+            const Problem& p, int32_t device, cudaStream_t stream) {
+  using S = Shape<BITS, ROWS>;
   const CUtensorMap x_map = byte_matrix_map(op, x.data(), x.m, x.k * 2, x.stride * 2, PARTS ? ROWS : ROWS / 2);
   const CUtensorMap w_map = plain_matrix_map(op, words.data_ptr(), words.size(0), w.n, 4, S::kWordRows, kTileN);
   const CUtensorMap scale_map = plain_matrix_map(op, scales.data_ptr(), scales.size(0), w.n, 2, 1, kTileN);
   const CUtensorMap zero_map =
       p.has_zeros ? plain_matrix_map(op, w.zeros.words, scales.size(0), w.zeros.stride, 4, 1, S::kZeroWords) : scale_map;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(clusters * (PARTS ? p.parts : 2)));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kSharedBytes;
-  config.stream = launch.stream();
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(PARTS ? p.parts : 2), 1, 1};
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, x_map, w_map, scale_map, zero_map, p);
+  int64_t clusters = int64_t{p.tiles_m} * p.tiles_n;
+  if constexpr (!PARTS) {
+    const int64_t places = device_facts(device).sm_count * S::kBlocks / 2;
+    clusters = std::min(int64_t{p.tiles_m} * ceil_div(p.tiles_n, 2), places);
+  }
+  const Launcher<T, BITS, ROWS, PARTS> launcher(op, PARTS ? p.parts : 2, clusters, device, stream);
+  const cudaError_t error =
+      cudaLaunchKernelEx(&launcher.config, launcher.kernel(), x_map, w_map, scale_map, zero_map, p);
   QCORE_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
-}
-
-// How the work is divided: rows of a tile, and parts of K (0: tiles side by side share activations).
-struct Plan {
-  int rows, parts;
-};
-
-Plan plan(int64_t m, int64_t n, int64_t k_pieces, int sm_count) {
-  const int rows = m <= 64 ? 64 : m <= 128 ? 128 : 256;
-  const int64_t tiles = ceil_div(m, rows) * ceil_div(n, kTileN);
-  if (2 * tiles > sm_count) return {rows, 0};
-  int parts = 1;
-  while (parts < kMostParts && 2 * parts * tiles <= sm_count && k_pieces >= 8 * parts) parts *= 2;
-  return {rows, parts};
 }
 
 }  // namespace
@@ -455,7 +489,6 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
   const Rows rows = ready_rows(op, "a", a, w.perm, w.k, at.stream());
   if (rows.m * columns == 0) return out;
   const int32_t device = a.get_device_index();
-  const int sm_count = device_facts(device).sm_count;
   const Tensor words = aligned(w.words), scales = aligned(w.scales);
   Problem p = {};
   p.bias = bias ? bias->data_ptr() : nullptr;
@@ -468,26 +501,19 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
   p.zero = w.zeros.constant;
   p.has_zeros = w.zeros.words != nullptr;
   p.zero_ones = !w.zeros.add ? 0 : w.bits == 4 ? 0x11111111u : 0x01010101u;
-  Plan how = plan(rows.m, columns, p.k_pieces, sm_count);
-  if (rows_wished) how = {rows_wished, parts_wished};
-  p.tiles_m = static_cast<int>(ceil_div(rows.m, how.rows));
+  const int tile_rows = rows_wished ? rows_wished : rows.m <= 64 ? 64 : rows.m <= 128 ? 128 : 256;
+  p.tiles_m = static_cast<int>(ceil_div(rows.m, tile_rows));
   p.tiles_n = static_cast<int>(ceil_div(columns, kTileN));
-  p.parts = std::max(how.parts, 1);
-  const int64_t tiles = int64_t{p.tiles_m} * p.tiles_n;
-  const auto run = [&](auto zero, auto bits, auto tile_rows) {
+  const auto run = [&](auto zero, auto bits, auto rows_of_tile) {
     using T = decltype(zero);
-    constexpr int kBits = decltype(bits)::value, kRows = decltype(tile_rows)::value;
-    if (how.parts) {
-      launch<T, kBits, kRows, true>(op, rows, w, words, scales, p, static_cast<int>(tiles), at, device);
-    } else {
-      const int64_t pairs = int64_t{p.tiles_m} * ceil_div(p.tiles_n, 2);
-      launch<T, kBits, kRows, false>(op, rows, w, words, scales, p,
-                                     static_cast<int>(std::min<int64_t>(pairs, sm_count / 2)), at, device);
-    }
+    constexpr int kBits = decltype(bits)::value, kRows = decltype(rows_of_tile)::value;
+    p.parts = rows_wished ? parts_wished : parts_for<T, kBits, kRows>(op, p, device);
+    if (p.parts) launch<T, kBits, kRows, true>(op, rows, w, words, scales, p, device, at.stream());
+    else launch<T, kBits, kRows, false>(op, rows, w, words, scales, p, device, at.stream());
   };
   const auto with_rows = [&](auto zero, auto bits) {
-    if (how.rows == 64) return run(zero, bits, std::integral_constant<int, 64>{});
-    if (how.rows == 128) return run(zero, bits, std::integral_constant<int, 128>{});
+    if (tile_rows == 64) return run(zero, bits, std::integral_constant<int, 64>{});
+    if (tile_rows == 128) return run(zero, bits, std::integral_constant<int, 128>{});
     run(zero, bits, std::integral_constant<int, 256>{});
   };
   const auto with_bits = [&](auto zero) {
