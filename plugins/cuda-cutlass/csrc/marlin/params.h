@@ -1,0 +1,30 @@
+// What a generated kernel is given, and the numbers by which generated code names its types. Included by
+// the host, by nvcc, by NVRTC and by the emulation that the tests use: no header is needed.
+#pragma once
+
+namespace qcore_marlin {
+
+enum Act : int { kF16, kBF16, kS8, kActE4m3 };
+enum Weight : int { kU4, kU4B8, kU8, kU8B128, kE4m3, kE2m1 };
+enum Scale : int { kOwnScale, kE4m3Scale, kE8m0Scale };  // kOwnScale: of the output's type
+
+struct Params {
+  const void* a;              // [m, k_in], rows lda elements apart, 16-byte pieces
+  const void* b;              // Marlin's words for [k, n]
+  const void* scales;         // [groups, n]
+  const void* zeros;          // [groups, n]: packed words, or float16 numbers
+  const int* g_idx;           // [k]: the group of each input, for kernels of any order
+  const float* a_scales;      // of 8-bit activations: m or one
+  const float* global_scale;  // one
+  const void* bias;           // [n] of the output's type
+  void* c;                    // [m, n_out], rows ldc elements apart
+  float* partials;            // two tiles for each block
+  int* counters;              // one for each block, zero before and after
+  long long lda, ldc;
+  int m, n, k;                // of the tiles; n is a multiple of 64, k of 16 (of 32 for 8-bit activations)
+  int k_in, n_out;            // of the activations and of the output: at most k and n
+  int groups;
+  int a_scale_stride;         // 0 for one scale, else 1
+};
+
+}  // namespace qcore_marlin
