@@ -35,6 +35,9 @@ struct Config {
   static constexpr int PIECE_ROWS = TILE_K / STEP;
   static constexpr int WORDS = BITS;  // of a piece, each thread's
 
+  // Blocks on one processor, for the compiler's count of registers.
+  static constexpr int BLOCKS = M8 <= 2 ? 2 : 1;
+
   // Scales and zero points of a stage.
   static constexpr int SCALE_BYTES = SCALE == kOwnScale ? 2 : 1;
   static constexpr int GROUP_ROWS = !GROUPED ? 0 : TILE_K > 16 * GROUP ? TILE_K / (16 * GROUP) : 1;
@@ -42,14 +45,12 @@ struct Config {
   static constexpr int SCALE_ROW = TILE_N * SCALE_BYTES;
   static constexpr int ZERO_ROW = !ZEROS ? 0 : FLOAT_ZERO ? TILE_N * 2 : TILE_N * BITS / 8;
 
-  // Shared memory: stages, then sums of one eighth-row on their way out.
-  static constexpr int A_BYTES = TILE_M * TILE_K * ACT_BYTES, B_BYTES = TILE_K * TILE_N * BITS / 8;
-  static constexpr int SCALES_BYTES = GROUP_ROWS * SCALE_ROW, ZEROS_BYTES = ZERO_ROWS * ZERO_ROW;
-  static constexpr int STAGE_BYTES = A_BYTES + B_BYTES + SCALES_BYTES + ZEROS_BYTES;
-  static constexpr int SUM_ROW = TILE_N + 4;
-  static constexpr int SUM_BYTES = WARPS_K * 8 * SUM_ROW * 4;
-  static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES + SUM_BYTES + 16;
+  static constexpr SharedSizes SIZES{ACT_BYTES, BITS, SCALE_BYTES, GROUP, !ZEROS ? 0 : FLOAT_ZERO ? 2 : 1, M8, TILE_K,
+                                     TILE_N, THREADS, STAGES};
+  static constexpr int A_BYTES = SIZES.a, B_BYTES = SIZES.b, SCALES_BYTES = SIZES.scales, STAGE_BYTES = SIZES.stage();
+  static constexpr int SUM_BYTES = SIZES.sums, SUM_ROW = TILE_N + 4, SHARED_BYTES = SIZES.all();
 
+  static_assert(SCALES_BYTES == GROUP_ROWS * SCALE_ROW && SIZES.zeros == ZERO_ROWS * ZERO_ROW, "rows of a stage");
   static_assert(TILE_N % 64 == 0 && THREADS % (32 * WARPS_N) == 0 && TILE_K % WARPS_K == 0, "tiles");
   static_assert(WARP_K % STEP == 0 && (GROUP <= 0 || 16 * GROUP % STEP == 0), "steps");
   static_assert(GROUP <= 0 || WARP_K % (16 * GROUP) == 0 || 16 * GROUP % WARP_K == 0, "groups");

@@ -165,19 +165,19 @@ MARLIN_DEVICE u32 less_zero(u32 codes, u32 zero) {
   return (((t & 0x7f7f7f7fu) ^ negative) + (sign >> 7)) | sign;
 }
 
-// Operands of outputs [16 tile, 16 tile + 16) of a piece of 32 outputs, `zeros` of these two rows.
+// Operands of 16 outputs, `zeros` of their two rows.
 template <class C>
-MARLIN_DEVICE void narrow_weights(const u32* words, int tile, const u32* zeros, u32* w) {
+MARLIN_DEVICE void narrow_weights(const u32* words, const u32* zeros, u32* w) {
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
 #pragma unroll
     for (int high = 0; high < 2; ++high) {
       u32& v = w[2 * high + row];
       if constexpr (C::BITS == 8) {
-        v = words[4 * tile + 2 * row + high];
+        v = words[2 * row + high];
         if constexpr (C::WEIGHT == kU8B128) v ^= 0x80808080u;
       } else {
-        const u32 word = words[2 * tile + row];
+        const u32 word = words[row];
         if constexpr (C::WEIGHT == kE2m1) {
           const u32 y = high ? word : word << 4;
           v = and_or(y, 0x80808080u, (y & 0x70707070u) >> 2);
@@ -192,19 +192,17 @@ MARLIN_DEVICE void narrow_weights(const u32* words, int tile, const u32* zeros, 
   }
 }
 
-// Scales of a thread's outputs lane / 4 + 8 i of a piece, in the order of those that are one for each output.
+// Scales of a thread's outputs lane / 4 + 16 tile + {0, 8}, in the order of those that are one for each
+// output: there these two are two places apart.
 template <class C>
-MARLIN_DEVICE void narrow_scales(const char* row, int column, int lane, float* scales) {
-  const int group = lane / 4, position = column + group / 2 * 8;
-  if constexpr (C::SCALE == kOwnScale) {
-    const Quad v = *reinterpret_cast<const Quad*>(row + 2 * position);
-    const u32 pairs[4] = {v.x, v.y, v.z, v.w};
+MARLIN_DEVICE void narrow_scales(const char* row, int column, int tile, int lane, float* scales) {
+  const int group = lane / 4, position = column + tile / 2 * 32 + group / 2 * 8 + tile % 2 * 4 + group % 2;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) scales[i] = widen<C::BF16_OUT>(group % 2 ? pairs[i] >> 16 : pairs[i]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const u32 byte = *reinterpret_cast<const u8*>(row + position + 2 * i + group % 2);
+  for (int i = 0; i < 2; ++i) {
+    if constexpr (C::SCALE == kOwnScale) {
+      scales[i] = widen<C::BF16_OUT>(*reinterpret_cast<const unsigned short*>(row + 2 * (position + 2 * i)));
+    } else {
+      const u32 byte = *reinterpret_cast<const u8*>(row + position + 2 * i);
       scales[i] = bits_to_float(byte << 23);
     }
   }

@@ -42,27 +42,40 @@ struct Sums {
   }
 };
 
-// The activations of a step, for all rows of the tile.
+// The activations of a step, for eight rows of the tile or sixteen.
 template <class C>
-MARLIN_DEVICE void load_activations(const char* a, int k, int lane, u32 (&x)[C::M8][2]) {
-  const int piece = k * C::ACT_BYTES / 16 + lane / 8 % 2;
-  if constexpr (C::M8 == 1) {
-    load_matrices2(x[0], a + a_place<C>(lane % 8, piece));
-  } else {
-#pragma unroll
-    for (int m = 0; m < C::M8; m += 2) {
-      load_matrices4(x[m], a + a_place<C>(m * 8 + lane / 16 * 8 + lane % 8, piece));
-    }
-  }
-}
+struct Rows {
+  static constexpr int AT_ONCE = C::M8 == 1 ? 1 : 2;
+  u32 x[AT_ONCE][2];
 
+  MARLIN_DEVICE void load(const char* a, int m, int k, int lane) {
+    const int piece = k * C::ACT_BYTES / 16 + lane / 8 % 2;
+    if constexpr (C::M8 == 1) load_matrices2(x[0], a + a_place<C>(lane % 8, piece));
+    else load_matrices4(x[0], a + a_place<C>(m * 8 + lane / 16 * 8 + lane % 8, piece));
+  }
+};
+
+// A thread's words of a piece.
 template <class C>
-MARLIN_DEVICE void load_words(const char* b, int k, int slice, int piece, int lane, u32 (&words)[C::WORDS]) {
-  const char* from = b + (k / C::STEP * (C::TILE_N / C::PIECE_N) + slice * C::PIECES + piece) * C::PIECE_BYTES + lane * 16;
+MARLIN_DEVICE void load_words(const char* b, int k, int slice, int lane, u32 (&words)[C::WORDS]) {
+  const char* from = b + (k / C::STEP * (C::TILE_N / C::PIECE_N) + slice) * C::PIECE_BYTES + lane * 16;
 #pragma unroll
   for (int part = 0; part < C::WORDS / 4; ++part) {
     const Quad v = *reinterpret_cast<const Quad*>(from + part * 512);
     words[4 * part] = v.x, words[4 * part + 1] = v.y, words[4 * part + 2] = v.z, words[4 * part + 3] = v.w;
+  }
+}
+
+// The same of a piece of 32 outputs: the words of sixteen, tile 0 to 3 of a warp's.
+template <class C>
+MARLIN_DEVICE void load_half_words(const char* b, int k, int slice, int tile, int lane, u32 (&words)[C::WORDS / 2]) {
+  const char* from = b + (k / C::STEP * (C::TILE_N / C::PIECE_N) + slice * 2 + tile / 2) * C::PIECE_BYTES + lane * 16;
+  if constexpr (C::BITS == 4) {
+    const u64 v = *reinterpret_cast<const u64*>(from + tile % 2 * 8);
+    words[0] = static_cast<u32>(v), words[1] = static_cast<u32>(v >> 32);
+  } else {
+    const Quad v = *reinterpret_cast<const Quad*>(from + tile % 2 * 512);
+    words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
   }
 }
 
@@ -100,9 +113,12 @@ MARLIN_DEVICE void scales_by_input(const Params& p, int column, int k, int lane,
 template <class C>
 MARLIN_DEVICE void wide_step(const Params& p, const Stage<C>& stage, int k, int k_all, int n_all, int slice, int lane,
                              const Group<C>& group, Sums<C>& sums) {
-  u32 x[C::M8][2], words[C::WORDS];
-  load_words<C>(stage.b, k, slice, 0, lane, words);
-  load_activations<C>(stage.a, k, lane, x);
+  u32 words[C::WORDS];
+  load_words<C>(stage.b, k, slice, lane, words);
+  constexpr int AT_ONCE = Rows<C>::AT_ONCE;
+  Rows<C> rows[C::M8 / AT_ONCE];
+#pragma unroll
+  for (int i = 0; i < C::M8 / AT_ONCE; ++i) rows[i].load(stage.a, i * AT_ONCE, k, lane);
   u32 by_input[4][4];
   if constexpr (C::ANY_ORDER) scales_by_input<C>(p, n_all, k_all, lane, by_input);
 #pragma unroll
@@ -120,7 +136,7 @@ MARLIN_DEVICE void wide_step(const Params& p, const Stage<C>& stage, int k, int 
       }
     }
 #pragma unroll
-    for (int m = 0; m < C::M8; ++m) multiply<C::FAMILY, C::ACT>(sums.d[tile][m], w, x[m]);
+    for (int m = 0; m < C::M8; ++m) multiply<C::FAMILY, C::ACT>(sums.d[tile][m], w, rows[m / AT_ONCE].x[m % AT_ONCE]);
   }
 }
 
@@ -143,28 +159,28 @@ MARLIN_DEVICE void multiply_scaled(float* d, const u32* w, const u32* x, float l
   for (int i = 0; i < 4; ++i) d[i] += product[i] * (i < 2 ? low : high);
 }
 
-// A step with activations of 8 bits.
+// A step with activations of 8 bits. Activations are read anew for every sixteen outputs: registers are few.
 template <class C>
 MARLIN_DEVICE void narrow_step(const Stage<C>& stage, int k, int slice, int lane, const Group<C>& group, Sums<C>& sums) {
-  u32 x[C::M8][2];
-  load_activations<C>(stage.a, k, lane, x);
   const int row = C::GROUP_ROWS > 1 ? k / (16 * (C::GROUPED ? C::GROUP : 1)) : 0;
+  constexpr int AT_ONCE = Rows<C>::AT_ONCE;
 #pragma unroll
-  for (int piece = 0; piece < 2; ++piece) {
-    u32 words[C::WORDS];
-    load_words<C>(stage.b, k, slice, piece, lane, words);
-    float scales[4];
-    if constexpr (C::GROUPED) narrow_scales<C>(stage.scales + row * C::SCALE_ROW, slice * 64 + piece * 32, lane, scales);
+  for (int tile = 0; tile < 4; ++tile) {
+    u32 words[C::WORDS / 2], w[4];
+    load_half_words<C>(stage.b, k, slice, tile, lane, words);
+    float scales[2];
+    if constexpr (C::GROUPED) narrow_scales<C>(stage.scales + row * C::SCALE_ROW, slice * 64, tile, lane, scales);
+    narrow_weights<C>(words, C::ZEROS ? group.zeros + 2 * tile : group.zeros, w);
 #pragma unroll
-    for (int tile = 0; tile < 2; ++tile) {
-      u32 w[4];
-      narrow_weights<C>(words, tile, C::ZEROS ? group.zeros + 4 * piece + 2 * tile : group.zeros, w);
+    for (int m = 0; m < C::M8; m += AT_ONCE) {
+      Rows<C> rows;
+      rows.load(stage.a, m, k, lane);
 #pragma unroll
-      for (int m = 0; m < C::M8; ++m) {
-        auto* d = sums.d[2 * piece + tile][m];
-        if constexpr (C::GROUPED) multiply_scaled<C>(d, w, x[m], scales[2 * tile], scales[2 * tile + 1]);
-        else if constexpr (C::INT8) multiply<C::FAMILY>(d, w, x[m]);
-        else multiply<C::FAMILY, C::ACT>(d, w, x[m]);
+      for (int i = 0; i < AT_ONCE; ++i) {
+        auto* d = sums.d[tile][m + i];
+        if constexpr (C::GROUPED) multiply_scaled<C>(d, w, rows.x[i], scales[0], scales[1]);
+        else if constexpr (C::INT8) multiply<C::FAMILY>(d, w, rows.x[i]);
+        else multiply<C::FAMILY, C::ACT>(d, w, rows.x[i]);
       }
     }
   }
@@ -230,7 +246,8 @@ MARLIN_DEVICE void run(const Params& p) {
 
 #ifndef QCORE_MARLIN_KERNEL
 #define QCORE_MARLIN_KERNEL(NAME, ...)                                                                     \
-  extern "C" __global__ void __launch_bounds__(qcore_marlin::Config<__VA_ARGS__>::THREADS)                 \
+  extern "C" __global__ void __launch_bounds__(qcore_marlin::Config<__VA_ARGS__>::THREADS,                 \
+                                                    qcore_marlin::Config<__VA_ARGS__>::BLOCKS)                 \
       NAME(const __grid_constant__ qcore_marlin::Params params) {                                          \
     qcore_marlin::run<qcore_marlin::Config<__VA_ARGS__>>(params);                                          \
   }

@@ -27,4 +27,21 @@ struct Params {
   int a_scale_stride;         // 0 for one scale, else 1
 };
 
+// Shared memory of a kernel: its stages, then what sums pass through on their way out.
+struct SharedSizes {
+  int a, b, scales, zeros, stages, sums;
+
+  // zeros: 0 for none, 1 for codes, 2 for numbers; group in units of 16 as in Config.
+  constexpr SharedSizes(int act_bytes, int bits, int scale_bytes, int group, int zero_kind, int m8, int tile_k, int tile_n,
+                        int threads, int stages_)
+      : a(8 * m8 * tile_k * act_bytes), b(tile_k * tile_n * bits / 8), scales(rows(group, tile_k) * tile_n * scale_bytes),
+        zeros(zero_kind == 0 ? 0
+                             : (group > 0 ? rows(group, tile_k) : 1) * (zero_kind == 2 ? tile_n * 2 : tile_n * bits / 8)),
+        stages(stages_), sums(threads / 32 / (tile_n / 64) * 8 * (tile_n + 4) * 4) {}
+
+  static constexpr int rows(int group, int tile_k) { return group <= 0 ? 0 : tile_k > 16 * group ? tile_k / (16 * group) : 1; }
+  constexpr int stage() const { return a + b + scales + zeros; }
+  constexpr int all() const { return stages * stage() + sums + 16; }
+};
+
 }  // namespace qcore_marlin

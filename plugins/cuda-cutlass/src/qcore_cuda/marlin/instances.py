@@ -285,8 +285,10 @@ def schemes(archs: Iterable[int], names: Iterable[str] | None = None) -> list[Sc
 def tiles_of(scheme: Scheme) -> Iterator[Instance]:
     """The kernels of a scheme."""
     config = next(config for config in QUANT_CONFIGS if config["name"] == scheme.config)
+    # 64 rows of 8-bit activations whose groups are scaled on their own do not fit in 255 registers.
+    scaled = scheme.a_type not in _WIDE and scheme.group_blocks != -1
     for m_block, blocks in enumerate(THREAD_M_BLOCKS):
-        if blocks not in config["m_blocks"]:
+        if blocks not in config["m_blocks"] or (scaled and blocks == 4):
             continue
         for thread_config, (_, _, threads) in enumerate(THREAD_CONFIGS):
             if threads == 256 and thread_config != (0 if blocks <= 1 else 1):
