@@ -45,13 +45,9 @@ def remove_old_kernels(folder: Path = FOLDER) -> None:
     generate.remove_old_kernels(folder)
 
 
-def generate_new_kernels(
-    folder: Path = FOLDER, chosen: list[Instance] | None = None
-) -> list[Path]:
+def generate_new_kernels(folder: Path = FOLDER, chosen: list[Instance] | None = None) -> list[Path]:
     """Write the sources of ``chosen`` (by default all kernels of SM80 and SM90) into ``folder``."""
-    return generate.generate_new_kernels(
-        folder, instances((80, 90)) if chosen is None else chosen
-    )
+    return generate.generate_new_kernels(folder, instances((80, 90)) if chosen is None else chosen)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--set", dest="of_set", choices=SETS, default="all",
-        help="all kernels; the default of a wheel (one tile for each number of rows); or the few of ci",
+        help="all; the default of a wheel (one tile for each number of rows); or the few of ci",
     )  # fmt: skip
     parser.add_argument("--schemes", default="", help=f"only these, separated by commas: {names}")
     parser.add_argument(

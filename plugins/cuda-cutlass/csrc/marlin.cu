@@ -250,7 +250,7 @@ Tensor multiply(const Tensor& a, const std::optional<Tensor>& c_or_none, const T
     QCORE_CHECK(rows.stride * (a_8bit ? 1 : 2) % 16 == 0 && is_aligned(rows.data(), 16), op,
                     ": a must begin at a multiple of 16 bytes, its rows too");
     const MarlinCall call{op, &rows, out_type, type, scales.type, scales.group_size, is_zp_float, size_n, size_k, size_n,
-                          &b_q_weight, &b_scales, zeros, nullptr, of_rows, global, bias, &workspace};
+                          &b_q_weight, &b_scales, zeros, nullptr, of_rows, global, bias, false, &workspace};
     if (run_marlin(call, out, launch)) return out;
   }
   QCORE_CHECK(!a_8bit && !is_zp_float, op, ": no kernel for a of ", dtype_name(dtype_of(a)), is_zp_float ? " with float zero points" : "",

@@ -32,6 +32,7 @@ struct MarlinCall {
   const Tensor* a_scales;
   const Tensor* global_scale;
   const Tensor* bias;
+  bool plain_bias;             // in the order of outputs
   const Tensor* workspace;     // int32, zeros before and after
 };
 

@@ -32,7 +32,8 @@ MarlinScheme scheme_of(const MarlinCall& call) {
   }
   const bool own = call.scale_type == (s.bf16_out ? MarlinScale::kBFloat16 : MarlinScale::kHalf);
   s.group_blocks = call.g_idx ? 0 : call.group_size == 0 ? -1 : call.group_size % 16 ? -2 : static_cast<int>(call.group_size / 16);
-  if (s.scale == qcore_marlin::kOwnScale && !own) s.group_blocks = -2;
+  const bool float_scales = call.scale_type == MarlinScale::kFloat && s.group_blocks == -1;
+  if (s.scale == qcore_marlin::kOwnScale && !own && !float_scales) s.group_blocks = -2;
   if (is_wide(dtype_of(call.a->tensor)) && dtype_of(call.a->tensor) != call.out_type) s.group_blocks = -2;
   return s;
 }
@@ -83,6 +84,8 @@ bool run_marlin(const MarlinCall& call, const Tensor& out, const Launch& launch)
   p.k_in = static_cast<int>(std::min(call.a->k, call.k));
   p.n_out = static_cast<int>(call.n_out);
   p.groups = static_cast<int>(call.scales->size(0));
+  p.float_scales = call.scale_type == MarlinScale::kFloat;
+  p.plain_bias = call.plain_bias;
 
   void* arguments[] = {&p};
   const cudaError_t error = cudaLaunchKernel(kernel->function, dim3(static_cast<unsigned>(blocks)), dim3(kernel->threads),
@@ -93,7 +96,7 @@ bool run_marlin(const MarlinCall& call, const Tensor& out, const Launch& launch)
 
 namespace {
 
-// x [..., at most K] times the weight; bias and scales in Marlin's order, the weight padded to n columns.
+// x [..., at most K] times the weight, padded to n columns; scales in Marlin's order, bias in that of outputs.
 Tensor marlin_linear(const Tensor& x, const Tensor& weight, const Tensor& scales, const std::optional<Tensor>& zeros,
                      const std::optional<Tensor>& g_idx, const std::optional<Tensor>& perm,
                      const std::optional<Tensor>& a_scales, const std::optional<Tensor>& global_scale,
@@ -113,7 +116,6 @@ Tensor marlin_linear(const Tensor& x, const Tensor& weight, const Tensor& scales
   QCORE_CHECK(k % k_of == 0, op, ": weight has K=", k, "; it must be a multiple of ", k_of);
   QCORE_CHECK(out_features > 0 && out_features <= n, op, ": out_features is ", out_features, "; the weight has ", n);
   QCORE_CHECK(x.dim() >= 1 && x.size(x.dim() - 1) <= k, op, ": x has shape ", shape_of(x), "; its last dimension is at most ", k);
-  check_dtype(op, "out_dtype", scales, {ScalarType::Half, ScalarType::BFloat16, ScalarType::Float8_e4m3fn, ScalarType::Float8_e8m0fnu});
   QCORE_CHECK(is_wide(out_dtype) && (!wide || out_dtype == dtype_of(x)), op, ": out_dtype is ", dtype_name(out_dtype),
               "; it must be Half or BFloat16, and that of x where x has 16 bits");
 
@@ -138,7 +140,7 @@ Tensor marlin_linear(const Tensor& x, const Tensor& weight, const Tensor& scales
               "; it goes with scales of Float8_e4m3fn, and only with them");
   if (of_all) check_tensor(op, "global_scale", *of_all, x, {ScalarType::Float}, {1});
   const Tensor* with_bias = present(bias);
-  if (with_bias) check_tensor(op, "bias", *with_bias, x, {out_dtype}, {n});
+  if (with_bias) check_tensor(op, "bias", *with_bias, x, {out_dtype}, {out_features});
   check_same_device(op, "workspace", workspace, x);
   check_dtype(op, "workspace", workspace, {ScalarType::Int});
   QCORE_CHECK(workspace.numel() > 0, op, ": workspace is empty; it must be zeros, one for each processor or more");
@@ -152,17 +154,17 @@ Tensor marlin_linear(const Tensor& x, const Tensor& weight, const Tensor& scales
   const Rows rows = wide ? ready_rows(op, "x", x, order ? static_cast<const int32_t*>(order->data_ptr()) : nullptr, k, launch.stream())
                          : as_rows(op, "x", x);
   const Tensor* of_rows = present(a_scales);
-  QCORE_CHECK((of_rows != nullptr) == !wide, op, ": a_scales go with 8-bit activations, and only with them");
+  QCORE_CHECK(of_rows || wide, op, ": a_scales are not given; 8-bit activations need them");
   if (of_rows) {
     check_same_device(op, "a_scales", *of_rows, x);
     check_dtype(op, "a_scales", *of_rows, {ScalarType::Float});
     QCORE_CHECK(of_rows->numel() == 1 || of_rows->numel() == rows.m, op, ": a_scales has shape ", shape_of(*of_rows),
                 "; it must have one element, or ", rows.m);
-    QCORE_CHECK(rows.k % 16 == 0 && rows.stride % 16 == 0 && is_aligned(rows.data(), 16), op,
+    QCORE_CHECK(wide || (rows.k % 16 == 0 && rows.stride % 16 == 0 && is_aligned(rows.data(), 16)), op,
                 ": x of 8 bits must have rows of whole 16 bytes");
   }
   const MarlinCall call{op, &rows, out_dtype, type, kind.type, kind.group_size, float_zeros, n, k, out_features,
-                        &weight, &scales, all_zeros, by_input, of_rows, of_all, with_bias, &workspace};
+                        &weight, &scales, all_zeros, by_input, of_rows, of_all, with_bias, true, &workspace};
   QCORE_CHECK(run_marlin(call, out, launch), op, ": no kernel for x of ", dtype_name(dtype_of(x)), ", this weight's type and groups of ",
               kind.group_size ? kind.group_size : k, " was compiled; qcore_cuda.marlin.prepare compiles it where nvcc or NVRTC is");
   return out;

@@ -7,9 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from qcore_cuda.marlin.instances import Scheme
-from w4_oracle import Array, write_bits
+from w4_oracle import Array, activations, write_bits
 
-__all__ = ["Problem", "bias_order", "columns", "marlin", "marlin_zeros", "problem", "scale_order"]
+__all__ = [
+    "Problem",
+    "assert_marlin",
+    "bias_order",
+    "columns",
+    "inputs",
+    "marlin",
+    "marlin_zeros",
+    "problem",
+    "scale_order",
+]
 
 Tensor = torch.Tensor
 ORDER = {
@@ -140,3 +150,43 @@ def narrow_activations(a_type: str, M: int, K: int, seed: int = 1) -> tuple[Tens
     if a_type == "s8":
         return torch.randint(-128, 128, (M, K), generator=random, dtype=torch.int8), scales
     return (torch.randn(M, K, generator=random) * 20).to(torch.float8_e4m3fn), scales
+
+
+def inputs(scheme: Scheme, M: int, K: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Activations, what they are, and the scales of 8-bit ones."""
+    if scheme.a_type in ("s8", "fe4m3fn"):
+        x, scales = narrow_activations(scheme.a_type, M, K)
+        return x, x.float().double() * scales.double()[:, None], scales
+    x = activations(M, K, DTYPES[scheme.a_type])
+    return x, x.double(), None
+
+
+def assert_marlin(
+    out: Tensor, x: Tensor, p: Problem, scheme: Scheme, bias: Tensor | None = None
+) -> None:
+    """Within the bounds of the format's arithmetic.
+
+    Sums are in float32; weights in groups are rounded where they meet their scales, which eight
+    standard deviations of that error bound; tensor cores add products of e4m3 with 13 bits.
+    """
+    K = x.shape[1]
+    weight = p.weight[:K]
+    exact, sizes = x @ weight, x.abs() @ weight.abs()
+    norm = (x**2 @ weight**2).sqrt()
+    if bias is not None:
+        exact = exact + bias.double()
+    allowed = (K + 16) * 2.0**-23 * sizes
+    unit = 2.0**-8 if scheme.c_type == "bfloat16" else 2.0**-11
+    narrow = scheme.a_type in ("s8", "fe4m3fn")
+    if not narrow and scheme.s_type is None and scheme.group_blocks >= 0:
+        allowed = allowed + 8 * unit * norm + 2.0**-24 * x.abs().sum(-1, True)
+        if scheme.is_zp_float:  # code - zero point is rounded in units of numbers up to 16
+            size = 16 * float(p.scales.double().max()) * (x**2).sum(-1, True).sqrt()
+            allowed = allowed + 8 * unit * size
+    if scheme.a_type == "fe4m3fn":
+        allowed = allowed + 33 * 2.0**-13 * norm * (K / 32) ** 0.5
+    allowed = allowed + unit * (exact.abs() + allowed) + 2.0**-24
+    assert out.shape == exact.shape
+    assert out.isfinite().all()
+    error = (out.double() - exact).abs()
+    assert (error <= allowed).all(), float((error / allowed).max())

@@ -104,7 +104,7 @@ class Output {
 
   MARLIN_DEVICE void finish(int row, int n, const FloatQuad& sum) const {
     float of_row = factor<C>();
-    if (!C::WIDE) of_row *= p_.a_scales[(m0_ + row) * p_.a_scale_stride];
+    if (p_.a_scales) of_row *= p_.a_scales[(m0_ + row) * p_.a_scale_stride];
     if (C::SCALE == kE4m3Scale) of_row *= *p_.global_scale;
     float v[4] = {sum.x, sum.y, sum.z, sum.w};
     n += n0_;
@@ -112,8 +112,11 @@ class Output {
     for (int i = 0; i < 4; ++i) {
       if (n + i >= p_.n_out) break;
       v[i] *= of_row;
-      if (!C::GROUPED && !C::ANY_ORDER) v[i] *= number_at(p_.scales, single_position(n + i));
-      if (p_.bias) v[i] += number_at(p_.bias, single_position(n + i));
+      if (!C::GROUPED && !C::ANY_ORDER) {
+        const int at = single_position(n + i);
+        v[i] *= p_.float_scales ? static_cast<const float*>(p_.scales)[at] : number_at(p_.scales, at);
+      }
+      if (p_.bias) v[i] += number_at(p_.bias, p_.plain_bias ? n + i : single_position(n + i));
     }
     const u32 low = narrow2<C::BF16_OUT>(v[0], v[1]), high = narrow2<C::BF16_OUT>(v[2], v[3]);
     unsigned short* to = static_cast<unsigned short*>(p_.c) + (m0_ + row) * p_.ldc + n;

@@ -11,12 +11,12 @@ enum Scale : int { kOwnScale, kE4m3Scale, kE8m0Scale };  // kOwnScale: of the ou
 struct Params {
   const void* a;              // [m, k_in], rows lda elements apart, 16-byte pieces
   const void* b;              // Marlin's words for [k, n]
-  const void* scales;         // [groups, n]
+  const void* scales;         // [groups, n]; of one group also float32
   const void* zeros;          // [groups, n]: packed words, or float16 numbers
   const int* g_idx;           // [k]: the group of each input, for kernels of any order
-  const float* a_scales;      // of 8-bit activations: m or one
+  const float* a_scales;      // m or one; 16-bit activations may have none
   const float* global_scale;  // one
-  const void* bias;           // [n] of the output's type
+  const void* bias;           // [n_out] or [n], of the output's type
   void* c;                    // [m, n_out], rows ldc elements apart
   float* partials;            // two tiles for each block
   int* counters;              // one for each block, zero before and after
@@ -25,6 +25,8 @@ struct Params {
   int k_in, n_out;            // of the activations and of the output: at most k and n
   int groups;
   int a_scale_stride;         // 0 for one scale, else 1
+  int float_scales;           // whether scales (of one group) are float32
+  int plain_bias;             // whether bias is in the order of outputs, else in Marlin's
 };
 
 // Shared memory of a kernel: its stages, then what sums pass through on their way out.

@@ -1,4 +1,4 @@
-"""Writes the sources of the kernels and the table that finds them; says what building them costs."""
+"""Writes the kernels' sources and the table that finds them; says what building them costs."""
 
 from __future__ import annotations
 

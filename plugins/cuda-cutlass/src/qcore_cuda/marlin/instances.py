@@ -23,6 +23,7 @@ __all__ = [
     "instances",
     "parse_archs",
     "schemes",
+    "tiles_of",
 ]
 
 
@@ -93,11 +94,9 @@ QUANT_CONFIGS: tuple[QuantConfig, ...] = (
     _config("int8-gptq-int8", ("s8",), "u8b128", (-1, 2, 4, 8), c_types=_WIDE),
     _config("fp8-awq-int4", ("fe4m3fn",), "u4", (-1, 2, 4, 8), c_types=_WIDE),
     _config("fp8-gptq-int4", ("fe4m3fn",), "u4b8", (-1, 2, 4, 8), c_types=_WIDE),
-    _config(
-        "fp8-mxfp4", ("fe4m3fn",), "fe2m1f", (2,), s_type="fe8m0fnu", c_types=("bfloat16",)
-    ),
+    _config("fp8-mxfp4", ("fe4m3fn",), "fe2m1f", (2,), s_type="fe8m0fnu", c_types=("bfloat16",)),
 )
-"""Every scheme. ``c_types``: types of the output; none given where it is that of the activations."""
+"""Every scheme. ``c_types``: types of the output; none where it is that of the activations."""
 
 _A = {"float16": 0, "bfloat16": 1, "s8": 2, "fe4m3fn": 3}
 _B = {"u4": 0, "u4b8": 1, "u8": 2, "u8b128": 3, "fe4m3fn": 4, "fe2m1f": 5}
@@ -106,8 +105,8 @@ _GROUPS = (-1, 0, 1, 2, 4, 8)
 _FAMILIES = (75, 80, 89)
 
 SETS = ("all", "default", "ci")
-"""``all`` the kernels; the ``default`` of a wheel, with one tile for each number of rows; and of those
-as many as ``ci`` wants: each format once, groups of 128 inputs and those with a format of their own."""
+"""``all`` the kernels; the ``default`` of a wheel, with one tile for each number of rows; and of
+those the few that ``ci`` builds: each format of weights once."""
 
 _CI = {
     "awq-int4": ("float16", 8),
@@ -217,7 +216,9 @@ def parse_archs(text: str) -> tuple[int, ...]:
             continue
         major, dot, minor = part.strip().rstrip("af").partition(".")
         if not (dot and major.isdigit() and minor.isdigit() and len(minor) == 1):
-            raise ValueError(f"architectures are {text!r}; write them as 7.5,8.0,9.0 (got {part!r})")
+            raise ValueError(
+                f"architectures are {text!r}; write them as 7.5,8.0,9.0 (got {part!r})"
+            )
         arch = int(major) * 10 + int(minor)
         if arch < 75:
             raise ValueError(f"architecture {part} is too old; 7.5 is the first")
@@ -228,7 +229,7 @@ def parse_archs(text: str) -> tuple[int, ...]:
 
 
 def families_of(archs: Iterable[int]) -> tuple[int, ...]:
-    """The families of instructions that processors of ``archs`` run: 75 alone, else 80; 89 for FP8."""
+    """The families of instructions that ``archs`` run: 75 or 80, and 89 for FP8."""
     found = set()
     for arch in archs:
         found.add(75 if arch < 80 else 80)
