@@ -101,8 +101,50 @@ def qcore_kernels() -> Sequence[KernelSpec]:
     ]
 
 
+# Name, module, backend, capabilities from and to, priority, what it runs on in words. b12x goes
+# first where it is, as in FlashInfer's own choice for SM120; TensorRT-LLM's kernels and cuDNN,
+# which bring binaries from elsewhere, are behind CUTLASS's.
+_NVFP4 = [
+    ("Cutlass", "flashinfer_cutlass", 100, None, 0, "by CUTLASS"),
+    ("B12x", "flashinfer_b12x", 120, None, 5, "by CuTe DSL for SM120 and SM121"),
+    ("Trtllm", "flashinfer_trtllm", 100, 109, -5, "by TensorRT-LLM's kernels; bfloat16 results"),
+    ("Cudnn", "flashinfer_cudnn", 100, None, -10, "by cuDNN"),
+]
+
+
 def _block_formats() -> list[KernelSpec]:
-    return []
+    nvfp4 = [
+        _spec(
+            f"FlashInfer{which}NvFp4LinearKernel",
+            "nvfp4",
+            "nvfp4",
+            backend,
+            f"weights and activations in NVFP4, {how}",
+            min_capability=least,
+            max_capability=most,
+            priority=Priority.VENDOR + offset,
+        )
+        for which, backend, least, most, offset, how in _NVFP4
+    ]
+    return [
+        *nvfp4,
+        _spec(
+            "FlashInferMxFp4LinearKernel",
+            "mxfp4",
+            "mxfp4",
+            "flashinfer_cutedsl",
+            "weights and activations in MXFP4, by CuTe DSL",
+            min_capability=100,
+        ),
+        _spec(
+            "FlashInferCutlassMxfp8LinearKernel",
+            "mxfp8",
+            "mxfp8",
+            "flashinfer_cutlass",
+            "weights and activations in MXFP8, by CUTLASS",
+            min_capability=100,
+        ),
+    ]
 
 
 @hookimpl

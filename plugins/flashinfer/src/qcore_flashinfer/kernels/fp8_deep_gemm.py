@@ -1,7 +1,7 @@
 """`FlashInferFp8DeepGEMMDynamicBlockScaledKernel`: two products, by the number of rows.
 
-The package ``deep_gemm`` is DeepSeek's, or SGLang's build of it (``sgl-deep-gemm`` on PyPI). What is
-called is ``deep_gemm.fp8_gemm_nt``: both sides by rows, each with its float32 scales, bfloat16
+The package ``deep_gemm`` is DeepSeek's, or SGLang's build of it (``sgl-deep-gemm`` on PyPI). What
+is called is ``deep_gemm.fp8_gemm_nt``: both sides by rows, each with its float32 scales, bfloat16
 out. Without the package `FlashInferFp8BlockScaledMMKernel` does any number of rows with the
 DeepGEMM that FlashInfer brings along.
 """
