@@ -14,12 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -263,6 +265,8 @@ def main() -> None:
             continue
         report.values["kernels"].append(conformance(spec))
         report.put()
+    report.put(quantizer=quantizer())
+    print("quantizer:", report.values["quantizer"], flush=True)
     for N, K in SHAPES:
         for M in BATCHES:
             for kind in ("fp8", "fp8_block"):
@@ -276,6 +280,28 @@ def main() -> None:
                 torch.cuda.empty_cache()
     report.put()
     sys.exit(int(any(r["ok"] is False for r in report.values["kernels"])))
+
+
+def quantizer() -> dict[str, Any]:
+    """The tests of the Triton quantizer on this GPU, and its microseconds of [M, 4096]."""
+    from cuda_timing import median_us
+    from qcore_flashinfer.jit_quantize import quantize_by_triton
+
+    tests = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", str(HERE / "test_flashinfer_quantize.py")],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    found: dict[str, Any] = {"pytest": tests.stdout.strip().splitlines()[-1:], "us": {}}
+    outer = torch.ones(1, device="cuda")
+    for kind in ("nvfp4", "mxfp4", "mxfp8"):
+        for M in (16, 4096):
+            x = torch.randn(M, 4096, device="cuda", dtype=BF16)
+            step = partial(quantize_by_triton, x, kind, outer if kind == "nvfp4" else None, 4096)
+            found["us"][f"{kind} M={M}"] = round(median_us([step] * 8), 2)
+    return found
 
 
 def _first_tensor() -> None:
