@@ -29,6 +29,8 @@ class FlashInferBlockFormat(FlashInferSupport, LinearKernel[ConfigT]):
     """N is padded to it with zeros, which are cut off the result."""
     k_multiple: ClassVar[int]
     """K is padded to it with zeros."""
+    least: ClassVar[int] = 1
+    """N and K are padded to this at least."""
     out_dtypes: ClassVar[Sequence[torch.dtype]] = (torch.bfloat16, torch.float16)
     min_capability = 100
 
@@ -70,6 +72,7 @@ class FlashInferBlockFormat(FlashInferSupport, LinearKernel[ConfigT]):
         """N and K as they are multiplied."""
         assert self.config.weight_shape is not None
         N, K = self.config.weight_shape
+        N, K = max(N, self.least), max(K, self.least)
         return round_up(N, self.n_multiple), round_up(K, self.k_multiple)
 
     def apply_weights(

@@ -14,7 +14,6 @@ from qcore_flashinfer.kernels.block_format import FlashInferBlockFormat, weight_
 __all__ = ["FlashInferCutlassMxfp8LinearKernel"]
 
 _BLOCK = 32
-_LEAST = 128  # of N and K, below which FlashInfer warns of NaN
 
 
 class FlashInferCutlassMxfp8LinearKernel(
@@ -24,6 +23,7 @@ class FlashInferCutlassMxfp8LinearKernel(
 
     kind = "mxfp8"
     n_multiple, k_multiple = 32, 32
+    least = 128  # below it FlashInfer warns of NaN
     function = "mm_mxfp8"
     backend = "cutlass"
     parameters = ("out_dtype", "use_8x4_sf_layout", "backend")
@@ -38,12 +38,6 @@ class FlashInferCutlassMxfp8LinearKernel(
         if not mx or key.scale.group_shape.col != _BLOCK:
             return f"activations as {key}; MXFP8 only"
         return None
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """N and K as they are multiplied, 128 at least."""
-        N, K = super().sizes
-        return max(N, _LEAST), max(K, _LEAST)
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Padded bytes, and scales in tiles."""
