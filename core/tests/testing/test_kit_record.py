@@ -70,6 +70,19 @@ def test_what_a_test_says_of_itself():
     assert by_how[None]["target"]
 
 
+def test_what_the_environment_says(monkeypatch):
+    monkeypatch.setenv("QCORE_TEST_EVIDENCE", "stand-in: an interpreter")
+    check_contract(KERNEL, CONFIG)
+    with evidence("contract", "a stand-in"):
+        check_contract(KERNEL, CONFIG)
+    said = [(run["how"], run["what"]) for run in record.report()["runs"]]
+    assert said == [("contract", "a stand-in"), ("stand-in", "an interpreter")]
+    for wrong in ("interpreter", "stand-in", "stand-in: "):
+        monkeypatch.setenv("QCORE_TEST_EVIDENCE", wrong)
+        with pytest.raises(ConfigError):
+            check_contract(KERNEL, CONFIG)
+
+
 def test_other_evidence():
     note_run("K", "compiled", "clang", target="rocm:gfx942", instructions=3)
     note_run("K", "compiled", "clang", target="rocm:gfx942", ok=False)

@@ -10,7 +10,8 @@ otherwise, `evidence` says how::
     with evidence("contract", "a stand-in with the signatures of FlashInfer 0.7"):
         check_numerics(subject, config)
 
-and what no check of the kit has seen (a compiler's output, say) is noted with `note_run`.
+or ``QCORE_TEST_EVIDENCE="stand-in: Triton's interpreter"`` does for the whole process. What no
+check of the kit has seen (a compiler's output, say) is noted with `note_run`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ __all__ = ["FORMAT", "evidence", "note_run", "recorded", "report"]
 
 FORMAT = 1
 VARIABLE = "QCORE_TEST_REPORT"
+EVIDENCE = "QCORE_TEST_EVIDENCE"
 
 P = ParamSpec("P")
 
@@ -138,12 +140,20 @@ def _said(what: str) -> str:
     return what.strip()
 
 
+def _said_for_all() -> tuple[Evidence, str] | None:
+    text = os.environ.get(EVIDENCE, "")
+    if not text:
+        return None
+    how, _, what = text.partition(":")
+    return _known(how.strip()), _said(what)
+
+
 def _note(
     subject: Subject, check: str, outcome: Outcome | None, error: ConformanceError | None
 ) -> None:
     if not os.environ.get(VARIABLE):
         return
-    said = _how.get()
+    said = _how.get() or _said_for_all()
     try:
         target = subject.target()
     except QcoreError:
