@@ -18,22 +18,27 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
+from functools import partial
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import qcore
 import torch
 from qcore.errors import QcoreError
-from qcore.registry import RegisteredKernel, get_registry
+from qcore.registry import get_registry
 from qcore.testing import check_kernel
 
 ROOT = Path(__file__).parents[1]
 
 
-def conformance(kernel: RegisteredKernel) -> dict[str, Any]:
+def conformance(name: str, threads: int) -> dict[str, Any]:
     """The kit's report on a kernel, or why there is none."""
+    torch.set_num_threads(threads)
+    kernel = next(k for k in get_registry().kernels() if k.name == name)
     start = time.perf_counter()
     try:
         report = check_kernel(
@@ -92,7 +97,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="write JSON here")
     parser.add_argument("--commit", help="what was tested, if this is not a git checkout")
-    parser.add_argument("--jobs", type=int, default=1, help="processes for the tests")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="processes for the tests, and a quarter of that for the kit",
+    )
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("torch sees no GPU here; there is nothing to run")
@@ -101,9 +111,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder) / "tests.xml"
         running = start_tests(junit, args.jobs)
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
-        kernels = [k for k in get_registry().kernels() if target.platform in k.spec.platforms]
-        results = [conformance(kernel) for kernel in kernels]
+        usable = [k for k in get_registry().kernels() if target.platform in k.spec.platforms]
+        names = [k.name for k in usable]
+        workers = max(1, args.jobs // 4)
+        threads = max(1, (os.cpu_count() or 1) // (2 * workers))
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            results = list(pool.map(partial(conformance, threads=threads), names))
         exit_code = running.wait()
         tests = outcomes(junit) if junit.exists() else {}
     report = {
