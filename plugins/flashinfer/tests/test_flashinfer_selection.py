@@ -57,7 +57,7 @@ def test_without_the_package(
     decision = select(LAYERS[kernel_type], f"cuda:sm_{arch}", registry=registry, exhaustive=True)
     assert decision.chosen is None
     reasons = [c.reason for c in decision.candidates if c.stage and "support" in str(c.stage)]
-    assert reasons or arch == 90
+    assert reasons or arch == 90 or (kernel_type, arch) == ("mxfp4", 120)
     assert all("flashinfer-python is not installed" in str(reason) for reason in reasons)
 
 
