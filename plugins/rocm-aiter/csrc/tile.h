@@ -84,7 +84,8 @@ struct TileProduct {
 // 16 bytes each of a matrix's rows, for all threads together: ROWS rows of kStep bytes.
 template <int ROWS>
 struct Loader {
-  static constexpr int kEach = ROWS * kStep / 16 / kThreads;
+  static constexpr int kPieces = ROWS * kStep / 16;
+  static constexpr int kEach = (kPieces + kThreads - 1) / kThreads;
   Bytes<16> held[kEach];
 
   // Rows begin at data, `pitch` bytes apart. Zeros stand for rows from `rows` on, bytes from `width` on.
@@ -94,7 +95,7 @@ struct Loader {
       const int piece = thread_index() + i * kThreads;
       const int row = piece / (kStep / 16), byte = at + piece % (kStep / 16) * 16;
       held[i] = Bytes<16>{};
-      if (row < rows && byte < width) {
+      if (row < rows && byte < width && piece < kPieces) {
         held[i] = *reinterpret_cast<const Bytes<16>*>(data + row * pitch + byte);
       }
     }
@@ -105,6 +106,7 @@ struct Loader {
     for (int i = 0; i < kEach; ++i) {
       const int piece = thread_index() + i * kThreads;
       const int row = piece / (kStep / 16), byte = piece % (kStep / 16) * 16;
+      if (kPieces % kThreads != 0 && piece >= kPieces) continue;
       *reinterpret_cast<Bytes<16>*>(shared + row * kPitch + byte) = held[i];
     }
   }
