@@ -30,8 +30,21 @@ QCORE_DEVICE int dot_word(Int8, uint32_t a, uint32_t b, int sum) {
   return sum;
 }
 
+#if defined(QCORE_CPU)
+struct Decoded {
+  float values[256];
+  Decoded() {
+    for (int code = 0; code < 256; ++code) values[code] = decode_e4m3(code);
+  }
+};
+static const Decoded decoded;
+inline float value_of(uint32_t code) { return decoded.values[code]; }
+#else
+QCORE_DEVICE float value_of(uint32_t code) { return decode_e4m3(code); }
+#endif
+
 QCORE_DEVICE float dot_word(Fp8, uint32_t a, uint32_t b, float sum) {
-  for (int i = 0; i < 32; i += 8) sum += decode_e4m3((a >> i) & 255) * decode_e4m3((b >> i) & 255);
+  for (int i = 0; i < 32; i += 8) sum += value_of((a >> i) & 255) * value_of((b >> i) & 255);
   return sum;
 }
 

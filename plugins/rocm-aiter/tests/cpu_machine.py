@@ -34,8 +34,9 @@ class CpuMachine:
         self.arch = arch
         built = folder / f"{arch}.so"
         source = _HERE / "cpu_executor"
-        command = [compiler() or "c++", "-x", "c++", "-std=c++17", "-O2", "-fPIC", "-shared"]
-        command += ["-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-DQCORE_LIKE_{arch.upper()}"]
+        command = [compiler() or "c++", "-x", "c++", "-std=c++17", "-O3", "-fPIC", "-shared"]
+        command += ["-ffp-contract=off", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Werror"]
+        command += [f"-DQCORE_LIKE_{arch.upper()}"]
         command += [f"-I{source}", f"-I{_HERE.parent / 'csrc'}", str(source / "cpu_executor.cpp")]
         subprocess.run([*command, "-o", str(built)], check=True)
         self._library = ctypes.CDLL(str(built))
