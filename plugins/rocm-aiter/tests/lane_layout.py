@@ -1,10 +1,9 @@
 """Where the lanes of a wave hold the matrices of the instructions that the kernels use.
 
-AMD publishes it in the ISA documents ("Matrix Arithmetic Instructions" of "AMD Instinct MI200" and
-"MI300" Instruction Set Architecture, "Wave Matrix Multiply Accumulate" of "RDNA4"), and as a program,
+AMD publishes it in its documents of the instruction sets, and as a program,
 https://github.com/ROCm/amd_matrix_instruction_calculator. `tools/compare_lane_layouts.py` compares
-this file with that program; as of its commit 2ef9189 no entry differs. gfx950 has the instructions of
-gfx942, and others that are not used.
+this file with that program; as of its commit 2ef9189 no entry differs. gfx950 has the instructions
+of gfx942, and others that are not used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The code objects that travel in the wheel, and whether they can run.
 
-One for each architecture, ``code_objects/gfx942.co``, compiled from ``csrc``. Where no clang for AMD's
-GPUs was there when the wheel was built, it has none, and says so when it is asked.
+One for each architecture, ``code_objects/gfx942.co``, compiled from ``csrc``. Where no clang for
+AMD's GPUs was there when the wheel was built, it has none, and says so when it is asked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from qcore.facts.current_platform import current_platform
 
 from qcore_rocm import driver, launching
 
-__all__ = ["ARCHS", "FP8_ARCHS", "code_object", "compiled_archs", "refusal", "unusable_here"]
+__all__ = [
+    "ARCHS",
+    "FP8_ARCHS",
+    "built",
+    "code_object",
+    "compiled_archs",
+    "refusal",
+    "unusable_here",
+]
 
 ARCHS = ("gfx90a", "gfx942", "gfx950", "gfx1201")
 """What the kernels are written for."""
@@ -47,15 +55,20 @@ def code_object(arch: str) -> bytes:
 def _no_code(arch: str) -> str:
     compiled = compiled_archs()
     if not compiled:
-        try:
-            why = (_FOLDER / "built.txt").read_text(encoding="utf-8").strip()
-        except OSError:
-            why = "it is run from source"
-        return (
-            f"qcore-rocm has no compiled kernels: {why}; a wheel built where clang 19 or later and "
-            "lld are installed has them"
-        )
+        return built()
     return f"compiled for {', '.join(compiled)}; this device is {arch}"
+
+
+def built() -> str:
+    """How the wheel came to its code objects, in words, where it has none."""
+    try:
+        why = (_FOLDER / "built.txt").read_text(encoding="utf-8").strip()
+    except OSError:
+        why = "it is run from source"
+    return (
+        f"qcore-rocm has no compiled kernels: {why}; a wheel built where clang 19 or later and lld "
+        "are installed has them"
+    )
 
 
 @lru_cache(maxsize=1)

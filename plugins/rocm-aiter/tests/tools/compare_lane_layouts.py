@@ -1,8 +1,8 @@
 """Compare `lane_layout.LAYOUTS` with AMD's matrix instruction calculator.
 
 ``python compare_lane_layouts.py FOLDER`` with a checkout of
-https://github.com/ROCm/amd_matrix_instruction_calculator (needs ``tabulate``). Prints a line for each
-matrix of each instruction, and ends with 1 where an entry differs.
+https://github.com/ROCm/amd_matrix_instruction_calculator (needs ``tabulate``). Prints a line for
+each matrix of each instruction, and ends with 1 where an entry differs.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ def places(folder: str, layout: Layout, matrix: str) -> Iterator[tuple[int, int,
     options = ["-i", layout.instruction, f"--{matrix}-matrix", "-R", "--csv"]
     if layout.wave == 32:
         options += ["-w", "32"]
-    done = subprocess.run(
-        program + options, cwd=folder, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(program + options, cwd=folder, capture_output=True, text=True, check=True)
     lines = [line.split(",") for line in done.stdout.splitlines() if re.match(r"\d+,", line)]
     bits = 32 if matrix == "D" else layout.bits
     for row, *cells in lines:
@@ -47,7 +45,9 @@ def main(folder: str) -> int:
             entries = list(places(folder, layout, matrix))
             bad = [e for e in entries if place(e[0], e[1]) != (e[2], e[3])]
             size = {"A": 16 * layout.k, "B": 16 * layout.k, "D": 256}[matrix]
-            print(f"{name} {layout.instruction} {matrix}: {len(entries)} entries, {len(bad)} differ")
+            print(
+                f"{name} {layout.instruction} {matrix}: {len(entries)} entries, {len(bad)} differ"
+            )
             wrong += len(bad) + (len(entries) != size)
     return int(wrong > 0)
 

@@ -15,6 +15,7 @@ from qcore_rocm.kernels.padding import pad_inputs
 
 __all__ = ["HipFP8ScaledMMLinearKernel"]
 
+
 class HipFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
     """Scales per tensor, channel and token, static and dynamic; any shape, any output.
 

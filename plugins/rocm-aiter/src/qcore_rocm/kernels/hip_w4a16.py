@@ -1,4 +1,4 @@
-"""`HipW4A16LinearKernel`: weights of 4 bits, activations in 16 bits, by this plugin's own kernels."""
+"""`HipW4A16LinearKernel`: weights of 4 bits, activations in 16, by this plugin's own kernels."""
 
 from __future__ import annotations
 
