@@ -1,8 +1,13 @@
-"""The conformance kit on the plugin's own kernels, which run on the CPU executor."""
+"""The conformance kit on the plugin's own kernels, which run on the CPU executor.
+
+All checks for one machine with waves of 64 lanes and e4m3fnuz, and one with waves of 32 and e4m3fn;
+for the others, whose matrix instructions have another K or other 8-bit floats, the numbers.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from cpu_machine import CpuMachine
@@ -15,13 +20,15 @@ from qcore_rocm.kernels.hip_w4a16 import HipW4A16LinearKernel
 
 KERNELS = (HipInt8ScaledMMLinearKernel, HipFP8ScaledMMLinearKernel, HipW4A16LinearKernel)
 SPECS = {spec.name: spec for spec in plugin.qcore_kernels()}
+WHOLLY = ("gfx942", "gfx1201")
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_conforms(kernel: type[LinearKernel], on_machine: CpuMachine) -> None:
+def test_conforms(kernel: type[LinearKernel[Any]], on_machine: CpuMachine) -> None:
     spec = SPECS[kernel.__name__]
     if on_machine.arch not in spec.archs:
         pytest.skip(f"{spec.name} is for {', '.join(spec.archs)}")
-    report = check_kernel(kernel, spec=replace(spec, platforms=("cpu",), archs=()))
-    print(report)
-    assert report.claimed > 10
+    checks = None if on_machine.arch in WHOLLY else ("check_numerics", "check_nan_propagation")
+    here = replace(spec, platforms=("cpu",), archs=())
+    report = check_kernel(kernel, spec=here, checks=checks)
+    assert report.claimed > 20

@@ -1,7 +1,7 @@
 """e4m3fn as e4m3fnuz, the 8-bit float that AMD's gfx942 multiplies.
 
 The exponent's bias is 8 instead of 7, so the same bits are worth half, and every finite value of
-e4m3fn has its half in e4m3fnuz. Only two codes differ: there is no -0, whose code (0x80) is NaN, and
+e4m3fn has its half in e4m3fnuz. Three codes differ: there is no -0, whose code (0x80) is NaN, and
 NaN's codes (0x7f, 0xff) are numbers. Source: "8-bit Numerical Formats for Deep Neural Networks",
 arXiv 2206.02915.
 """

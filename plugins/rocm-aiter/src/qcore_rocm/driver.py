@@ -1,7 +1,7 @@
 """A GPU driver's library, as far as it loads code objects and launches kernels, by ctypes.
 
 HIP's functions and those of CUDA's driver take the same arguments in the same order, so one class
-serves both. The plugin uses `HIP`. `CUDA` is there for the tests: with it this file, and the kernels
+serves both. The plugin uses `HIP`. `CUDA` is there for the tests: with it this file, and kernels
 compiled for CUDA, run on a machine that has an NVIDIA GPU.
 """
 

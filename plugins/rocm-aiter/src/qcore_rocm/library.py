@@ -20,6 +20,7 @@ __all__ = [
     "FP8_ARCHS",
     "built",
     "code_object",
+    "code_object_path",
     "compiled_archs",
     "refusal",
     "unusable_here",
@@ -37,7 +38,12 @@ _FOLDER = Path(__file__).parent / "code_objects"
 @lru_cache(maxsize=1)
 def compiled_archs() -> tuple[str, ...]:
     """The architectures that the wheel has code for."""
-    return tuple(arch for arch in ARCHS if (_FOLDER / f"{arch}.co").is_file())
+    return tuple(arch for arch in ARCHS if code_object_path(arch).is_file())
+
+
+def code_object_path(arch: str) -> Path:
+    """Where the code for an architecture lies, if the wheel has it."""
+    return _FOLDER / f"{arch}.co"
 
 
 def code_object(arch: str) -> bytes:
@@ -47,7 +53,7 @@ def code_object(arch: str) -> bytes:
         MissingDependencyError: the wheel has none.
     """
     try:
-        return (_FOLDER / f"{arch}.co").read_bytes()
+        return code_object_path(arch).read_bytes()
     except OSError as error:
         raise MissingDependencyError(_no_code(arch)) from error
 

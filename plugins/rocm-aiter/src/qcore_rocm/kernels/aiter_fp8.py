@@ -1,8 +1,8 @@
 """AITER's products of e4m3 with a scale for each token and each output.
 
 `AiterPerTokenFp8ScaledMMLinearKernel` takes the weight as it is, the other one in the order in
-which the GPU reads it. AITER multiplies the device's e4m3, so on gfx942 weights and scales of e4m3fn
-are made e4m3fnuz's; see `qcore.numerics.fnuz`.
+which the GPU reads it. AITER multiplies the device's e4m3, so on gfx942 weights and scales of
+e4m3fn are made e4m3fnuz's; see `qcore.numerics.fnuz`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class _AiterFp8(FP8ScaledMMLinearKernel):
         """See the base class; ``B`` is what `pack_weights` made."""
         codes, weight = A.contiguous().view(torch.uint8), B.t().view(torch.uint8)
         bias = None if bias is None else bias.to(out_dtype)
-        out = self._multiply(codes, weight, As, Bs, bias, out_dtype)
+        out = self._multiply(codes, weight, As.contiguous(), Bs, bias, out_dtype)
         return out.reshape(output_shape)
 
     def _multiply(

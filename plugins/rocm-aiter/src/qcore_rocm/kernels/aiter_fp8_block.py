@@ -59,7 +59,7 @@ class AiterFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
         self, A: torch.Tensor, B: torch.Tensor, As: torch.Tensor | None, Bs: torch.Tensor
     ) -> torch.Tensor:
         """Quantize A in groups, multiply."""
-        codes, scale = group_fp8_quant(A, 128, self.dtype)
+        codes, scale = group_fp8_quant(A.contiguous(), 128, self.dtype)
         out: torch.Tensor = aiter_ops.gemm_a8w8_blockscale(
             codes.view(torch.uint8),
             B.view(torch.uint8),

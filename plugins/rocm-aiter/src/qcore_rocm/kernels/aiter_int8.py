@@ -54,7 +54,7 @@ class AiterInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
         """Quantize ``x``, then AITER's product."""
         weight, weight_scale, input_scale, _, _ = self._get_layer_params(layer)
         out_dtype = self.config.out_dtype or x.dtype
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
         if self._static:
             codes, scale = static_int8_quant(rows, input_scale), input_scale.reshape(1)
         else:

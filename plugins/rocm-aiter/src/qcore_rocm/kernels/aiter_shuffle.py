@@ -1,8 +1,8 @@
 """The order of weights that AITER's pre-shuffled products read.
 
 The matrix [N, K] of bytes is cut into tiles of 16 outputs by 32 inputs, which follow each other by
-inputs first. In a tile come the first 16 inputs of each of its outputs, then the second 16: what the
-lanes of a wave load side by side. AITER calls it layout (16, 16).
+inputs first. In a tile come the first 16 inputs of each of its outputs, then the second 16: what
+the lanes of a wave load side by side. AITER calls it layout (16, 16).
 """
 
 from __future__ import annotations
