@@ -92,7 +92,7 @@ def test_failures(fake: tuple[driver.Driver, ctypes.CDLL]) -> None:
     ctypes.c_int.in_dll(raw, "fails").value = 209
     with pytest.raises(driver.DriverError, match=r"returned 209 \(no code for this device\)"):
         opened.load(b"\x7fELF")
-    with pytest.raises(driver.DriverError, match="hipModuleLaunchKernel returned 209"):
+    with pytest.raises(driver.DriverError, match=r"hipModuleLaunchKernel returned 209"):
         opened.launch(0x123456789ABC, (1, 1), 64, 0, launching.ScaledMM())
     ctypes.c_int.in_dll(raw, "count").value = 0
     with pytest.raises(driver.DriverError, match=r"hipGetDeviceCount returned 100 \(no device\)"):
@@ -100,7 +100,7 @@ def test_failures(fake: tuple[driver.Driver, ctypes.CDLL]) -> None:
 
 
 def test_no_library() -> None:
-    with pytest.raises(MissingDependencyError, match="libqcore_none.so cannot be loaded"):
+    with pytest.raises(MissingDependencyError, match=r"libqcore_none\.so cannot be loaded"):
         driver.Driver(replace(driver.HIP, libraries=("libqcore_none.so",)))
 
 
