@@ -21,11 +21,11 @@ import torch
 _PLUGIN = Path(__file__).parents[1]
 sys.path[:0] = [str(_PLUGIN / "src"), str(_PLUGIN.parents[1] / "core" / "src")]
 
-from qcore.testing import check_kernel
-from qcore_rocm import driver, launching, ops, plugin
-from qcore_rocm.kernels.hip_fp8 import HipFP8ScaledMMLinearKernel
-from qcore_rocm.kernels.hip_int8 import HipInt8ScaledMMLinearKernel
-from qcore_rocm.kernels.hip_w4a16 import HipW4A16LinearKernel
+from qcore.testing import check_kernel  # noqa: E402
+from qcore_rocm import driver, launching, ops, plugin  # noqa: E402
+from qcore_rocm.kernels.hip_fp8 import HipFP8ScaledMMLinearKernel  # noqa: E402
+from qcore_rocm.kernels.hip_int8 import HipInt8ScaledMMLinearKernel  # noqa: E402
+from qcore_rocm.kernels.hip_w4a16 import HipW4A16LinearKernel  # noqa: E402
 
 CHECKS = (
     "check_refusals",

@@ -1,9 +1,9 @@
 """Write ``data/aiter_signatures.json`` from a wheel of ``amd-aiter``, without importing it.
 
 ``pip download --no-deps amd-aiter``, then ``python extract_aiter_signatures.py FILE.whl``.
-Signatures are read from the syntax tree. ``shuffle_weight`` is a function of torch alone: its definition is
-cut out and run, and a digest of what it makes of known bytes is kept. Of the tables of tuned shapes
-the columns and the number of lines are kept.
+Signatures are read from the syntax tree. ``shuffle_weight`` is a function of torch alone: its
+definition is cut out and run, and a digest of what it makes of known bytes is kept. Of the tables
+of tuned shapes the columns and the number of lines are kept.
 """
 
 from __future__ import annotations
