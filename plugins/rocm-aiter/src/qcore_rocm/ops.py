@@ -26,7 +26,7 @@ __all__ = [
 
 Tensor = torch.Tensor
 
-_library = torch.library.Library("qcore_rocm", "FRAGMENT")
+_library = torch.library.Library("qcore_rocm", "FRAGMENT")  # type: ignore[no-untyped-call]
 _NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 _COLUMNS = 64  # of a tile
 _FEW_ROWS = 4
@@ -35,9 +35,9 @@ _WAVES = 4
 
 def _define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
     name = schema.partition("(")[0]
-    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
     for key in ("CUDA", "CPU"):  # ROCm's tensors are CUDA's to torch; CPU is for stand-ins
-        _library.impl(name, run, key)
+        _library.impl(name, run, key)  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"qcore_rocm::{name}", fake, lib=_library)
 
 

@@ -61,5 +61,7 @@ class AiterInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
             codes, scale, _ = dynamic_int8_quant(rows)
         if bias is not None:
             bias = bias.to(out_dtype)
-        out = aiter_ops.gemm_a8w8(codes, weight, scale, weight_scale, bias, torch.int8, out_dtype)
+        out: torch.Tensor = aiter_ops.gemm_a8w8(
+            codes, weight, scale, weight_scale, bias, torch.int8, out_dtype
+        )
         return out.reshape(*x.shape[:-1], weight.shape[0])

@@ -65,7 +65,7 @@ class HipFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
         assert key is not None
         static = key.scale.static
         per_token = not static and key.scale.group_shape.is_per_token()
-        return ops.FP8_LINEAR(
+        return ops.FP8_LINEAR(  # type: ignore[no-any-return]
             x,
             weight,
             weight_scale,

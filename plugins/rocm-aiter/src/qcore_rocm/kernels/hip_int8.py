@@ -64,7 +64,7 @@ class HipInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
         """Quantize ``x``, multiply, scale; ``x`` may be strided."""
         weight, weight_scale, input_scale, input_azp, azp_adj = self._get_layer_params(layer)
         static, symmetric = self.config.is_static_input_scheme, self.config.input_symmetric
-        return ops.INT8_LINEAR(
+        return ops.INT8_LINEAR(  # type: ignore[no-any-return]
             x,
             weight,
             weight_scale,

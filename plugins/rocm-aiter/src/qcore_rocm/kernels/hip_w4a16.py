@@ -72,7 +72,7 @@ class HipW4A16LinearKernel(MPLinearKernel):
     ) -> torch.Tensor:
         """Run the layer; ``x`` may be strided."""
         zeros = tensor_of(layer, self.w_zp_name or "") if self.config.zero_points else None
-        return ops.W4A16_LINEAR(
+        return ops.W4A16_LINEAR(  # type: ignore[no-any-return]
             x,
             tensor_of(layer, self.w_q_name),
             tensor_of(layer, self.w_s_name),
