@@ -84,7 +84,7 @@ def interpreter() -> None:
 
 
 @pytest.mark.usefixtures("interpreter")
-@pytest.mark.parametrize("name", [name for name in SPECS if "Fp8Block" not in name])
+@pytest.mark.parametrize("name", SPECS)
 def test_runs(name: str) -> None:
     """A few layers of each kind, on CPU tensors; bfloat16 is made float32 there."""
     spec = SPECS[name]

@@ -20,7 +20,7 @@ from qcore.kernels.base import Answer, answer
 
 from qcore_rocm import launching, library
 
-__all__ = ["FUNCTIONS", "function", "missing", "supported", "tuned_shapes", "untuned"]
+__all__ = ["FUNCTIONS", "function", "installed", "missing", "supported", "tuned_shapes", "untuned"]
 
 FUNCTIONS = {
     "gemm_a8w8_CK": ("XQ", "WQ", "x_scale", "w_scale", "bias", "dtype"),
@@ -34,6 +34,20 @@ _TABLES = {
     "gemm_a8w8_bpreshuffle": "a8w8_bpreshuffle_tuned_gemm.csv",
     "gemm_a8w8_blockscale": "a8w8_blockscale_tuned_gemm.csv",
 }
+
+
+def _folders() -> list[str]:
+    """Where the package lies; it is not imported."""
+    try:
+        spec = find_spec("aiter")
+    except (ImportError, ValueError, AttributeError):
+        return []
+    return list((spec and spec.submodule_search_locations) or ())
+
+
+def installed() -> bool:
+    """Whether there is such a package."""
+    return bool(_folders())
 
 
 def function(name: str) -> Any:
@@ -80,14 +94,9 @@ def tuned_shapes(name: str, dtype: str | None = None) -> frozenset[tuple[int, in
         name: one of `FUNCTIONS`.
         dtype: of the weights, as its tables write it (``torch.int8``); None for any.
     """
-    try:
-        spec = find_spec("aiter")
-    except (ImportError, ValueError, AttributeError):
-        return None
-    folders = list((spec and spec.submodule_search_locations) or ())
     shapes: set[tuple[int, int]] = set()
     read = False
-    for folder in folders:
+    for folder in _folders():
         configs = Path(folder) / "configs"
         table = _TABLES[name]
         models = sorted((configs / "model_configs").glob(f"{Path(table).stem}*.csv"))

@@ -177,13 +177,16 @@ def _triton() -> list[KernelSpec]:
 @hookimpl
 def qcore_doctor() -> Sequence[DoctorLine]:
     """Version, what was compiled, and whether it and AITER can run here."""
-    from qcore_rocm import __version__, library
+    from qcore_rocm import __version__, aiter_package, library
 
     archs = library.compiled_archs()
     compiled = f"{__version__}, {library.built()}"
     if archs:
         compiled = f"{__version__}, compiled for {', '.join(archs)}"
     why = library.unusable_here()
-    return [
-        DoctorLine("qcore-rocm", compiled if why is None else f"{compiled}; {why}", ok=why is None)
-    ]
+    compiled = compiled if why is None else f"{compiled}; {why}"
+    lines = [DoctorLine("qcore-rocm", compiled, ok=why is None and bool(archs))]
+    if why is None and aiter_package.installed():
+        missing = next(filter(None, map(aiter_package.missing, aiter_package.FUNCTIONS)), None)
+        lines.append(DoctorLine("aiter", missing or "its products can be called", missing is None))
+    return lines
