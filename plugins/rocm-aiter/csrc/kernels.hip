@@ -22,6 +22,11 @@ SCALED_MM(int8, Int8)
 #if defined(QCORE_HAS_FP8)
 QUANTIZE(fp8, Fp8)
 SCALED_MM(fp8, Fp8)
+QCORE_KERNEL(quantize_groups_f32, QuantizeGroups, p) { quantize_groups<kF32>(p); }
+QCORE_KERNEL(quantize_groups_f16, QuantizeGroups, p) { quantize_groups<kF16>(p); }
+QCORE_KERNEL(quantize_groups_bf16, QuantizeGroups, p) { quantize_groups<kBf16>(p); }
+QCORE_KERNEL(block_scaled_mm_fp8_16, BlockScaledMM, p) { block_scaled_mm<Fp8, 16>(p); }
+QCORE_KERNEL(block_scaled_mm_fp8_64, BlockScaledMM, p) { block_scaled_mm<Fp8, 64>(p); }
 #endif
 W4A16_OF(f16, F16)
 W4A16_OF(bf16, Bf16)

@@ -118,3 +118,45 @@ QCORE_DEVICE void quantize_rows(const QuantizeRows& p) {
     p.codes[to + k] = k < p.K ? quantizer.code(load_float(p.x, from + k, TYPE)) : 0;
   }
 }
+
+constexpr int kMostRows = 32768;  // blocks along y; ops.py has the same number
+constexpr int kGroup = 128;       // elements of a row that share a scale
+
+struct QuantizeGroups {
+  const void* x;     // float [M, K], rows x_stride apart
+  uint8_t* codes;    // [M, groups * kGroup]; zeros behind K
+  float* scale;      // [M, groups], of e4m3fn's codes
+  int64_t x_stride;
+  int32_t M, K, groups;
+};
+
+// Groups of rows to e4m3, a wave for each group: block_x of kWaves groups, block_y of rows.
+template <int32_t TYPE>
+QCORE_DEVICE void quantize_groups(const QuantizeGroups& p) {
+  const int group = block_x() * kWaves + wave_index();
+  if (group >= p.groups) return;
+  constexpr int kEach = kGroup / kWave;
+  for (size_t row = block_y(); row < static_cast<size_t>(p.M); row += kMostRows) {
+    float values[kEach], size = 0.0f;
+    QCORE_UNROLL
+    for (int i = 0; i < kEach; ++i) {
+      const int k = group * kGroup + i * kWave + lane_index();
+      values[i] = k < p.K ? load_float(p.x, row * p.x_stride + k, TYPE) : 0.0f;
+      size = larger(size, __builtin_fabsf(values[i]));
+    }
+    for (int step = kWave / 2; step > 0; step /= 2) {
+      const uint32_t other = of_lane(bits_of<uint32_t>(size), lane_index() ^ step);
+      size = larger(size, bits_of<float>(other));
+    }
+    float scale = size / 448.0f;
+    if (scale == 0.0f) scale = 1.0f;
+    const size_t at = row * p.groups + group;
+    if (lane_index() == 0) p.scale[at] = scale;
+    QCORE_UNROLL
+    for (int i = 0; i < kEach; ++i) {
+      const float code = values[i] / scale;
+      p.codes[at * kGroup + i * kWave + lane_index()] = static_cast<uint8_t>(
+          encode_e4m3(code > 448.0f ? 448.0f : code < -448.0f ? -448.0f : code));
+    }
+  }
+}

@@ -64,6 +64,23 @@ struct TileProduct {
     }
   }
 
+  // Add the sums of `other`, each times scale(row, column).
+  template <typename Scale>
+  QCORE_DEVICE void add_scaled(const TileProduct& other, const Scale& scale) {
+    const int row = lane_index() / 16 * Unit::kSums, column = lane_index() % 16;
+    QCORE_UNROLL
+    for (int i = 0; i < kUnitRows; ++i) {
+      QCORE_UNROLL
+      for (int j = 0; j < kUnitColumns; ++j) {
+        QCORE_UNROLL
+        for (int r = 0; r < Unit::kSums; ++r) {
+          sums[i][j][r] += other.sums[i][j][r] * scale(first_row + i * 16 + row + r,
+                                                       first_column + j * 16 + column);
+        }
+      }
+    }
+  }
+
   // Call use(row, column, sum) for what this lane has, rows and columns counted in the tile.
   template <typename Use>
   QCORE_DEVICE void each(const Use& use) const {

@@ -24,6 +24,7 @@ sys.path[:0] = [str(_PLUGIN / "src"), str(_PLUGIN.parents[1] / "core" / "src")]
 from qcore.testing import check_kernel  # noqa: E402
 from qcore_rocm import driver, launching, ops, plugin  # noqa: E402
 from qcore_rocm.kernels.hip_fp8 import HipFP8ScaledMMLinearKernel  # noqa: E402
+from qcore_rocm.kernels.hip_fp8_block import HipFp8BlockScaledMMKernel  # noqa: E402
 from qcore_rocm.kernels.hip_int8 import HipInt8ScaledMMLinearKernel  # noqa: E402
 from qcore_rocm.kernels.hip_w4a16 import HipW4A16LinearKernel  # noqa: E402
 
@@ -106,6 +107,7 @@ def main(report: str | None) -> int:
         for kernel in (
             HipInt8ScaledMMLinearKernel,
             HipFP8ScaledMMLinearKernel,
+            HipFp8BlockScaledMMKernel,
             HipW4A16LinearKernel,
         ):
             spec = replace(specs[kernel.__name__], platforms=("cuda",), archs=())

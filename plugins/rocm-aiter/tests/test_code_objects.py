@@ -9,6 +9,8 @@ import pytest
 from qcore_rocm import launching, library
 
 ARGUMENTS = {
+    "quantize_groups": launching.QuantizeGroups,
+    "block_scaled_mm": launching.BlockScaledMM,
     "quantize": launching.QuantizeRows,
     "scaled_mm": launching.ScaledMM,
     "w4a16": launching.W4A16,
@@ -48,6 +50,9 @@ def names_of(arch: str) -> set[str]:
     for kind in ("int8", "fp8") if arch in library.FP8_ARCHS else ("int8",):
         names |= {f"quantize_{kind}_{dtype}" for dtype in ("f32", "f16", "bf16")}
         names |= {f"scaled_mm_{kind}_{rows}" for rows in (16, 64)}
+    if arch in library.FP8_ARCHS:
+        names |= {f"quantize_groups_{dtype}" for dtype in ("f32", "f16", "bf16")}
+        names |= {f"block_scaled_mm_fp8_{rows}" for rows in (16, 64)}
     for dtype in ("f16", "bf16"):
         names |= {f"w4a16_{dtype}_{rows}" for rows in ("few", 16, 64)}
     return names

@@ -55,6 +55,18 @@ def fp8(**changed: Any) -> torch.Tensor:
     return ops.FP8_LINEAR(**{**given, **changed})
 
 
+def block(**changed: Any) -> torch.Tensor:
+    given: dict[str, Any] = {
+        "x": torch.ones(2, 200),
+        "weight": torch.ones(130, 256, dtype=torch.uint8),
+        "weight_scale": torch.ones(2, 2),
+        "bias": None,
+        "block_n": 128,
+        "out_dtype": F32,
+    }
+    return ops.FP8_BLOCK_LINEAR(**{**given, **changed})
+
+
 @pytest.mark.parametrize(
     ("run", "changed", "named"),
     [
@@ -80,6 +92,12 @@ def fp8(**changed: Any) -> torch.Tensor:
         (int8, {"out_dtype": torch.float64}, "out_dtype"),
         (fp8, {"weight": torch.ones(5, 32, dtype=torch.int8)}, "weight"),
         (fp8, {"upper_bound": torch.ones(2)}, "upper_bound"),
+        (block, {"x": torch.ones(2, 128)}, "x"),
+        (block, {"weight": torch.ones(130, 192, dtype=torch.uint8)}, "weight"),
+        (block, {"weight_scale": torch.ones(1, 2)}, "weight_scale"),
+        (block, {"block_n": 64}, "weight_scale"),
+        (block, {"block_n": 0}, "block_n"),
+        (block, {"bias": torch.ones(128)}, "bias"),
         (w4a16, {"x": torch.ones(2, 60)}, "x"),
         (w4a16, {"x": torch.ones(2, 56, dtype=BF16)}, "x"),
         (w4a16, {"group": 12}, "group"),

@@ -68,6 +68,7 @@ def chosen(config: MMLinearLayerConfig, target: str) -> str | None:
         (FP8, "rocm:gfx1201", "HipFP8ScaledMMLinearKernel"),
         (FP8_TENSOR, "rocm:gfx942", "HipFP8ScaledMMLinearKernel"),
         (BLOCK, "rocm:gfx942", "AiterFp8BlockScaledMMKernel"),
+        (BLOCK, "rocm:gfx1201", "HipFp8BlockScaledMMKernel"),
     ],
 )
 def test_chosen(config: MMLinearLayerConfig, target: str, name: str | None) -> None:
@@ -85,7 +86,7 @@ def test_labels() -> None:
 def test_declared_archs() -> None:
     for spec in SPECS:
         if spec.backend == "qcore_rocm":
-            archs = library.FP8_ARCHS if spec.kernel_type == "fp8" else library.ARCHS
+            archs = library.FP8_ARCHS if "fp8" in spec.kernel_type else library.ARCHS
             assert spec.archs == archs
 
 

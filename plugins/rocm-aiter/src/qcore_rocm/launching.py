@@ -19,8 +19,10 @@ from qcore_rocm import driver
 __all__ = [
     "FLOAT_TYPES",
     "W4A16",
+    "BlockScaledMM",
     "HipLauncher",
     "Launcher",
+    "QuantizeGroups",
     "QuantizeRows",
     "ScaledMM",
     "address",
@@ -54,6 +56,25 @@ class ScaledMM(Structure):
         *((name, c_void_p) for name in ("bias", "out")),
         *((name, c_int32) for name in ("M", "N", "K", "a_scale_step", "b_scale_step")),
         *((name, c_int32) for name in ("a_zero_step", "bias_type", "out_type")),
+    )
+
+
+class QuantizeGroups(Structure):
+    """Of ``csrc/quantize_rows.h``."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "codes", "scale")),
+        ("x_stride", c_int64),
+        *((name, c_int32) for name in ("M", "K", "groups")),
+    )
+
+
+class BlockScaledMM(Structure):
+    """Of ``csrc/scaled_mm.h``."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("a", "b", "a_scale", "b_scale", "bias", "out")),
+        *((name, c_int32) for name in ("M", "N", "K", "block_rows", "bias_type", "out_type")),
     )
 
 

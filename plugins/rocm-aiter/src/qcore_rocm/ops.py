@@ -12,12 +12,23 @@ from typing import Any
 import torch
 from qcore.errors import ConfigError
 
-from qcore_rocm.launching import FLOAT_TYPES, W4A16, QuantizeRows, ScaledMM, address, launch
+from qcore_rocm.launching import (
+    FLOAT_TYPES,
+    W4A16,
+    BlockScaledMM,
+    QuantizeGroups,
+    QuantizeRows,
+    ScaledMM,
+    address,
+    launch,
+)
 
 __all__ = [
+    "FP8_BLOCK_LINEAR",
     "FP8_LINEAR",
     "INT8_LINEAR",
     "W4A16_LINEAR",
+    "fp8_block_linear",
     "fp8_linear",
     "fp8_mm",
     "int8_linear",
@@ -31,6 +42,8 @@ _NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 _COLUMNS = 64  # of a tile
 _FEW_ROWS = 4
 _WAVES = 4
+_GROUP = 128  # activations that share a scale, with block scales
+_MOST_ROWS = 32768  # of csrc/quantize_rows.h
 
 
 def _define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
@@ -338,6 +351,96 @@ _define(
     _fp8_fake,
 )
 FP8_LINEAR = torch.ops.qcore_rocm.fp8_linear.default
+
+
+def fp8_block_linear(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    block_n: int,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """E4m3 with a scale for ``block_n`` x 128 weights, and for 128 activations of a row.
+
+    Activations and factors are as for `fp8_linear`.
+
+    Args:
+        x: float [..., K].
+        weight: the bytes of e4m3 as the GPU has it, uint8 [N, K'], K' the next multiple of 128.
+        weight_scale: float32 [ceil(N / block_n), K' / 128].
+        bias: float [N].
+        block_n: outputs that share a scale.
+        out_dtype: of the result.
+    """
+    op = "fp8_block_linear"
+    if weight.dim() != 2 or weight.shape[1] % _GROUP != 0:
+        raise _refuse(op, "weight", list(weight.shape), "[N, K'] with K' a multiple of 128")
+    if block_n < 1:
+        raise _refuse(op, "block_n", block_n, "at least 1")
+    N, K = weight.shape
+    groups = K // _GROUP
+    _check(op, "weight", weight, (torch.uint8,), ((N, K),), x)
+    scales = ((_blocks(N, block_n), groups),)
+    _check(op, "weight_scale", weight_scale, (torch.float32,), scales, x)
+    _check(op, "bias", bias, _FLOATS, ((N,),), x)
+    _check_rows(op, x, K - _GROUP + 1, K, out_dtype)
+    out = _out(x, N, out_dtype)
+    if out.numel() == 0:
+        return out
+    rows = _rows(x)
+    M = rows.shape[0]
+    codes = rows.new_empty((M, K), dtype=torch.uint8)
+    scale = rows.new_empty((M, groups), dtype=torch.float32)
+    made = QuantizeGroups(
+        address(rows),
+        address(codes),
+        address(scale),
+        rows.stride(0),
+        M,
+        rows.shape[1],
+        groups,
+    )
+    grid = (_blocks(groups, _WAVES), min(M, _MOST_ROWS))
+    launch(f"quantize_groups_{_NAMES[rows.dtype]}", made, grid, rows.device)
+    args = BlockScaledMM(
+        address(codes),
+        address(weight),
+        address(scale),
+        address(weight_scale),
+        address(bias),
+        address(out),
+        M,
+        N,
+        K,
+        block_n,
+        FLOAT_TYPES[bias.dtype] if bias is not None else 0,
+        FLOAT_TYPES[out_dtype],
+    )
+    tile = 16 if M <= 16 else 64
+    grid = (_blocks(N, _COLUMNS), _blocks(M, tile))
+    launch(f"block_scaled_mm_fp8_{tile}", args, grid, rows.device)
+    return out
+
+
+def _fp8_block_fake(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    block_n: int,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    return _out(x, weight.shape[0], out_dtype)
+
+
+_define(
+    "fp8_block_linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, SymInt block_n, "
+    "ScalarType out_dtype) -> Tensor",
+    fp8_block_linear,
+    _fp8_block_fake,
+)
+FP8_BLOCK_LINEAR = torch.ops.qcore_rocm.fp8_block_linear.default
 
 
 # -- 4-bit weights -------------------------------------------------------------------------------

@@ -61,6 +61,12 @@ def _hip() -> list[KernelSpec]:
             _MATRIX_FP8,
             "tensor, channel and token scales, static and dynamic; e4m3fnuz on gfx942",
         ),
+        "HipFp8BlockScaledMMKernel": (
+            "fp8_block",
+            "fp8_block",
+            _MATRIX_FP8,
+            "blocks of any number of outputs by 128 inputs, 1x128 of activations",
+        ),
     }
     return [
         KernelSpec(
