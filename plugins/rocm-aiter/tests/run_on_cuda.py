@@ -1,6 +1,6 @@
 """Run the plugin's own kernels on an NVIDIA GPU, with their matrix instructions emulated.
 
-``python run_on_cuda.py [REPORT.txt]`` on a machine with a CUDA build of torch, nvcc and a GPU. The
+``python run_on_cuda.py [REPORT.json]`` on a machine with a CUDA build of torch, nvcc and a GPU. The
 source is ``csrc/kernels.hip``, compiled by nvcc. All else is what runs on an AMD GPU: the kernel
 classes, the ops, and `qcore_rocm.driver`, which loads the code and launches kernels on torch's
 current stream, here by the functions of CUDA's driver. Waves have 32 lanes and 8-bit floats are
@@ -9,6 +9,7 @@ e4m3fn, as on gfx1201. The conformance kit compares every layer with float64.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,12 @@ from qcore_rocm.kernels.hip_fp8_block import HipFp8BlockScaledMMKernel  # noqa: 
 from qcore_rocm.kernels.hip_int8 import HipInt8ScaledMMLinearKernel  # noqa: E402
 from qcore_rocm.kernels.hip_w4a16 import HipW4A16LinearKernel  # noqa: E402
 
+KERNELS = (
+    HipInt8ScaledMMLinearKernel,
+    HipFP8ScaledMMLinearKernel,
+    HipFp8BlockScaledMMKernel,
+    HipW4A16LinearKernel,
+)
 CHECKS = (
     "check_refusals",
     "check_contract",
@@ -73,7 +80,7 @@ def compiled() -> bytes:
         return built.read_bytes()
 
 
-def check_graph() -> str:
+def same_in_a_graph() -> bool:
     """A layer in a CUDA graph gives what it gives outside."""
     x = torch.randn(33, 256, device="cuda", dtype=torch.bfloat16)
     weight = torch.randint(-127, 128, (130, 256), device="cuda", dtype=torch.int8)
@@ -94,35 +101,35 @@ def check_graph() -> str:
     out.zero_()
     graph.replay()
     torch.cuda.synchronize()
-    same = torch.equal(out, expected)
-    return f"in a CUDA graph: {'the same bits' if same else 'WRONG'}"
+    return torch.equal(out, expected)
 
 
 def main(report: str | None) -> int:
     machine = CudaMachine(compiled())
     specs = {spec.name: spec for spec in plugin.qcore_kernels()}
-    lines = [f"{torch.cuda.get_device_name()}, torch {torch.__version__}"]
-    failed = False
+    kernels = []
     with launching.stand_in(machine):
-        for kernel in (
-            HipInt8ScaledMMLinearKernel,
-            HipFP8ScaledMMLinearKernel,
-            HipFp8BlockScaledMMKernel,
-            HipW4A16LinearKernel,
-        ):
+        for kernel in KERNELS:
             spec = replace(specs[kernel.__name__], platforms=("cuda",), archs=())
             found = check_kernel(
                 kernel, device="cuda", spec=spec, checks=CHECKS, raise_on_failure=False
             )
-            lines.append(str(found))
-            failed |= not found.ok
-        lines.append(check_graph())
-    lines += [f"launched {name} {count} times" for name, count in sorted(machine.launched.items())]
-    text = "\n".join(lines)
-    print(text)
+            print(found, flush=True)
+            kernels.append(found.to_dict())
+        same = same_in_a_graph()
+    print(f"in a CUDA graph: {'the same bits' if same else 'WRONG'}")
+    result = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "what": "csrc/kernels.hip by nvcc, matrix instructions emulated, CUDA's driver for HIP's",
+        "same_in_a_graph": same,
+        "launched": dict(sorted(machine.launched.items())),
+        "kernels": kernels,
+    }
+    print(json.dumps(result["launched"]))
     if report:
-        Path(report).write_text(text + "\n", encoding="utf-8")
-    return int(failed or "WRONG" in text)
+        Path(report).write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
+    return int(not same or not all(kernel["ok"] for kernel in kernels))
 
 
 if __name__ == "__main__":
