@@ -84,8 +84,7 @@ struct Primitive {
 // Rows that lie one behind the other are one row to oneDNN where there is only one.
 int64_t row_stride(const Matrix& x, int64_t rows, int64_t k) { return rows == 1 && x.k_stride == 1 ? k : x.outer_stride; }
 
-Primitive build(const Place& place, const Product& p) {
-  Primitive made;
+void build(const Place& place, const Product& p, Primitive& made) {
   made.a = memory::desc({p.m, p.k}, type_of(p.a.type), memory::dims{row_stride(p.a, p.m, p.k), p.a.k_stride});
   made.b = memory::desc({p.k, p.n}, type_of(p.b.type), memory::dims{p.b.k_stride, row_stride(p.b, p.n, p.k)});
   made.out = memory::desc({p.m, p.n}, type_of(p.out_type), memory::dims{p.m == 1 ? p.n : p.out_stride, 1});
@@ -108,7 +107,7 @@ Primitive build(const Place& place, const Product& p) {
     Quantization& q = s.quantization;
     if (!quantization_of(s.grouped, weights ? p.n : p.m, p.k, weights, q)) {
       made.name = "scales or zero points in a form that oneDNN has not";
-      return made;
+      return;
     }
     if (s.scale) attr.set_scales(s.argument, q.mask, q.groups, type_of(s.grouped.type));
     else attr.set_zero_points(s.argument, q.mask, q.groups, type_of(s.grouped.type));
@@ -125,15 +124,25 @@ Primitive build(const Place& place, const Product& p) {
                         : dnnl::matmul::primitive_desc(place.engine, made.a, made.b, made.bias, made.out, attr, true);
   if (!desc) {
     made.name = "oneDNN has no implementation of these types here";
-    return made;
+    return;
   }
   made.name = desc.impl_info_str();
   if (place.on_cpu && may_saturate(made.name, onednn_has_vnni(), Element(p.a.type), Element(p.b.type))) {
     made.name += " adds products of bytes with saturation on this processor";
-    return made;
+    return;
   }
   made.scratch = desc.scratchpad_desc();
   made.matmul = dnnl::matmul(desc);
+}
+
+Primitive built(const Place& place, const Product& product) {
+  Primitive made;
+  try {
+    build(place, product, made);
+  } catch (const dnnl::error& error) {  // of an attribute: it has no such scales for such types
+    made.matmul = dnnl::matmul();
+    made.name = std::string("oneDNN: ") + error.what();
+  }
   return made;
 }
 
@@ -149,7 +158,7 @@ class Cache {
       order_.splice(order_.begin(), order_, found->second);
       return found->second->second;
     }
-    order_.emplace_front(key, std::make_shared<const Primitive>(build(place, product)));
+    order_.emplace_front(key, std::make_shared<const Primitive>(built(place, product)));
     by_key_[std::move(key)] = order_.begin();
     if (static_cast<int64_t>(order_.size()) > kMostPrimitives) {
       by_key_.erase(order_.back().first);

@@ -1,8 +1,8 @@
 """The runtime libraries that the compiled one needs: where they are, and loading them in order.
 
-Wheels put them into the environment's ``lib`` folder, where the loader does not look; each is loaded
-by its path, those it needs before it. A library that the process has already (torch's XPU build
-brings SYCL) is taken as it is: two of one kind would have two sets of devices.
+Wheels put them into the environment's ``lib`` folder, where the loader does not look; each is
+loaded by its path, those it needs before it. A library that the process has already (torch's XPU
+build brings SYCL) is taken as it is: two of one kind would have two sets of devices.
 """
 
 from __future__ import annotations
