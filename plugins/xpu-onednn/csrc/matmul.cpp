@@ -135,11 +135,11 @@ Grouped b_zeros(const Optional& t, const Shape& s, int64_t k_group) {
 
 const void* data_of(const Optional& t) { return t ? t->data_ptr() : nullptr; }
 
-void check_place(const char* name, const Optional& t, const Tensor& first, int64_t queue) {
+void check_device(const char* name, const Optional& t, const Tensor& first, bool on_cpu) {
   if (!t) return;
-  QCORE_CHECK(t->is_cpu() == (queue == 0), kOp, ": ", name, queue == 0 ? " is not on the CPU, and no queue was given"
-                                                                       : " is on the CPU, but a queue was given");
-  QCORE_CHECK(queue == 0 || t->get_device_index() == first.get_device_index(), kOp, ": ", name,
+  QCORE_CHECK(t->is_cpu() == on_cpu, kOp, ": ", name,
+              on_cpu ? " is not on the CPU, and the queue is" : " is on the CPU, and the queue is not");
+  QCORE_CHECK(on_cpu || t->get_device_index() == first.get_device_index(), kOp, ": ", name,
               " is on another device than a");
 }
 
@@ -151,14 +151,16 @@ void check_place(const char* name, const Optional& t, const Tensor& first, int64
 std::string matmul(Tensor out, Tensor a, std::string a_type, Optional a_scale, int64_t a_group, Optional a_zero,
                    Tensor b, std::string b_type, Optional b_scale, int64_t b_group_n, int64_t b_group_k,
                    Optional b_zero, Optional bias, int64_t queue, std::string path) {
-  check_place("a", a, a, queue);
-  check_place("b", b, a, queue);
-  check_place("out", out, a, queue);
-  check_place("a_scale", a_scale, a, queue);
-  check_place("a_zero", a_zero, a, queue);
-  check_place("b_scale", b_scale, a, queue);
-  check_place("b_zero", b_zero, a, queue);
-  check_place("bias", bias, a, queue);
+  QCORE_CHECK(queue != 0 || a.is_cpu(), kOp, ": a is not on the CPU, and no queue was given");
+  Place& place = place_of(queue);
+  check_device("a", a, a, place.on_cpu);
+  check_device("b", b, a, place.on_cpu);
+  check_device("out", out, a, place.on_cpu);
+  check_device("a_scale", a_scale, a, place.on_cpu);
+  check_device("a_zero", a_zero, a, place.on_cpu);
+  check_device("b_scale", b_scale, a, place.on_cpu);
+  check_device("b_zero", b_zero, a, place.on_cpu);
+  check_device("bias", bias, a, place.on_cpu);
   QCORE_CHECK(path == "auto" || path == "onednn" || path == "sycl", kOp, ": path is '", path,
               "'; allowed: auto, onednn, sycl");
 
@@ -196,7 +198,6 @@ std::string matmul(Tensor out, Tensor a, std::string a_type, Optional a_scale, i
 
   const Pointers at{a.data_ptr(), data_of(a_scale), data_of(a_zero), b.data_ptr(), data_of(b_scale), data_of(b_zero),
                     data_of(bias), out.data_ptr()};
-  Place& place = place_of(queue);
   std::string name;
   if (path != "sycl") {
     if (run_onednn(place, p, at, a, name)) return "onednn " + name;
@@ -213,6 +214,9 @@ std::string onednn_version() {
   const dnnl_version_t* v = dnnl_version();
   return std::to_string(v->major) + "." + std::to_string(v->minor) + "." + std::to_string(v->patch);
 }
+
+// A queue of SYCL's CPU device, as the address that torch would give of one of its own.
+int64_t cpu_queue() { return reinterpret_cast<int64_t>(&place_of(0).queue); }
 
 int64_t most_primitives() { return kMostPrimitives; }
 
@@ -233,8 +237,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore_xpu, m) {
       "-> str");
   m.def("onednn_version() -> str");
   m.def("devices() -> str");
+  m.def("cpu_queue() -> int");
   m.def("cached_primitives() -> int");
   m.def("most_primitives() -> int");
+  m.def("compiled_kernels() -> int");
   m.def("may_saturate(str implementation, bool has_vnni, str a, str b) -> bool");
   m.def("onednn_has_vnni() -> bool");
 }
@@ -242,9 +248,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore_xpu, m) {
 STABLE_TORCH_LIBRARY_IMPL(qcore_xpu, CompositeExplicitAutograd, m) {
   m.impl("matmul", TORCH_BOX(&qcore_xpu::matmul));
   m.impl("onednn_version", TORCH_BOX(&qcore_xpu::onednn_version));
+  m.impl("cpu_queue", TORCH_BOX(&qcore_xpu::cpu_queue));
   m.impl("devices", TORCH_BOX(&qcore_xpu::describe_devices));
   m.impl("cached_primitives", TORCH_BOX(&qcore_xpu::cached_primitives));
   m.impl("most_primitives", TORCH_BOX(&qcore_xpu::most_primitives));
+  m.impl("compiled_kernels", TORCH_BOX(&qcore_xpu::compiled_kernels));
   m.impl("may_saturate", TORCH_BOX(&qcore_xpu::may_saturate_by_name));
   m.impl("onednn_has_vnni", TORCH_BOX(&qcore_xpu::onednn_has_vnni));
 }

@@ -22,6 +22,9 @@ bool run_onednn(Place& place, const Product& product, const Pointers& at, const 
 // Runs it with our own kernel, compiled for the device when it is first asked for.
 void run_sycl(Place& place, const Product& product, const Pointers& at);
 
+// How often that has been compiled.
+int64_t compiled_kernels();
+
 // Primitives kept, and the most that are.
 int64_t cached_primitives();
 constexpr int64_t kMostPrimitives = 256;

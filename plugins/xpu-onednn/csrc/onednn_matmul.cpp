@@ -42,7 +42,7 @@ struct Quantization {
   memory::desc desc;
 };
 
-int64_t count(int64_t all, int64_t size) { return size >= all ? 1 : all / size; }
+int64_t count(int64_t all, int64_t size) { return (all + size - 1) / size; }
 
 // Of a matrix with `outer` rows of `k`; groups are written (outer, k) for a and (k, outer) for b.
 // False where oneDNN has no such form.
@@ -53,7 +53,7 @@ bool quantization_of(const Grouped& g, int64_t outer, int64_t k, bool weights, Q
     made.desc = memory::desc({1}, type, memory::dims{1});
     return true;
   }
-  if ((outers > 1 && outer % g.outer_size) || (ks > 1 && k % g.k_size)) return false;
+  if ((outers > 1 && outer % g.outer_size) || (ks > 1 && k % g.k_size)) return false;  // the last is shorter
   const int64_t outer_group = outer / outers, k_group = k / ks;
   if (weights) {
     if (outers > 1 && g.outer_stride != 1) return false;

@@ -1,6 +1,7 @@
 // The product by our own kernel, compiled from source for the device at hand by SYCL's run-time
 // compiler (sycl_ext_oneapi_kernel_compiler); once for each device and context of a process.
 
+#include <atomic>
 #include <map>
 #include <mutex>
 
@@ -13,6 +14,7 @@ namespace {
 namespace syclexp = sycl::ext::oneapi::experimental;
 
 constexpr size_t kTile = 32, kSide = 16;  // as in the kernel
+std::atomic<int64_t> compilations{0};
 
 sycl::kernel compile(const sycl::queue& queue) {
   const auto context = queue.get_context();
@@ -25,6 +27,7 @@ sycl::kernel compile(const sycl::queue& queue) {
         context, syclexp::source_language::sycl, std::string(kMatmulSource),
         syclexp::properties{syclexp::include_files{"matmul_types.h", std::string(kMatmulTypes)}});
     auto built = syclexp::build(source, {device}, syclexp::properties{syclexp::save_log{&log}});
+    ++compilations;
     return built.ext_oneapi_get_kernel("qcore_matmul");
   } catch (const sycl::exception& error) {
     fail("qcore_xpu: SYCL's run-time compiler refuses the kernel: ", error.what(), " ", log);
@@ -41,6 +44,8 @@ sycl::kernel& kernel_of(const Place& place) {
 }
 
 }  // namespace
+
+int64_t compiled_kernels() { return compilations; }
 
 void run_sycl(Place& place, const Product& product, const Pointers& at) {
   const sycl::kernel& kernel = kernel_of(place);

@@ -2,7 +2,8 @@
 
 Wheels put them into the environment's ``lib`` folder, where the loader does not look; each is
 loaded by its path, those it needs before it. A library that the process has already (torch's XPU
-build brings SYCL) is taken as it is: two of one kind would have two sets of devices.
+build brings SYCL) is taken as it is: two of one kind would have two sets of devices. None is made
+global: a library finds those that it names among the loaded ones, and nobody else sees them.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def where(library: str, distribution: str) -> Path | None:
 
 
 def load() -> None:
-    """Load all of `LIBRARIES` for the whole process.
+    """Load all of `LIBRARIES`.
 
     Where torch sees no Intel GPU, SYCL is also told where its CPU device is, which the wheels leave
     to a file with a path that is not there; ``OCL_ICD_FILENAMES`` of the user's is not touched.
@@ -67,14 +68,14 @@ def load() -> None:
 
 def _load_one(library: str, distribution: str) -> None:
     try:
-        ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL | os.RTLD_NOLOAD)
+        ctypes.CDLL(library, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
         return
     except OSError:
         pass  # not in the process yet
     path = where(library, distribution)
     try:
         # Without a path the loader searches: oneAPI's own installation may be set up in the shell.
-        ctypes.CDLL(str(path or library), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(path or library), mode=ctypes.RTLD_LOCAL)
     except OSError as error:
         found = f"it is at {path}" if path else f"the package {distribution} is not installed"
         raise MissingDependencyError(
