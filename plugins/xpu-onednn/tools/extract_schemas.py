@@ -14,7 +14,14 @@ import sys
 import zipfile
 
 LIBRARY = "vllm_xpu_kernels/_xpu_C.abi3.so"
-OPS = ("fp4_gemm", "fp8_gemm", "fp8_gemm_out", "fp8_gemm_w8a16", "int4_gemm_w4a16", "int4_gemm_w4a8")
+OPS = (
+    "fp4_gemm",
+    "fp8_gemm",
+    "fp8_gemm_out",
+    "fp8_gemm_w8a16",
+    "int4_gemm_w4a16",
+    "int4_gemm_w4a8",
+)
 
 
 def extract(wheel: str) -> dict[str, object]:
