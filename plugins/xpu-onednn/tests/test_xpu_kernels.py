@@ -77,6 +77,7 @@ class TestXPUW4A8IntLinearKernel(KernelConformance):
 
 class TestXPUInt8ScaledMMLinearKernel(KernelConformance):
     kernel_class = XPUInt8ScaledMMLinearKernel
+    configs = tuple(spread(conformance_configs("int8"), 36))  # oneDNN's reference is slow
     spec = spec_of("XPUInt8ScaledMMLinearKernel")
 
 
@@ -121,7 +122,7 @@ def by_sycl() -> Iterator[tuple[type, MMLinearLayerConfig]]:
             if c.kernel_type == kernel.kernel_type and kernel.can_implement(c)[0]
             and c.in_features is not None
         ]  # fmt: skip
-        for config in spread(fitting, 10):
+        for config in spread(fitting, 6):
             yield kernel, config
 
 
@@ -136,15 +137,23 @@ def test_by_our_kernel_alone(kernel: type, config: MMLinearLayerConfig) -> None:
         assert ops.last_implementation() in ("sycl", "nothing to do")
 
 
+@pytest.mark.parametrize("equal", [True, False])
 @pytest.mark.parametrize("zeros", [False, True])
-def test_groups_of_unequal_sizes(zeros: bool) -> None:
-    """Files may assign inputs to groups as they like; each input then has a scale of its own."""
+def test_activation_order(zeros: bool, equal: bool) -> None:
+    """Inputs are put into the order of their groups, if these are equal, as those of GPTQ are.
+
+    Files may assign inputs to groups as they like; each input then has a scale of its own.
+    """
     kind = scalar_types.uint4 if zeros else scalar_types.uint4b8
     config = MPLinearLayerConfig(
         (128, 24), (128, 24), kind, torch.float32, 32, zeros, has_g_idx=True
     )
     tensors = dict(random_tensors(config))
-    tensors["weight_g_idx"] = torch.randint(0, 4, (128,), generator=generator(3), dtype=torch.int32)
+    groups = (
+        torch.arange(128) // 32 if equal else torch.randint(0, 4, (128,), generator=generator(5))
+    )
+    order = torch.randperm(128, generator=generator(3))
+    tensors["weight_g_idx"] = groups[order].to(torch.int32)
     layer = make_layer(config, tensors)
     kernel = XPUwNa16LinearKernel(config)
     process_weights(kernel, layer)
@@ -158,6 +167,7 @@ def test_groups_of_unequal_sizes(zeros: bool) -> None:
     group = tensors["weight_g_idx"].long()
     weight = (codes.double() - zero[:, group]) * scale[:, group]
     x = torch.randn(3, 128, generator=generator(4))
+    assert (getattr(layer, "weight_g_idx", None) is not None) is equal
     out = kernel.apply_weights(layer, x)
     torch.testing.assert_close(out.double(), x.double() @ weight.t(), rtol=1e-5, atol=1e-4)
 
