@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 import formats_page
+import hardware_page
 import kernels_page
 import ops_page
 
@@ -18,7 +19,7 @@ def pages() -> dict[Path, str]:
     """Every generated page, with what it is to say."""
     return {
         path: text
-        for page in (kernels_page, ops_page, formats_page)
+        for page in (kernels_page, hardware_page, ops_page, formats_page)
         for path, text in page.pages().items()
     }
 

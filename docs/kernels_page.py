@@ -1,4 +1,4 @@
-"""Write docs/kernels.md from the registry: every kernel of this repository with its label.
+"""Write docs/kernels.md: every kernel that this repository declares, with its label.
 
 python docs/kernels_page.py
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from light_specs import declared_kernels
 from qcore.kernels import KERNEL_TYPES
 from qcore.registry import Evidence, RegisteredKernel
-from reach import our_registry
 
 PAGE = Path(__file__).with_name("kernels.md")
 MEANING = {
@@ -37,15 +37,14 @@ def render() -> str:
         "| --- | --- |",
         *(f"| {label} | {text} |" for label, text in MEANING.items()),
         "",
-        "The reference kernels (`reference`, `emulation`) run on every device that torch has. They "
-        "were executed on x86 processors and on an NVIDIA H200 "
-        "([report](../tests/gpu-reports/nvidia-h200.json)).",
+        "The reference kernels (`reference`, `emulation`) run on every device that torch has. "
+        "[Kernels and hardware](hardware.md) has the reports behind the labels, target by target.",
     ]
     for name, kind in KERNEL_TYPES.items():
         lines += ["", f"## {name}: {kind.about}", ""]
         lines += ["| kernel | wheel | backend | priority | needs | numerics | label |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
-        lines += [_row(kernel) for kernel in our_registry().kernels(name)]
+        lines += [_row(k) for k in declared_kernels() if k.spec.kernel_type == name]
     return "\n".join(lines) + "\n"
 
 

@@ -3,33 +3,42 @@
     python tests/run_gpu.py --out tests/gpu-reports/nvidia-h200.json
 
 Every registered kernel that is usable on the GPU of this machine goes through the conformance kit
-there; then pytest runs the tests marked `gpu`. Nothing is built. The report names device, torch,
-commit, and for each kernel the layers run, the result nearest to its bound, and its label.
+there; meanwhile pytest runs the tests marked `gpu`. Nothing is built. The report names device,
+torch, commit, for each kernel the layers run, the result nearest to its bound and its label, and
+the tests by their outcome. `--jobs` needs pytest-xdist.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
+import xml.etree.ElementTree as ET
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
+from functools import partial
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import qcore
 import torch
 from qcore.errors import QcoreError
-from qcore.registry import RegisteredKernel, get_registry
+from qcore.registry import get_registry
 from qcore.testing import check_kernel
 
 ROOT = Path(__file__).parents[1]
 
 
-def conformance(kernel: RegisteredKernel) -> dict[str, Any]:
+def conformance(name: str, threads: int) -> dict[str, Any]:
     """The kit's report on a kernel, or why there is none."""
+    torch.set_num_threads(threads)
+    kernel = next(k for k in get_registry().kernels() if k.name == name)
     start = time.perf_counter()
     try:
         report = check_kernel(
@@ -48,7 +57,39 @@ def conformance(kernel: RegisteredKernel) -> dict[str, Any]:
 def _test_folders() -> list[str]:
     """The tests of the distributions that are installed."""
     folders = {"qcore": "core/tests", "qcore_cuda": "plugins/cuda-cutlass/tests"}
-    return [folder for module, folder in folders.items() if find_spec(module) is not None]
+    return [folder for module, folder in folders.items() if find_spec(module) is not None] + [
+        "tests"
+    ]
+
+
+def start_tests(report: Path, jobs: int) -> subprocess.Popen[bytes]:
+    """Begin the tests marked `gpu`; what came of each goes to ``report``."""
+    parallel = ["-n", str(jobs)] if jobs > 1 else []
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", f"--junitxml={report}"]
+    # The references run on the CPU; what the tests leave of it is the conformance kit's.
+    threads = max(1, (os.cpu_count() or 1) // (2 * jobs))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return subprocess.Popen([*command, *parallel, *_test_folders()], cwd=ROOT, env=environment)
+
+
+def outcomes(report: Path) -> dict[str, Any]:
+    """How many tests passed, failed and were skipped, file by file; which failed, why skipped."""
+    counts: dict[str, dict[str, int]] = {}
+    failed, reasons = [], {}
+    for case in ET.parse(report).iter("testcase"):
+        kinds = {child.tag for child in case}
+        if kinds & {"failure", "error"}:
+            outcome = "failed"
+            failed.append(f"{case.get('classname')}::{case.get('name')}")
+        elif "skipped" in kinds:
+            outcome = "skipped"
+            reason = case.find("skipped").get("message", "")
+            reasons[reason] = reasons.get(reason, 0) + 1
+        else:
+            outcome = "passed"
+        file = (case.get("classname") or "").rsplit(".", 1)[-1]
+        counts.setdefault(file, {})[outcome] = counts.get(file, {}).get(outcome, 0) + 1
+    return {"files": counts, "failed": failed, "skipped_because": reasons}
 
 
 def main() -> None:
@@ -56,16 +97,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="write JSON here")
     parser.add_argument("--commit", help="what was tested, if this is not a git checkout")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="processes for the tests, and a quarter of that for the kit",
+    )
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("torch sees no GPU here; there is nothing to run")
     target = qcore.Target.current()
     print(target.describe())
-    kernels = [k for k in get_registry().kernels() if target.platform in k.spec.platforms]
-    results = [conformance(kernel) for kernel in kernels]
-    tests = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *_test_folders()], check=False, cwd=ROOT
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        junit = Path(folder) / "tests.xml"
+        running = start_tests(junit, args.jobs)
+        usable = [k for k in get_registry().kernels() if target.platform in k.spec.platforms]
+        names = [k.name for k in usable]
+        workers = max(1, args.jobs // 4)
+        threads = max(1, (os.cpu_count() or 1) // (2 * workers))
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            results = list(pool.map(partial(conformance, threads=threads), names))
+        exit_code = running.wait()
+        tests = outcomes(junit) if junit.exists() else {}
     report = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": args.commit,
@@ -73,12 +126,13 @@ def main() -> None:
         "target": str(target),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "pytest_exit_code": tests.returncode,
+        "pytest_exit_code": exit_code,
+        "tests": tests,
         "kernels": results,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
-    sys.exit(int(any(r["ok"] is False for r in results) or tests.returncode != 0))
+    sys.exit(int(any(r["ok"] is False for r in results) or exit_code != 0))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ GatedRow find_activation(std::string_view name) {
   if (name == "gelu") return gated_row<gelu>;
   if (name == "gelu_tanh") return gated_row<gelu_tanh>;
   if (name == "swigluoai") return gated_row<swigluoai>;
-  STD_TORCH_CHECK(false, kOp, ": activation is '", std::string(name),
+  QCORE_CHECK(false, kOp, ": activation is '", std::string(name),
                   "'; allowed: silu, gelu, gelu_tanh, swigluoai");
 }
 
@@ -66,7 +66,7 @@ Codes find_codes(std::string_view name) {
   if (name == "uint4") return {4, 1};
   if (name == "uint8") return {8, 2};
   if (name == "e2m1") return {4, -1};
-  STD_TORCH_CHECK(false, kOp, ": codes is '", std::string(name), "'; allowed: uint2, uint4, uint8, e2m1");
+  QCORE_CHECK(false, kOp, ": codes is '", std::string(name), "'; allowed: uint2, uint4, uint8, e2m1");
 }
 
 // One projection of all experts.
@@ -80,11 +80,11 @@ class Projection {
  public:
   Projection(const Stacks& s, const Codes& codes, int64_t experts, int64_t k, int64_t n)
       : name_(s.name), k(k), n(n), blocks(ceil_div(n, kBlock)), slots_(32 / codes.bits) {
-    STD_TORCH_CHECK(s.packed.dim() == 4, kOp, ": ", name_, "_packed has shape ", shape_of(s.packed),
+    QCORE_CHECK(s.packed.dim() == 4, kOp, ": ", name_, "_packed has shape ", shape_of(s.packed),
                     "; it must be [experts, blocks, words, ", kBlock, "]");
-    STD_TORCH_CHECK(s.scale.dim() == 4, kOp, ": ", name_, "_scale has shape ", shape_of(s.scale),
+    QCORE_CHECK(s.scale.dim() == 4, kOp, ": ", name_, "_scale has shape ", shape_of(s.scale),
                     "; it must be [experts, blocks, groups, ", kBlock, "]");
-    STD_TORCH_CHECK(s.chunks.dim() == 3 && s.chunks.size(2) >= 2, kOp, ": ", name_, "_chunks has shape ",
+    QCORE_CHECK(s.chunks.dim() == 3 && s.chunks.size(2) >= 2, kOp, ": ", name_, "_chunks has shape ",
                     shape_of(s.chunks), "; it must be [experts, 2, chunks + 1]");
     first_.k = k;
     first_.words = s.packed.size(2);
@@ -98,7 +98,7 @@ class Projection {
     first_.scale = {s.scale.data_ptr(), float_dtype(kOp, "scale", s.scale), nullptr};
     first_.chunk_begin = static_cast<const int32_t*>(s.chunks.data_ptr());
     if (s.zero.numel() > 0) {
-      STD_TORCH_CHECK(codes.index >= 0, kOp, ": ", name_, "_zero is given; codes of e2m1 have none");
+      QCORE_CHECK(codes.index >= 0, kOp, ": ", name_, "_zero is given; codes of e2m1 have none");
       check("_zero", s.zero, ScalarType::Byte, {experts, blocks, first_.groups, kBlock});
       first_.zero = static_cast<const uint8_t*>(s.zero.data_ptr());
     }
@@ -106,7 +106,7 @@ class Projection {
       check("_perm", s.perm, ScalarType::Int, {experts, slots()});
       first_.perm = static_cast<const int32_t*>(s.perm.data_ptr());
     } else {
-      STD_TORCH_CHECK(first_.words == ceil_div(k, slots_), kOp, ": ", name_, "_packed has ",
+      QCORE_CHECK(first_.words == ceil_div(k, slots_), kOp, ": ", name_, "_packed has ",
                       first_.words, " words of ", slots_, " codes; without perm, ", k, " inputs take ",
                       ceil_div(k, slots_));
     }
@@ -132,13 +132,13 @@ class Projection {
       valid = valid && words > 0 && words * slots_ <= kChunkSlots && w.chunk_group[c] >= 0 &&
               w.chunk_group[c] < w.groups;
     }
-    STD_TORCH_CHECK(valid, kOp, ": ", name_, "_chunks of expert ", e, " does not divide the ", w.words,
+    QCORE_CHECK(valid, kOp, ": ", name_, "_chunks of expert ", e, " does not divide the ", w.words,
                     " words among the ", w.groups, " groups; it must come from wna16_pack");
     if (w.perm) {
       w.perm += e * slots();
       int32_t largest = -1;
       for (int64_t s = 0; s < slots(); ++s) largest = std::max(largest, w.perm[s]);
-      STD_TORCH_CHECK(largest < k, kOp, ": ", name_, "_perm of expert ", e, " has the input ", largest,
+      QCORE_CHECK(largest < k, kOp, ": ", name_, "_perm of expert ", e, " has the input ", largest,
                       "; there are ", k);
     }
     return w;
@@ -286,13 +286,13 @@ Tensor experts(const Tensor& x, const Tensor& topk_weights, const Tensor& topk_i
                const Tensor& w2_packed, const Tensor& w2_scale, const Tensor& w2_zero,
                const Tensor& w2_perm, const Tensor& w2_chunks, const std::optional<Tensor>& w2_bias,
                int64_t intermediate_size, std::string_view codes_name, std::string_view activation) {
-  STD_TORCH_CHECK(x.dim() == 2, kOp, ": x has shape ", shape_of(x), "; it must be [tokens, hidden_size]");
-  STD_TORCH_CHECK(intermediate_size >= 1, kOp, ": intermediate_size is ", intermediate_size,
+  QCORE_CHECK(x.dim() == 2, kOp, ": x has shape ", shape_of(x), "; it must be [tokens, hidden_size]");
+  QCORE_CHECK(intermediate_size >= 1, kOp, ": intermediate_size is ", intermediate_size,
                   "; it must be at least 1");
-  STD_TORCH_CHECK(topk_ids.dim() == 2, kOp, ": topk_ids has shape ", shape_of(topk_ids),
+  QCORE_CHECK(topk_ids.dim() == 2, kOp, ": topk_ids has shape ", shape_of(topk_ids),
                   "; it must be [tokens, experts of a token]");
   const int64_t T = x.size(0), H = x.size(1), I = intermediate_size, J = topk_ids.size(1);
-  STD_TORCH_CHECK(H >= 1, kOp, ": x has shape ", shape_of(x), "; it must have at least one column");
+  QCORE_CHECK(H >= 1, kOp, ": x has shape ", shape_of(x), "; it must have at least one column");
   check_tensor(kOp, "topk_ids", topk_ids, ScalarType::Long, {T, J});
   check_tensor(kOp, "topk_weights", topk_weights, ScalarType::Float, {T, J});
   const int64_t E = w13_packed.dim() > 0 ? w13_packed.size(0) : 0;

@@ -12,7 +12,7 @@ constexpr int64_t kMaxK = 65536;
 
 float scalar_float(const char* op, const char* name, const Tensor& t) {
   check_dtype(op, name, t, ScalarType::Float);
-  STD_TORCH_CHECK(t.numel() == 1, op, ": ", name, " has shape ", shape_of(t),
+  QCORE_CHECK(t.numel() == 1, op, ": ", name, " has shape ", shape_of(t),
                   "; it must have one element");
   return *static_cast<const float*>(t.data_ptr());
 }
@@ -21,10 +21,10 @@ RowQuant static_quant(const char* op, const Tensor& scale, const std::optional<T
   RowQuant mode{false, !azp, scalar_float(op, "input_scale", scale), 0};
   if (azp) {
     check_dtype(op, "azp", *azp, ScalarType::Int);
-    STD_TORCH_CHECK(azp->numel() == 1, op, ": azp has shape ", shape_of(*azp),
+    QCORE_CHECK(azp->numel() == 1, op, ": azp has shape ", shape_of(*azp),
                     "; it must have one element");
     mode.azp = *static_cast<const int32_t*>(azp->data_ptr());
-    STD_TORCH_CHECK(mode.azp >= -128 && mode.azp <= 127, op, ": azp is ", mode.azp,
+    QCORE_CHECK(mode.azp >= -128 && mode.azp <= 127, op, ": azp is ", mode.azp,
                     "; allowed: -128 to 127");
   }
   return mode;
@@ -73,10 +73,10 @@ Tensor static_scaled_int8_quant(const Tensor& x, const Tensor& scale,
 std::tuple<Tensor, Tensor> int8_pack(const Tensor& weight) {
   constexpr const char* op = "int8_pack";
   check_dtype(op, "weight", weight, ScalarType::Char);
-  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(0) >= 1 && weight.size(1) >= 1, op,
+  QCORE_CHECK(weight.dim() == 2 && weight.size(0) >= 1 && weight.size(1) >= 1, op,
                   ": weight has shape ", shape_of(weight), "; it must be [N, K], neither of them 0");
   const int64_t n = weight.size(0), k = weight.size(1);
-  STD_TORCH_CHECK(k <= kMaxK, op, ": weight has K = ", k, "; at most ", kMaxK,
+  QCORE_CHECK(k <= kMaxK, op, ": weight has K = ", k, "; at most ", kMaxK,
                   ", beyond which a 32-bit sum may overflow");
   const int64_t blocks = ceil_div(n, kBlock), quads = ceil_div(k, 4);
   const int64_t row_stride = weight.stride(0), k_stride = weight.stride(1);
@@ -179,28 +179,28 @@ void int8_scaled_linear_out(const Tensor& x, const Tensor& packed, const Tensor&
                             const Tensor& col_sums, const std::optional<Tensor>& bias,
                             const std::optional<Tensor>& input_scale,
                             const std::optional<Tensor>& azp, bool symmetric, const Tensor& out) {
-  STD_TORCH_CHECK(col_sums.dim() == 1 && col_sums.size(0) >= 1, kOp, ": col_sums has shape ",
+  QCORE_CHECK(col_sums.dim() == 1 && col_sums.size(0) >= 1, kOp, ": col_sums has shape ",
                   shape_of(col_sums), "; it must be [N]");
   const int64_t n = col_sums.size(0), blocks = ceil_div(n, kBlock);
   const Rows rows = as_rows(kOp, x, -1);
   Int8Weights w{};
   w.quads = ceil_div(rows.k, 4);
-  STD_TORCH_CHECK(rows.k >= 1 && rows.k <= kMaxK, kOp, ": x has K = ", rows.k, "; allowed: 1 to ", kMaxK);
+  QCORE_CHECK(rows.k >= 1 && rows.k <= kMaxK, kOp, ": x has K = ", rows.k, "; allowed: 1 to ", kMaxK);
   check_tensor(kOp, "col_sums", col_sums, ScalarType::Int, {n});
   check_tensor(kOp, "packed", packed, ScalarType::Byte, {blocks, w.quads, kBlock, 4});
   w.packed = static_cast<const uint8_t*>(packed.data_ptr());
   w.col_sums = static_cast<const int32_t*>(col_sums.data_ptr());
   w.scale_dtype = float_dtype(kOp, "weight_scale", weight_scale);
   const int64_t scales = weight_scale.numel();
-  STD_TORCH_CHECK((scales == 1 || scales == n) && weight_scale.is_contiguous(), kOp,
+  QCORE_CHECK((scales == 1 || scales == n) && weight_scale.is_contiguous(), kOp,
                   ": weight_scale has shape ", shape_of(weight_scale),
                   "; it must be contiguous and have 1 or N = ", n, " elements");
   w.scale = weight_scale.data_ptr();
   w.scale_per_channel = scales == n;
-  STD_TORCH_CHECK(input_scale || !azp, kOp, ": azp is given without input_scale; dynamic quantization "
+  QCORE_CHECK(input_scale || !azp, kOp, ": azp is given without input_scale; dynamic quantization "
                   "makes its own, with symmetric=False");
-  STD_TORCH_CHECK(!azp || !symmetric, kOp, ": azp is given with symmetric=True; it must be False");
-  STD_TORCH_CHECK(!input_scale || symmetric || azp, kOp, ": symmetric is False with input_scale; then "
+  QCORE_CHECK(!azp || !symmetric, kOp, ": azp is given with symmetric=True; it must be False");
+  QCORE_CHECK(!input_scale || symmetric || azp, kOp, ": symmetric is False with input_scale; then "
                   "azp must be given");
   const RowQuant mode = input_scale ? static_quant(kOp, *input_scale, azp)
                                     : RowQuant{true, symmetric, 0.0f, 0};
@@ -215,8 +215,8 @@ Tensor int8_scaled_linear(const Tensor& x, const Tensor& packed, const Tensor& w
                           bool symmetric, std::optional<ScalarType> out_dtype) {
   const ScalarType type = out_dtype.value_or(x.scalar_type());
   float_dtype(kOp, out_dtype ? "out_dtype" : "x", type);
-  STD_TORCH_CHECK(x.dim() >= 1, kOp, ": x has no dimension; it must be [..., K]");
-  STD_TORCH_CHECK(col_sums.dim() == 1, kOp, ": col_sums has shape ", shape_of(col_sums),
+  QCORE_CHECK(x.dim() >= 1, kOp, ": x has no dimension; it must be [..., K]");
+  QCORE_CHECK(col_sums.dim() == 1, kOp, ": col_sums has shape ", shape_of(col_sums),
                   "; it must be [N]");
   Tensor out = new_output(x, col_sums.size(0), type);
   int8_scaled_linear_out(x, packed, weight_scale, col_sums, bias, input_scale, azp, symmetric, out);

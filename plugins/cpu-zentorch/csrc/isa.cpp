@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "isa_select.h"
+#include "op_support.h"
 
 namespace qcore_cpu {
 namespace {
@@ -13,7 +14,7 @@ std::string compiled_isas() { return isa_names(false); }
 
 void set_isa(std::string_view name) {
   const IsaKernels* kernels = supported_isa(name);
-  STD_TORCH_CHECK(kernels, "set_isa: name is '", std::string(name),
+  QCORE_CHECK(kernels, "set_isa: name is '", std::string(name),
                   "'; this machine supports: ", supported_isas());
   set_active_isa(*kernels);
 }

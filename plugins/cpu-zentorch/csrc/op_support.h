@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <new>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,25 @@ namespace qcore_cpu {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// Text of what a message is made of. No stream, as torch's own check has: those carry a locale, which may
+// be that of another C++ library in the process.
+inline std::string to_text(const std::string& text) { return text; }
+inline std::string to_text(const char* text) { return text; }
+template <typename Number>
+std::string to_text(Number number) {
+  return std::to_string(number);
+}
+
+// Fails with a message made of the arguments, and nothing about where in the source that was.
+template <typename... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  throw std::runtime_error((std::string() + ... + to_text(parts)));
+}
+#define QCORE_CHECK(condition, ...)                   \
+  do {                                                \
+    if (!(condition)) ::qcore_cpu::fail(__VA_ARGS__); \
+  } while (false)
+
 inline std::string shape_of(const Tensor& t) {
   std::string text = "[";
   for (int64_t i = 0; i < t.dim(); ++i) text += (i ? ", " : "") + std::to_string(t.size(i));
@@ -30,8 +50,8 @@ inline std::string shape_of(const Tensor& t) {
 inline const char* dtype_name(ScalarType type) { return torch::headeronly::toString(type); }
 
 inline void check_dtype(const char* op, const char* name, const Tensor& t, ScalarType allowed) {
-  STD_TORCH_CHECK(t.is_cpu(), op, ": ", name, " is not on the CPU");
-  STD_TORCH_CHECK(t.scalar_type() == allowed, op, ": ", name, " is ", dtype_name(t.scalar_type()),
+  QCORE_CHECK(t.is_cpu(), op, ": ", name, " is not on the CPU");
+  QCORE_CHECK(t.scalar_type() == allowed, op, ": ", name, " is ", dtype_name(t.scalar_type()),
                   "; it must be ", dtype_name(allowed));
 }
 
@@ -44,9 +64,9 @@ inline void check_tensor(const char* op, const char* name, const Tensor& t, Scal
   if (!fits) {
     std::string wanted;
     for (int64_t side : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(side);
-    STD_TORCH_CHECK(false, op, ": ", name, " has shape ", shape_of(t), "; it must be [", wanted, "]");
+    QCORE_CHECK(false, op, ": ", name, " has shape ", shape_of(t), "; it must be [", wanted, "]");
   }
-  STD_TORCH_CHECK(t.is_contiguous(), op, ": ", name, " is not contiguous; it must be");
+  QCORE_CHECK(t.is_contiguous(), op, ": ", name, " is not contiguous; it must be");
 }
 
 inline Dtype float_dtype(const char* op, const char* name, ScalarType type) {
@@ -58,13 +78,13 @@ inline Dtype float_dtype(const char* op, const char* name, ScalarType type) {
     case ScalarType::BFloat16:
       return Dtype::bf16;
     default:
-      STD_TORCH_CHECK(false, op, ": ", name, " is ", dtype_name(type),
+      QCORE_CHECK(false, op, ": ", name, " is ", dtype_name(type),
                       "; allowed: Float, Half, BFloat16");
   }
 }
 
 inline Dtype float_dtype(const char* op, const char* name, const Tensor& t) {
-  STD_TORCH_CHECK(t.is_cpu(), op, ": ", name, " is not on the CPU");
+  QCORE_CHECK(t.is_cpu(), op, ": ", name, " is not on the CPU");
   return float_dtype(op, name, t.scalar_type());
 }
 
@@ -83,9 +103,9 @@ struct Rows {
 inline Rows as_rows(const char* op, const Tensor& x, int64_t k) {
   const Dtype dtype = float_dtype(op, "x", x);
   const int64_t dim = x.dim();
-  STD_TORCH_CHECK(dim >= 1, op, ": x has no dimension; it must be [..., K]");
+  QCORE_CHECK(dim >= 1, op, ": x has no dimension; it must be [..., K]");
   if (k < 0) k = x.size(dim - 1);
-  STD_TORCH_CHECK(x.size(dim - 1) == k, op, ": x has shape ", shape_of(x),
+  QCORE_CHECK(x.size(dim - 1) == k, op, ": x has shape ", shape_of(x),
                   "; its last dimension must be in_features = ", k);
   int64_t rows = 1;
   for (int64_t i = 0; i + 1 < dim; ++i) rows *= x.size(i);
@@ -115,7 +135,7 @@ inline Tensor new_output(const Tensor& x, int64_t last, ScalarType type) {
   }
   const auto code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   AtenTensorHandle made = nullptr;
-  STD_TORCH_CHECK(aoti_torch_empty_strided(x.dim(), shape.data(), strides.data(), code,
+  QCORE_CHECK(aoti_torch_empty_strided(x.dim(), shape.data(), strides.data(), code,
                                            aoti_torch_device_type_cpu(), 0, &made) == AOTI_TORCH_SUCCESS,
                   "no memory for a result of shape ", shape_of(x), " with ", last, " at the end");
   return Tensor(made);
@@ -125,9 +145,9 @@ inline void check_out(const char* op, const Tensor& out, const Tensor& x, int64_
   float_dtype(op, "out", out);
   bool fits = out.dim() == x.dim() && out.size(out.dim() - 1) == n;
   for (int64_t i = 0; fits && i + 1 < x.dim(); ++i) fits = out.size(i) == x.size(i);
-  STD_TORCH_CHECK(fits, op, ": out has shape ", shape_of(out), "; for x ", shape_of(x),
+  QCORE_CHECK(fits, op, ": out has shape ", shape_of(out), "; for x ", shape_of(x),
                   " it must end with out_features = ", n, " and be like x before that");
-  STD_TORCH_CHECK(out.is_contiguous(), op, ": out is not contiguous; it must be");
+  QCORE_CHECK(out.is_contiguous(), op, ": out is not contiguous; it must be");
 }
 
 inline Output make_output(const char* op, const Tensor& out, const std::optional<Tensor>& bias,

@@ -37,7 +37,7 @@ bool given(Maybe t) { return t && t->numel() > 0; }
 const float* one_float(const char* name, Maybe t) {
   if (!t) return nullptr;
   check_dtype(kOp, name, *t, ScalarType::Float);
-  STD_TORCH_CHECK(t->numel() == 1, kOp, ": ", name, " has shape ", shape_of(*t), "; it must have one element");
+  QCORE_CHECK(t->numel() == 1, kOp, ": ", name, " has shape ", shape_of(*t), "; it must have one element");
   return static_cast<const float*>(t->data_ptr());
 }
 
@@ -50,7 +50,7 @@ Codes find_codes(std::string_view name) {
   if (name == "e4m3") return Codes::e4m3;
   if (name == "lookup4") return Codes::lookup4;
   if (name == "lookup8") return Codes::lookup8;
-  STD_TORCH_CHECK(false, kOp, ": codes is '", std::string(name), "'; allowed: e2m1, e4m3, lookup4, lookup8");
+  QCORE_CHECK(false, kOp, ": codes is '", std::string(name), "'; allowed: e2m1, e4m3, lookup4, lookup8");
 }
 
 int bits_of(Codes codes) { return codes == Codes::e2m1 || codes == Codes::lookup4 ? 4 : 8; }
@@ -67,13 +67,13 @@ Wna16Weights check_weights(Codes codes, const Tensor& packed, const Tensor& scal
   const std::optional<Tensor> none;
   Wna16Weights w = qcore_cpu::check_weights(kOp, packed, scale, none, perm, chunks, bits_of(codes), k, n,
                                             offset, none, none, !has_table(codes));
-  STD_TORCH_CHECK(given(table) == has_table(codes), kOp, ": table is ", given(table) ? "" : "not ",
+  QCORE_CHECK(given(table) == has_table(codes), kOp, ": table is ", given(table) ? "" : "not ",
                   "given; codes of lookup4 and lookup8 need it, and no others");
   if (has_table(codes)) {
     check_tensor(kOp, "table", *table, ScalarType::Float, {int64_t{1} << bits_of(codes)});
     w.table = static_cast<const float*>(table->data_ptr());
   }
-  STD_TORCH_CHECK(!w.offset.data || has_table(codes), kOp,
+  QCORE_CHECK(!w.offset.data || has_table(codes), kOp,
                   ": offset is given; only codes of lookup4 and lookup8 have one");
   return w;
 }
@@ -86,7 +86,7 @@ SmallFloat find_format(std::string_view name) {
   if (name == "mxfp4") return SmallFloat::mxfp4;
   if (name == "mxfp8") return SmallFloat::mxfp8;
   if (name == "nvfp4") return SmallFloat::nvfp4;
-  STD_TORCH_CHECK(false, kOp, ": activations is '", std::string(name),
+  QCORE_CHECK(false, kOp, ": activations is '", std::string(name),
                   "'; allowed: '', e4m3, e4m3fnuz, mxfp4, mxfp8, nvfp4");
 }
 
@@ -186,7 +186,7 @@ void wfp_linear_out(const Tensor& x, const Tensor& packed, const Tensor& scale, 
   const float* outer = one_float("weight_scale", weight_scale);
   const float* given_scale = one_float("input_scale", input_scale);
   const float* bound = one_float("input_bound", input_bound);
-  STD_TORCH_CHECK(group >= -1, kOp, ": group is ", group, "; it must be -1 (a row), 0 (all) or at least 1");
+  QCORE_CHECK(group >= -1, kOp, ": group is ", group, "; it must be -1 (a row), 0 (all) or at least 1");
   const bool rounds = !activations.empty();
   RowRounding rounding{};
   if (rounds) {
@@ -195,9 +195,9 @@ void wfp_linear_out(const Tensor& x, const Tensor& packed, const Tensor& scale, 
     rounding.bound = bound ? *bound : std::numeric_limits<float>::infinity();
     const bool plain = rounding.format == SmallFloat::e4m3 || rounding.format == SmallFloat::e4m3fnuz;
     rounding.group = plain && group > 0 ? group : 0;
-    STD_TORCH_CHECK(!rounding.group || codes == Codes::e4m3, kOp, ": group is ", group,
+    QCORE_CHECK(!rounding.group || codes == Codes::e4m3, kOp, ": group is ", group,
                     "; activations are rounded in groups with codes of e4m3 only");
-    STD_TORCH_CHECK(!given_scale || group == 0, kOp, ": input_scale is given; group is then 0, not ", group);
+    QCORE_CHECK(!given_scale || group == 0, kOp, ": input_scale is given; group is then 0, not ", group);
   }
   if (rows.rows == 0) return;
 
@@ -212,7 +212,7 @@ void wfp_linear_out(const Tensor& x, const Tensor& packed, const Tensor& scale, 
   const bool mx = rounding.format == SmallFloat::mxfp4 || rounding.format == SmallFloat::mxfp8;
   const SmallFloatRows rounded(rounding, group == 0 && !mx, w, 32 / bits_of(codes), rows,
                                const_cast<float*>(output.row_scale));
-  STD_TORCH_CHECK(rounded.fits(), kOp, ": group is ", group,
+  QCORE_CHECK(rounded.fits(), kOp, ": group is ", group,
                   "; a chunk of the weights has inputs of several groups");
   wna16_run(kernel, w, bits_of(codes), false, rows, output, &rounded);
 }
@@ -223,8 +223,8 @@ Tensor wfp_linear(const Tensor& x, const Tensor& packed, const Tensor& scale, Ma
                   std::string_view activations, int64_t group, Maybe input_scale, Maybe input_bound) {
   const ScalarType type = out_dtype.value_or(x.scalar_type());
   float_dtype(kOp, out_dtype ? "out_dtype" : "x", type);
-  STD_TORCH_CHECK(x.dim() >= 1, kOp, ": x has no dimension; it must be [..., K]");
-  STD_TORCH_CHECK(n >= 1, kOp, ": out_features is ", n, "; it must be at least 1");
+  QCORE_CHECK(x.dim() >= 1, kOp, ": x has no dimension; it must be [..., K]");
+  QCORE_CHECK(n >= 1, kOp, ": out_features is ", n, "; it must be at least 1");
   Tensor out = torch::stable::new_empty(x, shape_with_last(x, n), type);
   wfp_linear_out(x, packed, scale, perm, chunks, bias, codes, k, n, out, weight_scale, offset, table,
                  activations, group, input_scale, input_bound);

@@ -53,14 +53,14 @@ Wna16Weights check_weights(const char* op, const Tensor& packed, const Tensor& s
                            const std::optional<Tensor>& offset,
                            const std::optional<Tensor>& super_scale,
                            const std::optional<Tensor>& super_offset, bool small_scales) {
-  STD_TORCH_CHECK(bits == 2 || bits == 4 || bits == 8, op, ": bits is ", bits,
+  QCORE_CHECK(bits == 2 || bits == 4 || bits == 8, op, ": bits is ", bits,
                   "; allowed: 2, 4, 8 (wna16_pack stores 3 as 4, and 5 to 7 as 8)");
-  STD_TORCH_CHECK(n >= 1, op, ": out_features is ", n, "; it must be at least 1");
-  STD_TORCH_CHECK(k >= 1, op, ": in_features is ", k, "; it must be at least 1");
+  QCORE_CHECK(n >= 1, op, ": out_features is ", n, "; it must be at least 1");
+  QCORE_CHECK(k >= 1, op, ": in_features is ", k, "; it must be at least 1");
   const int64_t blocks = ceil_div(n, kBlock), slots = 32 / bits;
-  STD_TORCH_CHECK(packed.dim() == 3, op, ": packed has shape ", shape_of(packed), "; it must be [",
+  QCORE_CHECK(packed.dim() == 3, op, ": packed has shape ", shape_of(packed), "; it must be [",
                   blocks, ", words, ", kBlock, "]");
-  STD_TORCH_CHECK(scale.dim() == 3, op, ": scale has shape ", shape_of(scale), "; it must be [",
+  QCORE_CHECK(scale.dim() == 3, op, ": scale has shape ", shape_of(scale), "; it must be [",
                   blocks, ", groups, ", kBlock, "]");
   Wna16Weights w{};
   w.k = k;
@@ -72,7 +72,7 @@ Wna16Weights check_weights(const char* op, const Tensor& packed, const Tensor& s
   if (given(super_scale)) {
     if (super_scale->dim() == 3) w.supers = super_scale->size(1);
     while (w.supers << w.span_bits < w.groups) ++w.span_bits;
-    STD_TORCH_CHECK(w.supers << w.span_bits == w.groups, op, ": super_scale has shape ",
+    QCORE_CHECK(w.supers << w.span_bits == w.groups, op, ": super_scale has shape ",
                     shape_of(*super_scale), "; it must be [", blocks, ", ", w.groups,
                     " or its half, quarter, ..., ", kBlock, "]");
   }
@@ -89,12 +89,12 @@ Wna16Weights check_weights(const char* op, const Tensor& packed, const Tensor& s
     w.perm = static_cast<const int32_t*>(perm->data_ptr());
     int32_t largest = -1;
     for (int64_t s = 0; s < w.words * slots; ++s) largest = std::max(largest, w.perm[s]);
-    STD_TORCH_CHECK(largest < k, op, ": perm has the input ", largest, "; in_features is ", k);
+    QCORE_CHECK(largest < k, op, ": perm has the input ", largest, "; in_features is ", k);
   } else {
-    STD_TORCH_CHECK(w.words == ceil_div(k, slots), op, ": packed has ", w.words, " words of ", slots,
+    QCORE_CHECK(w.words == ceil_div(k, slots), op, ": packed has ", w.words, " words of ", slots,
                     " codes; without perm, in_features = ", k, " takes ", ceil_div(k, slots));
   }
-  STD_TORCH_CHECK(chunks.dim() == 2 && chunks.size(1) >= 2, op, ": chunks has shape ",
+  QCORE_CHECK(chunks.dim() == 2 && chunks.size(1) >= 2, op, ": chunks has shape ",
                   shape_of(chunks), "; it must be [2, chunks + 1]");
   w.chunks = chunks.size(1) - 1;
   check_tensor(op, "chunks", chunks, ScalarType::Int, {2, w.chunks + 1});
@@ -106,7 +106,7 @@ Wna16Weights check_weights(const char* op, const Tensor& packed, const Tensor& s
     valid = valid && words > 0 && words * slots <= kChunkSlots && w.chunk_group[c] >= 0 &&
             w.chunk_group[c] < w.groups;
   }
-  STD_TORCH_CHECK(valid, op, ": chunks does not divide the ", w.words, " words of packed among the ",
+  QCORE_CHECK(valid, op, ": chunks does not divide the ", w.words, " words of packed among the ",
                   w.groups, " groups; it must come from wna16_pack");
   return w;
 }
@@ -200,8 +200,8 @@ void run(const Tensor& x, const Wna16Weights& w, const std::optional<Tensor>& bi
 Tensor checked_output(const Tensor& x, int64_t n, std::optional<ScalarType> out_dtype) {
   const ScalarType type = out_dtype.value_or(x.scalar_type());
   float_dtype(kOp, out_dtype ? "out_dtype" : "x", type);
-  STD_TORCH_CHECK(x.dim() >= 1, kOp, ": x has no dimension; it must be [..., K]");
-  STD_TORCH_CHECK(n >= 1, kOp, ": out_features is ", n, "; it must be at least 1");
+  QCORE_CHECK(x.dim() >= 1, kOp, ": x has no dimension; it must be [..., K]");
+  QCORE_CHECK(n >= 1, kOp, ": out_features is ", n, "; it must be at least 1");
   return new_output(x, n, type);
 }
 

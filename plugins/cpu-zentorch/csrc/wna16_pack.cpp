@@ -89,19 +89,19 @@ void store_word(const Codes& codes, int64_t n, const int32_t* perm, int bits, in
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> wna16_pack(
     const Tensor& weight_packed, const Tensor& weight_scale, const std::optional<Tensor>& zero_point,
     const std::optional<Tensor>& g_idx, int64_t bits, int64_t zero_bias, int64_t group_size, int64_t k) {
-  STD_TORCH_CHECK(bits >= 2 && bits <= 8, kOp, ": bits is ", bits, "; allowed: 2 to 8");
-  STD_TORCH_CHECK(k >= 1, kOp, ": in_features is ", k, "; it must be at least 1");
-  STD_TORCH_CHECK(group_size == -1 || group_size >= 1, kOp, ": group_size is ", group_size,
+  QCORE_CHECK(bits >= 2 && bits <= 8, kOp, ": bits is ", bits, "; allowed: 2 to 8");
+  QCORE_CHECK(k >= 1, kOp, ": in_features is ", k, "; it must be at least 1");
+  QCORE_CHECK(group_size == -1 || group_size >= 1, kOp, ": group_size is ", group_size,
                   "; it must be -1 (one group) or at least 1");
-  STD_TORCH_CHECK(zero_bias >= 0 && zero_bias < (1 << bits), kOp, ": zero_bias is ", zero_bias,
+  QCORE_CHECK(zero_bias >= 0 && zero_bias < (1 << bits), kOp, ": zero_bias is ", zero_bias,
                   "; allowed: 0 to 2^bits - 1");
-  STD_TORCH_CHECK(weight_packed.dim() == 2 && weight_packed.size(0) >= 1, kOp,
+  QCORE_CHECK(weight_packed.dim() == 2 && weight_packed.size(0) >= 1, kOp,
                   ": weight_packed has shape ", shape_of(weight_packed), "; it must be [N, words]");
   const int64_t n = weight_packed.size(0), pack = 32 / bits;
   const bool is_signed = weight_packed.scalar_type() == ScalarType::Char;
   if (is_signed) {
     check_tensor(kOp, "weight_packed", weight_packed, ScalarType::Char, {n, k});
-    STD_TORCH_CHECK(!zero_point, kOp, ": weight_zero_point is given, but the codes are signed (int8)");
+    QCORE_CHECK(!zero_point, kOp, ": weight_zero_point is given, but the codes are signed (int8)");
     zero_bias = int64_t{1} << (bits - 1);
   } else {
     check_tensor(kOp, "weight_packed", weight_packed, ScalarType::Int, {n, ceil_div(k, pack)});
@@ -109,7 +109,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> wna16_pack(
   if (group_size == -1 || group_size > k) group_size = k;
 
   float_dtype(kOp, "weight_scale", weight_scale);
-  STD_TORCH_CHECK(weight_scale.dim() == 2, kOp, ": weight_scale has shape ", shape_of(weight_scale),
+  QCORE_CHECK(weight_scale.dim() == 2, kOp, ": weight_scale has shape ", shape_of(weight_scale),
                   "; it must be [N, groups]");
   // With g_idx, the groups may be those of a layer of which this one is a part.
   const int64_t groups = g_idx ? weight_scale.size(1) : ceil_div(k, group_size);
@@ -122,7 +122,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> wna16_pack(
     check_tensor(kOp, "weight_g_idx", *g_idx, ScalarType::Int, {k});
     group_of = static_cast<const int32_t*>(g_idx->data_ptr());
     for (int64_t i = 0; i < k; ++i) {
-      STD_TORCH_CHECK(group_of[i] >= 0 && group_of[i] < groups, kOp, ": weight_g_idx[", i, "] is ",
+      QCORE_CHECK(group_of[i] >= 0 && group_of[i] < groups, kOp, ": weight_g_idx[", i, "] is ",
                       group_of[i], "; weight_scale has the groups 0 to ", groups - 1);
     }
   }

@@ -304,7 +304,7 @@ Tensor gptq_dequantize(const Tensor& q_weight, const Tensor& qzeros, const Tenso
   return out;
 }
 
-// Few rows: the kernel for them. Many, or groups that it cannot take: the weight made whole.
+// Few rows: the kernel for them. Many: SM90's, or the weight made whole, as for groups that neither can take.
 Tensor multiply(const char* op, const Tensor& a, const GptqWeight& w, const Tensor* bias, int64_t columns,
                 bool out_float, int64_t few_rows, const Launch& launch) {
   const int64_t k = a.size(a.dim() - 1), m = k ? a.numel() / k : 0;
@@ -312,6 +312,11 @@ Tensor multiply(const char* op, const Tensor& a, const GptqWeight& w, const Tens
     return torch::stable::new_empty(a, shape_with_last(a, columns), out_float ? ScalarType::Float : dtype_of(a));
   }
   if (m <= few_rows && fits_small_m(w)) return small_m_gptq(op, a, w, bias, columns, out_float, {}, launch);
+#ifdef QCORE_CUDA_SM90A
+  if (!out_float && m <= kManyRows && fits_w4_sm90(w, dtype_of(a), a.get_device_index())) {
+    return w4_sm90(op, a, w, bias, columns, launch);
+  }
+#endif
   const Tensor whole = torch::stable::new_empty(a, {k, w.n});
   dequantize_gptq(op, w, whole, launch.stream());
   const Tensor used = columns == w.n ? whole : torch::stable::narrow(const_cast<Tensor&>(whole), 1, 0, columns);
@@ -401,6 +406,24 @@ Tensor wna16_small_m(const Tensor& a, const Tensor& q_weight, const Tensor& scal
                       {static_cast<int>(column_warps), static_cast<int>(k_warps), static_cast<int>(split)}, launch);
 }
 
+// SM90's kernel for many rows, likewise: rows of a tile (64, 128, 256) and parts of K (0: tiles in pairs).
+Tensor wna16_sm90(const Tensor& a, const Tensor& q_weight, const Tensor& scales, const std::optional<Tensor>& zeros,
+                  int64_t bits, int64_t zero, int64_t group_size, int64_t rows, int64_t parts) {
+  const char* op = "wna16_sm90";
+  const GptqWeight w = layer_weight(op, a, q_weight, scales, zeros, std::nullopt, std::nullopt, bits, zero, group_size);
+#ifdef QCORE_CUDA_SM90A
+  QCORE_CHECK(fits_w4_sm90(w, dtype_of(a), a.get_device_index()), op, ": bits=", bits, ", group_size=", group_size,
+                  ", scales of ", dtype_name(dtype_of(scales)), "; it runs 4 and 8 bits in groups of a multiple of 32, "
+                  "with scales of a's dtype, on sm_90");
+  QCORE_CHECK((rows == 0 || rows == 64 || rows == 128 || rows == 256) && (parts == 0 || parts == 1 || parts == 2 ||
+                  parts == 4 || parts == 8), op, ": rows=", rows, ", parts=", parts,
+                  "; allowed: rows 0, 64, 128, 256, parts 0, 1, 2, 4, 8");
+  return w4_sm90(op, a, w, nullptr, w.n, Launch(a), static_cast<int>(rows), static_cast<int>(parts));
+#else
+  fail(op, ": qcore-cuda was compiled without sm_90a");
+#endif
+}
+
 }  // namespace
 }  // namespace qcore_cuda
 
@@ -414,6 +437,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
         "Tensor? bias, int bits, int zero, int group_size, SymInt in_features, SymInt out_features, bool out_float=False, int few_rows=-1) -> Tensor");
   m.def("wna16_small_m(Tensor a, Tensor q_weight, Tensor scales, Tensor? zeros, int bits, int zero, int group_size, "
         "int column_warps=0, int k_warps=0, int split=0) -> Tensor");
+  m.def("wna16_sm90(Tensor a, Tensor q_weight, Tensor scales, Tensor? zeros, int bits, int zero, int group_size, "
+        "int rows=0, int parts=0) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {
@@ -422,4 +447,5 @@ STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {
   m.impl("gptq_dequantize", TORCH_BOX(&qcore_cuda::gptq_dequantize));
   m.impl("wna16_linear", TORCH_BOX(&qcore_cuda::wna16_linear));
   m.impl("wna16_small_m", TORCH_BOX(&qcore_cuda::wna16_small_m));
+  m.impl("wna16_sm90", TORCH_BOX(&qcore_cuda::wna16_sm90));
 }

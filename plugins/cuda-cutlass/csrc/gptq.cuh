@@ -30,4 +30,10 @@ bool fits_small_m(const GptqWeight& w);
 Tensor small_m_gptq(const char* op, const Tensor& x, const GptqWeight& w, const Tensor* bias, int64_t columns,
                     bool out_float, Division wish, const Launch& launch);
 
+// The same by SM90's kernel for many rows (w4_sm90.cu), where it can run the weight. `rows` and `parts` of
+// a tile: 0, or how the work is to be divided.
+bool fits_w4_sm90(const GptqWeight& w, ScalarType type, int32_t device);
+Tensor w4_sm90(const char* op, const Tensor& x, const GptqWeight& w, const Tensor* bias, int64_t columns,
+               const Launch& launch, int rows = 0, int parts = 0);
+
 }  // namespace qcore_cuda

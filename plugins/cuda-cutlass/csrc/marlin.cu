@@ -1,10 +1,12 @@
 // gptq_marlin_repack and awq_marlin_repack make Marlin's layout; marlin_gemm multiplies with it.
 //
-// This is the path that is right for every type of weights: the weight is made whole, then multiplied
-// by torch's matrix product. Scales are numbers as they are, in Marlin's order of columns: e4m3 for
-// NVFP4 (with a global scale), e8m0 for MXFP4 and MXFP8, else the dtype of a. `workspace`,
-// `use_atomic_add` and `use_fp32_reduce` have nothing to do here.
+// A generated kernel does it where one was compiled (marlin_linear.cu). What is here is right for every
+// type of weights with 16-bit activations: the weight is made whole, then multiplied by torch's matrix
+// product. Scales are numbers as they are, in Marlin's order of columns: e4m3 for NVFP4 (with a global
+// scale), e8m0 for MXFP4 and MXFP8, else the dtype of a. Sums are always in float32 and in a fixed order:
+// `use_atomic_add` and `use_fp32_reduce` have nothing to do.
 
+#include "marlin_call.h"
 #include "marlin_layout.cuh"
 #include "quantize.cuh"
 #include "w4_codes.cuh"
@@ -71,15 +73,14 @@ Tensor awq_marlin_repack(const Tensor& q_weight, int64_t size_k, int64_t size_n,
 
 // ---- the weight --------------------------------------------------------------------------------
 
-enum class CodeType : int { kUint4, kUint4b8, kUint8, kUint8b128, kE4m3, kE2m1 };
-enum class MarlinScale : int { kHalf, kBFloat16, kFloat, kE4m3, kE8m0 };
-
 // A scalar type's id: exponent 8 bits, mantissa 8, signed 1, bias 32, finite values only 1, kind of NaN 8.
 constexpr int64_t type_id(int64_t exponent, int64_t mantissa, int64_t is_signed, int64_t bias, int64_t finite, int64_t nan) {
   return exponent | mantissa << 8 | is_signed << 16 | bias << 17 | finite << 49 | nan << 50;
 }
 
-CodeType code_type(const char* op, int64_t id) {
+}  // namespace
+
+CodeType marlin_code_type(const char* op, int64_t id) {
   switch (id) {
     case type_id(0, 4, 0, 0, 0, 1): return CodeType::kUint4;
     case type_id(0, 4, 0, 8, 0, 1): return CodeType::kUint4b8;
@@ -92,6 +93,8 @@ CodeType code_type(const char* op, int64_t id) {
                       "; it must be that of uint4, uint4b8, uint8, uint8b128, float8_e4m3fn or float4_e2m1f");
   }
 }
+
+namespace {
 
 struct MarlinParams {
   const uint32_t* words;
@@ -160,12 +163,9 @@ __global__ void marlin_dequantize_kernel(const __grid_constant__ MarlinParams p)
   }
 }
 
-struct Scales {
-  MarlinScale type;
-  int64_t group_size;  // 0: one group
-};
+}  // namespace
 
-Scales check_scales(const char* op, const Tensor& scales, const Tensor& a, CodeType type, int64_t k, int64_t n) {
+MarlinScales check_marlin_scales(const char* op, const Tensor& scales, const Tensor& a, CodeType type, int64_t k, int64_t n) {
   check_same_device(op, "b_scales", scales, a);
   check_contiguous(op, "b_scales", scales);
   QCORE_CHECK(scales.dim() == 2 && scales.size(1) == n && scales.size(0) > 0 && k % scales.size(0) == 0, op,
@@ -187,29 +187,42 @@ Scales check_scales(const char* op, const Tensor& scales, const Tensor& a, CodeT
           scales.size(0) == 1 ? 0 : group_size};
 }
 
+namespace {
+
 Tensor multiply(const Tensor& a, const std::optional<Tensor>& c_or_none, const Tensor& b_q_weight,
                    const std::optional<Tensor>& b_bias_or_none, const Tensor& b_scales,
                    const std::optional<Tensor>& a_scales, const std::optional<Tensor>& global_scale,
-                   const std::optional<Tensor>& b_zeros_or_none, int64_t b_type_id, int64_t size_m,
-                   int64_t size_n, int64_t size_k, bool is_zp_float) {
+                   const std::optional<Tensor>& b_zeros_or_none, const Tensor& workspace, int64_t b_type_id,
+                   int64_t size_m, int64_t size_n, int64_t size_k, bool is_zp_float) {
   const char* op = "marlin_gemm";
   check_cuda(op, "a", a);
-  check_dtype(op, "a", a, {ScalarType::Half, ScalarType::BFloat16});
-  QCORE_CHECK(!present(a_scales), op, ": a_scales go with 8-bit activations; a is ", dtype_name(dtype_of(a)));
-  QCORE_CHECK(!is_zp_float, op, ": is_zp_float is true; zero points must be integers");
-  check_marlin_shape(op, size_k, size_n, false);
+  check_dtype(op, "a", a, {ScalarType::Half, ScalarType::BFloat16, ScalarType::Char, ScalarType::Float8_e4m3fn});
+  const bool a_8bit = dtype_of(a) == ScalarType::Char || dtype_of(a) == ScalarType::Float8_e4m3fn;
+  check_marlin_shape(op, size_k, size_n, a_8bit);
   check_shape(op, "a", a, {size_m, size_k});
-  const CodeType type = code_type(op, b_type_id);
-  const int bits = type == CodeType::kUint4 || type == CodeType::kUint4b8 || type == CodeType::kE2m1 ? 4 : 8;
+  const CodeType type = marlin_code_type(op, b_type_id);
+  const int bits = marlin_bits(type);
   const int64_t pack = 32 / bits;
   check_tensor(op, "b_q_weight", b_q_weight, a, {ScalarType::Int}, {size_k / 16, size_n * 16 / pack});
-  const Scales scales = check_scales(op, b_scales, a, type, size_k, size_n);
+  const MarlinScales scales = check_marlin_scales(op, b_scales, a, type, size_k, size_n);
 
+  const Tensor* of_rows = present(a_scales);
+  QCORE_CHECK((of_rows != nullptr) == a_8bit || size_m == 0, op, ": a_scales are ", of_rows ? "given" : "not given",
+                  "; they go with 8-bit activations, and only with them; a is ", dtype_name(dtype_of(a)));
+  if (of_rows) {
+    check_same_device(op, "a_scales", *of_rows, a);
+    check_dtype(op, "a_scales", *of_rows, {ScalarType::Float});
+    QCORE_CHECK(of_rows->numel() == 1 || of_rows->numel() == size_m, op, ": a_scales has shape ", shape_of(*of_rows),
+                    "; it must have one element, or ", size_m);
+  }
   const Tensor* zeros = present(b_zeros_or_none);
   const bool needs_zeros = type == CodeType::kUint4 || type == CodeType::kUint8;
   QCORE_CHECK((zeros != nullptr) == needs_zeros, op, ": b_zeros_or_none is ", zeros ? "given" : "not given",
                   "; uint4 and uint8 need it, other types have none");
-  if (zeros) check_tensor(op, "b_zeros_or_none", *zeros, a, {ScalarType::Int}, {b_scales.size(0), size_n / pack});
+  QCORE_CHECK(!is_zp_float || (type == CodeType::kUint4 && dtype_of(a) == ScalarType::Half), op,
+                  ": is_zp_float is true; that goes with uint4 and a of Half");
+  if (zeros && is_zp_float) check_tensor(op, "b_zeros_or_none", *zeros, a, {ScalarType::Half}, {b_scales.size(0), size_n});
+  else if (zeros) check_tensor(op, "b_zeros_or_none", *zeros, a, {ScalarType::Int}, {b_scales.size(0), size_n / pack});
   const Tensor* global = present(global_scale);
   const bool needs_global = scales.type == MarlinScale::kE4m3;
   QCORE_CHECK((global != nullptr) == needs_global, op, ": global_scale is ", global ? "given" : "not given",
@@ -219,13 +232,29 @@ Tensor multiply(const Tensor& a, const std::optional<Tensor>& c_or_none, const T
     check_dtype(op, "global_scale", *global, {ScalarType::Float});
     QCORE_CHECK(global->numel() == 1, op, ": global_scale has shape ", shape_of(*global), "; it must have one element");
   }
+  // The output's type: that of 16-bit activations, else of c, of the scales, or BFloat16.
+  const ScalarType out_type = !a_8bit ? dtype_of(a)
+                              : c_or_none ? dtype_of(*c_or_none)
+                              : scales.type == MarlinScale::kHalf ? ScalarType::Half : ScalarType::BFloat16;
   const Tensor* bias = present(b_bias_or_none);
-  if (bias) check_tensor(op, "b_bias_or_none", *bias, a, {dtype_of(a)}, {size_n});
-  if (c_or_none) check_tensor(op, "c_or_none", *c_or_none, a, {dtype_of(a)}, {size_m, size_n});
+  if (bias) check_tensor(op, "b_bias_or_none", *bias, a, {out_type}, {size_n});
+  if (c_or_none) check_tensor(op, "c_or_none", *c_or_none, a, {out_type}, {size_m, size_n});
+  check_same_device(op, "workspace", workspace, a);
+  check_dtype(op, "workspace", workspace, {ScalarType::Int});
 
   const Launch launch(a);
-  Tensor out = c_or_none ? *c_or_none : torch::stable::new_empty(a, {size_m, size_n});
+  Tensor out = c_or_none ? *c_or_none : torch::stable::new_empty(a, {size_m, size_n}, out_type);
   if (size_m == 0) return out;
+  if (workspace.numel() > 0) {
+    const Rows rows = a_8bit ? as_rows(op, "a", a) : ready_rows(op, "a", a, nullptr, size_k, launch.stream());
+    QCORE_CHECK(rows.stride * (a_8bit ? 1 : 2) % 16 == 0 && is_aligned(rows.data(), 16), op,
+                    ": a must begin at a multiple of 16 bytes, its rows too");
+    const MarlinCall call{op, &rows, out_type, type, scales.type, scales.group_size, is_zp_float, size_n, size_k, size_n,
+                          &b_q_weight, &b_scales, zeros, nullptr, of_rows, global, bias, false, &workspace};
+    if (run_marlin(call, out, launch)) return out;
+  }
+  QCORE_CHECK(!a_8bit && !is_zp_float, op, ": no kernel for a of ", dtype_name(dtype_of(a)), is_zp_float ? " with float zero points" : "",
+                  " and groups of ", scales.group_size ? scales.group_size : size_k, " was compiled, or the workspace is empty");
   const Tensor whole = torch::stable::new_empty(a, {size_k, size_n});
   const MarlinParams p{static_cast<const uint32_t*>(b_q_weight.data_ptr()),
                        b_q_weight.numel(),
@@ -254,18 +283,18 @@ Tensor multiply(const Tensor& a, const std::optional<Tensor>& c_or_none, const T
 Tensor marlin_gemm(const Tensor& a, const std::optional<Tensor>& c_or_none, const Tensor& b_q_weight,
                    const std::optional<Tensor>& b_bias_or_none, const Tensor& b_scales,
                    const std::optional<Tensor>& a_scales, const std::optional<Tensor>& global_scale,
-                   const std::optional<Tensor>& b_zeros_or_none, const Tensor&, int64_t b_type_id, int64_t size_m,
+                   const std::optional<Tensor>& b_zeros_or_none, const Tensor& workspace, int64_t b_type_id, int64_t size_m,
                    int64_t size_n, int64_t size_k, bool, bool, bool is_zp_float) {
   return multiply(a, c_or_none, b_q_weight, b_bias_or_none, b_scales, a_scales, global_scale, b_zeros_or_none,
-                  b_type_id, size_m, size_n, size_k, is_zp_float);
+                  workspace, b_type_id, size_m, size_n, size_k, is_zp_float);
 }
 
 void marlin_gemm_out(const Tensor& a, const Tensor& b_q_weight, const std::optional<Tensor>& b_bias_or_none,
                      const Tensor& b_scales, const std::optional<Tensor>& a_scales,
                      const std::optional<Tensor>& global_scale, const std::optional<Tensor>& b_zeros_or_none,
-                     const Tensor&, int64_t b_type_id, int64_t size_m, int64_t size_n, int64_t size_k, bool, bool,
+                     const Tensor& workspace, int64_t b_type_id, int64_t size_m, int64_t size_n, int64_t size_k, bool, bool,
                      bool is_zp_float, const Tensor& out) {
-  multiply(a, out, b_q_weight, b_bias_or_none, b_scales, a_scales, global_scale, b_zeros_or_none, b_type_id, size_m,
+  multiply(a, out, b_q_weight, b_bias_or_none, b_scales, a_scales, global_scale, b_zeros_or_none, workspace, b_type_id, size_m,
            size_n, size_k, is_zp_float);
 }
 

@@ -136,4 +136,12 @@ __device__ __forceinline__ void wgmma(uint64_t a, uint64_t b, Register (&d)[COUN
   Atom::fma(a, b, d[I]..., accumulate ? cute::SM90::GMMA::ScaleOut::One : cute::SM90::GMMA::ScaleOut::Zero);
 }
 
+// The same with a in registers: of a thread, rows g and g + 8 of its warp's 16, inputs 2q and 2q + 1, then
+// those 8 further on, where lane = 4g + q. d is added to.
+template <typename Atom, int COUNT, size_t... I>
+__device__ __forceinline__ void wgmma_from_registers(const uint32_t (&a)[4], uint64_t b, float (&d)[COUNT],
+                                                     std::index_sequence<I...>) {
+  Atom::fma(a[0], a[1], a[2], a[3], b, d[I]..., cute::SM90::GMMA::ScaleOut::One);
+}
+
 }  // namespace qcore_cuda::sm90

@@ -12,4 +12,8 @@ namespace qcore_cuda {
 CUtensorMap byte_matrix_map(const char* op, const void* data, int64_t rows, int64_t bytes, int64_t stride,
                             int box_rows);
 
+// A matrix without gaps, in boxes that are written to shared memory row after row.
+CUtensorMap plain_matrix_map(const char* op, const void* data, int64_t rows, int64_t columns, int element_bytes,
+                             int box_rows, int box_columns);
+
 }  // namespace qcore_cuda

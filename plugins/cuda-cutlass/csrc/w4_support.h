@@ -14,6 +14,9 @@ namespace qcore_cuda {
 // is slower, by 1.18.
 constexpr int64_t kFewRows = 32;
 
+// Up to so many rows SM90's kernel for many rows is used where it can be.
+constexpr int64_t kManyRows = 1 << 30;
+
 inline bool aligned_16(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0; }
 
 // The tensor, or a copy of it that begins where 16-byte loads can.

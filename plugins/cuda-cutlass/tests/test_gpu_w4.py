@@ -362,3 +362,71 @@ def test_refusals() -> None:
     refused("not on a CUDA device|is on", x, words.cpu(), zeros, scales, None, False, False, 4)
     with pytest.raises(RuntimeError, match="_in_feats has shape"):
         ops.awq_gemm(x[:, :128], *awq_args)
+
+
+# ---- SM90's kernel for many rows ---------------------------------------------------------------
+
+WAYS = [(rows, parts) for rows in (64, 128, 256) for parts in (0, 1, 2, 4, 8)]
+needs_sm90 = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0),
+    reason="the kernel is for sm_90",
+)
+
+
+@needs_sm90
+@pytest.mark.parametrize("M", [1, 63, 64, 200, 600])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", [HALF, BFLOAT])
+@pytest.mark.parametrize(
+    ("K", "N", "group_size"),
+    [(1056, 416, 96), (64, 32, 32), (1024, 352, -1), (4096, 288, 128), (160, 128, 32)],
+)
+def test_sm90_ways(K: int, N: int, group_size: int, dtype: torch.dtype, bits: int, M: int) -> None:
+    w = random_weight(K, N, bits, group_size, dtype)
+    x = activations(M, K, dtype)
+    words = w.qweight().cuda()
+    ops.gptq_shuffle(words, torch.empty(0, dtype=torch.int32, device="cuda"), bits)
+    size = K if group_size == -1 else group_size
+    args = (x.cuda(), words, w.scales.cuda(), w.qzeros(True).cuda(), bits, 1 << (bits - 1), size)
+    first = None
+    for rows, parts in [(0, 0), *WAYS]:
+        out = torch.ops.qcore_cuda.wna16_sm90(*args, rows, parts)
+        assert_product(out, x, w.exact, True, (rows, parts))
+        again = torch.ops.qcore_cuda.wna16_sm90(*args, rows, parts)
+        assert torch.equal(out, again)
+        if parts == 0:  # sums do not depend on the tiles
+            first = out if first is None or (rows, parts) == (64, 0) else first
+            assert rows == 0 or torch.equal(out, first)
+
+
+@needs_sm90
+def test_sm90_one_zero_for_all_and_bias() -> None:
+    w = random_weight(512, 256, 4, 128, BFLOAT)
+    w.zeros[:] = 8
+    words = w.qweight().cuda()
+    ops.gptq_shuffle(words, torch.empty(0, dtype=torch.int32, device="cuda"), 4)
+    bias = torch.randn(250, device="cuda")
+    for M in (40, 300):
+        x = activations(M, 512, BFLOAT)
+        for b in (bias, bias.to(BFLOAT), None):
+            out = torch.ops.qcore_cuda.wna16_linear(
+                x.cuda(), words, w.scales.cuda(), None, None, None, b, 4, 8, 128, 512, 250
+            )
+            plain = torch.ops.qcore_cuda.wna16_sm90(
+                x.cuda(), words, w.scales.cuda(), None, 4, 8, 128
+            )[:, :250]
+            assert_product(plain, x, w.exact[:, :250], True, M)
+            added = 0.0 if b is None else b.double()
+            close = (out.double() - (plain.double() + added)).abs()
+            assert (close <= 2.0**-7 * (plain.double().abs() + abs(added))).all()
+
+
+@needs_sm90
+def test_sm90_refuses() -> None:
+    w = random_weight(512, 256, 4, 128, HALF)
+    args = (w.qweight().cuda(), w.scales.cuda(), None, 4, 8, 128)
+    x = activations(40, 512, BFLOAT).cuda()
+    with pytest.raises(RuntimeError, match="with scales of a's dtype"):
+        torch.ops.qcore_cuda.wna16_sm90(x, *args)
+    with pytest.raises(RuntimeError, match="rows=32"):
+        torch.ops.qcore_cuda.wna16_sm90(x.half(), *args, 32, 0)

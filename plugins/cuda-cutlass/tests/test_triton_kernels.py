@@ -384,7 +384,9 @@ def test_in_a_graph_and_on_the_last_device(name: str, M: int) -> None:
     with torch.cuda.device(device):
         graph = torch.cuda.CUDAGraph()
         given = torch.zeros_like(x)
-        with torch.cuda.graph(graph):
+        # Without a stream of its own, torch captures on one that it made on the first device.
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.graph(graph, stream=stream):
             out = built.apply(given)
         given.copy_(x)
         graph.replay()

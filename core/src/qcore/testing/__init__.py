@@ -2,7 +2,8 @@
 
 `check_kernel` runs all of them and gives a report; `KernelConformance` is the same as a class of
 pytest tests; the single checks take a kernel class (or a `Subject`) and one config. The kit needs
-pytest for `KernelConformance` alone.
+pytest for `KernelConformance` alone. With ``QCORE_TEST_REPORT`` a report is written: see
+`qcore.testing.record`.
 """
 
 from qcore.testing.answers import check_answers, check_refusals
@@ -14,6 +15,7 @@ from qcore.testing.oracle import Arithmetic, Expected, Oracle
 from qcore.testing.outcome import Outcome, Worst
 from qcore.testing.packing import check_packing
 from qcore.testing.pytest_suite import KernelConformance
+from qcore.testing.record import evidence, note_run
 from qcore.testing.report import CheckRecord, ConformanceReport
 from qcore.testing.results import (
     check_batch_invariance,
@@ -49,8 +51,10 @@ __all__ = [
     "check_packing",
     "check_refusals",
     "conformance_configs",
+    "evidence",
     "isolated_registry",
     "make_layer",
+    "note_run",
     "random_bias",
     "random_input",
     "random_tensors",

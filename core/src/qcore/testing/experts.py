@@ -14,6 +14,7 @@ from qcore.layers.moe import PROJECTIONS, ExpertsLayerConfig, MoeWNA16LayerConfi
 from qcore.testing.configs import label
 from qcore.testing.oracle import Expected, Oracle
 from qcore.testing.outcome import Outcome, Worst
+from qcore.testing.record import recorded
 from qcore.testing.snapshot import Snapshot, layer_tensors
 from qcore.testing.subject import Built, Kernel, subject_of
 from qcore.testing.tensors import random_input
@@ -52,6 +53,7 @@ _ACTIVATIONS: dict[str, tuple[_Function, _Bound]] = {
 Routing = tuple[torch.Tensor, torch.Tensor]
 
 
+@recorded
 def check_experts(kernel: Kernel, config: MMLinearLayerConfig) -> Outcome:
     """The experts' outputs are right, for any number of tokens and any routing.
 

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from qcore.kernels.loading import process_weights
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.testing.outcome import Outcome
+from qcore.testing.record import recorded
 from qcore.testing.results import compare
 from qcore.testing.subject import Kernel, Subject, subject_of
 from qcore.testing.tensors import make_layer, random_bias, random_input, random_tensors
@@ -75,6 +76,7 @@ def _copy(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
+@recorded
 def check_opcheck(kernel: Kernel, config: MMLinearLayerConfig) -> Outcome:
     """`torch.library.opcheck` on every custom operator that packing or running the layer calls.
 
@@ -112,6 +114,7 @@ def _form(call: _OpCall) -> str:
     )
 
 
+@recorded
 def check_compile(
     kernel: Kernel, config: MMLinearLayerConfig, *, backend: str = "eager"
 ) -> Outcome:

@@ -10,6 +10,7 @@ from qcore.kernels.loading import process_weights
 from qcore.kernels.moe import ExpertsKernel
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.testing.outcome import Outcome
+from qcore.testing.record import recorded
 from qcore.testing.results import compare
 from qcore.testing.snapshot import Snapshot, layer_tensors
 from qcore.testing.subject import Kernel, Subject, subject_of
@@ -20,6 +21,7 @@ __all__ = ["check_packing"]
 _CHECK = "check_packing"
 
 
+@recorded
 def check_packing(kernel: Kernel, config: MMLinearLayerConfig) -> Outcome:
     """Packing is a function of the canonical tensors and nothing else.
 

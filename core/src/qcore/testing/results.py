@@ -11,6 +11,7 @@ from qcore.layers.mixed_precision import MPLinearLayerConfig
 from qcore.testing.configs import label
 from qcore.testing.oracle import Oracle
 from qcore.testing.outcome import Outcome, Worst
+from qcore.testing.record import recorded
 from qcore.testing.snapshot import Snapshot, layer_tensors
 from qcore.testing.subject import Built, Kernel, Subject, subject_of
 from qcore.testing.tensors import output_dtype, random_bias, random_input, shape_of
@@ -47,6 +48,7 @@ def _apply(
 # -- contract ----------------------------------------------------------------------------------
 
 
+@recorded
 def check_contract(kernel: Kernel, config: MMLinearLayerConfig) -> Outcome:
     """A call gives [..., N] in the right dtype on the right device, and changes nothing else.
 
@@ -133,6 +135,7 @@ def _every_other_column(x: torch.Tensor) -> torch.Tensor:
 # -- numerics ----------------------------------------------------------------------------------
 
 
+@recorded
 def check_numerics(kernel: Kernel, config: MMLinearLayerConfig) -> Outcome:
     """Results are those of `reference_linear` in float64, up to what rounding can explain.
 
@@ -244,6 +247,7 @@ def _rows_mix(config: MMLinearLayerConfig) -> bool:
     )
 
 
+@recorded
 def check_nan_propagation(kernel: Kernel, config: MMLinearLayerConfig) -> Outcome:
     """A NaN in one row of the input shows in that row of the output and in no other.
 
@@ -284,6 +288,7 @@ def check_nan_propagation(kernel: Kernel, config: MMLinearLayerConfig) -> Outcom
     return Outcome()
 
 
+@recorded
 def check_batch_invariance(kernel: Kernel, config: MMLinearLayerConfig) -> Outcome:
     """A row's result has the same bits whatever the other rows are and however many there are.
 

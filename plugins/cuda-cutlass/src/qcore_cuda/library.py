@@ -15,7 +15,7 @@ import torch
 from qcore.errors import MissingDependencyError
 from qcore.facts.current_platform import current_platform
 
-__all__ = ["LIBRARY", "compiled_archs", "load", "refusal", "unusable_here"]
+__all__ = ["LIBRARY", "compiled_archs", "compiled_for_turing", "load", "refusal", "unusable_here"]
 
 _FOLDER = Path(__file__).parent
 LIBRARY = _FOLDER / "qcore_cuda.so"
@@ -70,6 +70,16 @@ def compiled_archs() -> tuple[tuple[int, ...], tuple[str, ...]]:
         return (), ()
     portable, specific = (line.split() for line in text.split("\n")[:2])
     return tuple(int(arch) for arch in portable), tuple(specific)
+
+
+@lru_cache(maxsize=1)
+def compiled_for_turing() -> bool:
+    """Whether the library has Marlin's kernels for sm_75, all that it may have for it."""
+    try:
+        text = (_FOLDER / "compiled_archs.txt").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "75" in [line.strip() for line in text.split("\n")[2:]]
 
 
 @lru_cache(maxsize=1)

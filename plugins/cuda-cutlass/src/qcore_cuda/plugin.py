@@ -50,6 +50,7 @@ def qcore_plugin() -> PluginInfo:
         api_version=API_VERSION,
         backends={
             "qcore_cuda": "qcore's own CUDA kernels",
+            "marlin": "weights in Marlin's layout, by kernels that are generated for each scheme",
             "exllama": "weights in GPTQ's layout, activations in 16 bits",
             "cutlass": "scaled products: CUTLASS on SM90, mma.sync on every other generation",
             "torch": "torch._scaled_mm: what torch has",
@@ -91,6 +92,7 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             "128x128 blocks of weights, 1x128 of activations; float32 sums of blocks",
             min_capability=89,
         ),
+        *_marlin(),
         *_torch_fp8(),
         *_triton(),
         KernelSpec(
@@ -107,6 +109,35 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             evidence=Evidence.CONTRACT,
             description="128x128 blocks by the package deep_gemm, bfloat16 results",
         ),
+    ]
+
+
+def _marlin() -> list[KernelSpec]:
+    """Generated kernels for Marlin's layout; behind the others of this library until measured."""
+    described = [
+        ("MarlinLinearKernel", "mp", "marlin", "4 and 8 bits, groups, zero points, g_idx, W4A8"),
+        (
+            "MarlinFP8ScaledMMLinearKernel",
+            "fp8",
+            "marlin_floats",
+            "e4m3 weights made 16-bit floats in registers, also before sm_89",
+        ),
+        ("MarlinNvFp4LinearKernel", "nvfp4", "marlin_floats", "weight-only"),
+        ("MarlinMxFp4LinearKernel", "mxfp4", "marlin_floats", "weight-only, bfloat16"),
+        ("MarlinMxfp8LinearKernel", "mxfp8", "marlin_floats", "weight-only, bfloat16"),
+    ]
+    return [
+        _spec(
+            name,
+            kernel_type,
+            module,
+            description,
+            priority=Priority.VENDOR - 5,
+            backend="marlin",
+            min_capability=75,
+            evidence=Evidence.STAND_IN,
+        )
+        for name, kernel_type, module, description in described
     ]
 
 

@@ -179,3 +179,18 @@ def _wna16_small_m(
     split: int = 0,
 ) -> Tensor:
     return a.new_empty((*a.shape[:-1], q_weight.shape[1]))
+
+
+@fake("wna16_sm90")
+def _wna16_sm90(
+    a: Tensor,
+    q_weight: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    zero: int,
+    group_size: int,
+    rows: int = 0,
+    parts: int = 0,
+) -> Tensor:
+    return a.new_empty((*a.shape[:-1], q_weight.shape[1]))

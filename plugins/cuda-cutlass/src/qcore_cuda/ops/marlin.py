@@ -2,11 +2,13 @@
 
 A weight [K, N] is cut into pieces of 16 inputs by 64 outputs, each in the order in which the
 threads of a warp want its codes: int32 [K / 16, N * 16 / pack], ``pack = 32 / bits``. (For 8-bit
-activations the pieces are 32 by 32: the repacking ops make them, `marlin_gemm` has no use for them
-yet.) Columns of scales are in the orders of `marlin_permute_scales` of vLLM: one for one group for
-all of K, another for several; zero points in the latter, interleaved.
+activations the pieces are 32 by 32.) Columns of scales are in the orders of
+`marlin_permute_scales` of vLLM: one for one group for
+all of K, another for several; zero points in the latter, interleaved. For 8-bit activations scales
+are always in the former, and zero points not interleaved.
 
-`marlin_gemm` dequantizes and lets torch multiply: right for all types of weights, and not fast.
+Both ops multiply by kernels that `generate_kernels.py` writes. `marlin_gemm`, with 16-bit
+activations, falls back on dequantizing and torch's product where no such kernel was compiled.
 """
 
 from __future__ import annotations
@@ -73,27 +75,29 @@ def marlin_gemm(
     """``a @ b`` with ``b`` in Marlin's layout.
 
     Args:
-        a: float16 or bfloat16 [M, K].
+        a: float16 or bfloat16 [M, K]; or int8 or float8_e4m3fn, with ``a_scales``.
         c: the output, or None.
         b_q_weight: int32 [K / 16, N * 16 / pack].
-        b_bias: None, or [N] of ``a``'s dtype, in the order of scales for one group.
+        b_bias: None, or [N] of the result's dtype, in the order of scales for one group.
         b_scales: [G, N], numbers as they are: float8_e4m3fn (G = K / 16) for NVFP4,
             float8_e8m0fnu (G = K / 32) for MXFP4 and MXFP8, else float16, bfloat16 or float32.
-        a_scales: None; it goes with 8-bit activations.
+        a_scales: float32, one element or M, for 8-bit activations; else None.
         global_scale: float32, one element, for NVFP4.
-        b_zeros: int32 [G, N / pack] for uint4 and uint8.
-        workspace: not used.
+        b_zeros: int32 [G, N / pack] for uint4 and uint8; float16 [G, N] with ``is_zp_float``.
+        workspace: int32 zeros, one for each processor or more; zeros again afterwards. No two calls
+            at a time may share it.
         b_type_id: `ScalarType.id` of uint4, uint4b8, uint8, uint8b128, float8_e4m3fn or
             float4_e2m1f.
         size_m: M.
         size_n: N, a multiple of 64.
-        size_k: K, a multiple of 16.
-        use_atomic_add: not used.
+        size_k: K, a multiple of 16 (32 for 8-bit activations).
+        use_atomic_add: not used; sums are added in a fixed order.
         use_fp32_reduce: not used; sums are always in float32.
-        is_zp_float: must be False.
+        is_zp_float: whether zero points are float16 numbers (HQQ), with float16 ``a``.
 
     Returns:
-        [M, N] of ``a``'s dtype; ``c`` where it is given.
+        [M, N] of ``a``'s dtype, for 8-bit activations of that of ``c`` or of the scales (bfloat16
+        where those have 8 bits too); ``c`` where it is given.
     """
     library.load()
     if c is not None:
@@ -169,7 +173,31 @@ def _marlin_gemm(
     use_fp32_reduce: bool = True,
     is_zp_float: bool = False,
 ) -> Tensor:
-    return a.new_empty((size_m, size_n)) if c_or_none is None else c_or_none
+    if c_or_none is not None:
+        return c_or_none
+    dtype = a.dtype
+    if dtype.itemsize == 1:
+        dtype = torch.float16 if b_scales.dtype == torch.float16 else torch.bfloat16
+    return a.new_empty((size_m, size_n), dtype=dtype)
+
+
+@fake("marlin_linear")
+def _marlin_linear(
+    x: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    g_idx: Tensor | None,
+    perm: Tensor | None,
+    a_scales: Tensor | None,
+    global_scale: Tensor | None,
+    bias: Tensor | None,
+    workspace: Tensor,
+    b_type_id: int,
+    out_features: int,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out_features), dtype=out_dtype)
 
 
 fake_nothing("marlin_gemm.out")
