@@ -1,0 +1,1 @@
+"""The kernel classes, one module for each kind of layer."""
