@@ -148,7 +148,7 @@ def _done(spec: KernelSpec) -> str:
         if run.target is not None and run.target.platform not in (Platform.CPU, Platform.XPU):
             words.append(f" ({run.target})")
         if run.layers:
-            words.append(f", {run.layers} layers")
+            words.append(f", {run.layers} layer{'s' if run.layers > 1 else ''}")
         if run.worst is not None:
             words.append(f", at most {run.worst:.0%} of the allowed error")
         if not run.ok:

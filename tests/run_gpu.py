@@ -56,7 +56,11 @@ def conformance(name: str, threads: int) -> dict[str, Any]:
 
 def _test_folders() -> list[str]:
     """The tests of the distributions that are installed."""
-    folders = {"qcore": "core/tests", "qcore_cuda": "plugins/cuda-cutlass/tests"}
+    folders = {
+        "qcore": "core/tests",
+        "qcore_cuda": "plugins/cuda-cutlass/tests",
+        "qcore_flashinfer": "plugins/flashinfer/tests",
+    }
     return [folder for module, folder in folders.items() if find_spec(module) is not None] + [
         "tests"
     ]

@@ -21,7 +21,11 @@ finally:
 
 KERNELS = light.declared_kernels()
 
-WITHOUT_REPORT: set[str] = set()
+WITHOUT_REPORT = {
+    "ExllamaLinearKernel",  # a check failed in the last run on a GPU that is committed
+    "ZentorchInt8ScaledMMLinearKernel",  # needs zentorch, and AVX-512
+    "ZentorchWNA16LinearKernel",
+}
 """Kernels whose label no committed report supports yet; a kernel that has one leaves this set."""
 
 

@@ -304,18 +304,22 @@ Tensor gptq_dequantize(const Tensor& q_weight, const Tensor& qzeros, const Tenso
   return out;
 }
 
-// Few rows: the kernel for them. Many: SM90's, or the weight made whole, as for groups that neither can take.
+// Few rows: the kernel for them (`few_rows`: how many; -1: as measured). Many: SM90's, or the weight made
+// whole, as for groups that neither can take.
 Tensor multiply(const char* op, const Tensor& a, const GptqWeight& w, const Tensor* bias, int64_t columns,
                 bool out_float, int64_t few_rows, const Launch& launch) {
   const int64_t k = a.size(a.dim() - 1), m = k ? a.numel() / k : 0;
   if (m == 0 || columns == 0) {
     return torch::stable::new_empty(a, shape_with_last(a, columns), out_float ? ScalarType::Float : dtype_of(a));
   }
+  bool sm90 = false;
+#ifdef QCORE_CUDA_SM90A
+  sm90 = !out_float && fits_w4_sm90(w, dtype_of(a), a.get_device_index());
+#endif
+  if (few_rows < 0) few_rows = sm90 ? kFewRowsBesideSm90 : kFewRows;
   if (m <= few_rows && fits_small_m(w)) return small_m_gptq(op, a, w, bias, columns, out_float, {}, launch);
 #ifdef QCORE_CUDA_SM90A
-  if (!out_float && m <= kManyRows && fits_w4_sm90(w, dtype_of(a), a.get_device_index())) {
-    return w4_sm90(op, a, w, bias, columns, launch);
-  }
+  if (sm90) return w4_sm90(op, a, w, bias, columns, launch);
 #endif
   const Tensor whole = torch::stable::new_empty(a, {k, w.n});
   dequantize_gptq(op, w, whole, launch.stream());
@@ -339,7 +343,7 @@ Tensor gptq_gemm(const Tensor& a, const Tensor& b_q_weight, const Tensor& b_gptq
   const GptqWeight w = gptq_weight(op, b_q_weight, b_gptq_qzeros, b_gptq_scales, b_g_idx, use_exllama, use_v2_format,
                                    bit, a.size(a.dim() - 1));
   const Launch launch(a);
-  return multiply(op, a, w, nullptr, w.n, false, kFewRows, launch);
+  return multiply(op, a, w, nullptr, w.n, false, -1, launch);
 }
 
 // ---- a layer -----------------------------------------------------------------------------------
@@ -387,7 +391,7 @@ Tensor wna16_linear(const Tensor& a, const Tensor& q_weight, const Tensor& scale
   const Tensor* added = present(bias);
   if (added) check_tensor(op, "bias", *added, a, {dtype_of(a), ScalarType::Float}, {out_features});
   const Launch launch(a);
-  return multiply(op, a, w, added, out_features, out_float, few_rows < 0 ? kFewRows : few_rows, launch);
+  return multiply(op, a, w, added, out_features, out_float, few_rows, launch);
 }
 
 // The kernel for few rows with a division of the work that the caller chooses (0: as it would be).

@@ -445,15 +445,24 @@ int clusters_at_a_time(const char* op, int blocks, int32_t device) {
   return count.load(std::memory_order_relaxed);
 }
 
-// Parts of K, where tiles alone leave half of the processors idle or more; 0: tiles in pairs.
+// Parts of K, where tiles alone leave half of the processors idle or more; 0: tiles in pairs. More parts
+// than two pay for tiles of 64 rows alone.
 template <typename T, int BITS, int ROWS>
 int parts_for(const char* op, const Problem& p, int32_t device) {
   const int64_t tiles = int64_t{p.tiles_m} * p.tiles_n;
   int parts = 0;
-  for (int more = 2; more <= kMostParts && p.k_pieces >= 4 * more; more *= 2) {
+  for (int more = 2; more <= (p.m <= 64 ? 4 : 2) && p.k_pieces >= 4 * more; more *= 2) {
     if (tiles <= clusters_at_a_time<T, BITS, ROWS>(op, more, device)) parts = more;
   }
   return parts;
+}
+
+// Rows of a tile. The smaller, the more blocks share the work where one round of blocks with half of K each
+// does it all; else the larger, the less often weights are made. benchmarks/results/cuda_mixed.json.
+int rows_for(int64_t m, int64_t n, int sm_count) {
+  const auto one_round = [&](int rows) { return 2 * ceil_div(m, rows) * ceil_div(n, kTileN) <= sm_count; };
+  if (m <= 64 || one_round(64)) return 64;
+  return m <= 128 || one_round(128) ? 128 : 256;
 }
 
 template <typename T, int BITS, int ROWS, bool PARTS>
@@ -501,7 +510,7 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
   p.zero = w.zeros.constant;
   p.has_zeros = w.zeros.words != nullptr;
   p.zero_ones = !w.zeros.add ? 0 : w.bits == 4 ? 0x11111111u : 0x01010101u;
-  const int tile_rows = rows_wished ? rows_wished : rows.m <= 64 ? 64 : rows.m <= 128 ? 128 : 256;
+  const int tile_rows = rows_wished ? rows_wished : rows_for(rows.m, columns, device_facts(device).sm_count);
   p.tiles_m = static_cast<int>(ceil_div(rows.m, tile_rows));
   p.tiles_n = static_cast<int>(ceil_div(columns, kTileN));
   const auto run = [&](auto zero, auto bits, auto rows_of_tile) {

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.gpu
 Tensor = torch.Tensor
 SPECS = {spec.name: spec for spec in plugin.qcore_kernels()}
 HALF, BFLOAT = torch.float16, torch.bfloat16
-FEW_ROWS = 32  # kFewRows of csrc/w4_support.h: beyond it weights are rounded
+FEW_ROWS = 16  # kFewRowsBesideSm90 of csrc/w4_support.h: beyond it weights may be rounded
 ROWS = (0, 1, 2, 7, 8, 9, 16, 17, 32, 33, 65, 300)
 
 

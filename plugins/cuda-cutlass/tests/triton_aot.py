@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -153,6 +154,10 @@ def main(targets: list[str]) -> None:
                 line["shared"] = built.metadata.shared
                 assembly = built.asm.get("ptx") or built.asm.get("amdgcn") or ""
                 line["mma"] = sorted({w for w in _MMA if w in assembly})
+                if not cuda:
+                    spilled = re.findall(r"\.[sv]gpr_spill_count:\s+(\d+)", assembly)
+                    assert spilled, "the assembly does not say what is spilled"
+                    line["spills"] = sum(map(int, spilled))
             except Exception as error:  # a compiler may raise anything
                 line["error"] = f"{type(error).__name__}: {str(error)[-300:]}"
             print(json.dumps(line), flush=True)

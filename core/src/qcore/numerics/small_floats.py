@@ -66,10 +66,9 @@ def round_e2m1(values: torch.Tensor) -> torch.Tensor:
 
 def decode_e8m0(codes: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """``2**(code - 127)``; 255 is NaN."""
-    exponents = codes.to(torch.int32) - 127
-    scale = torch.ldexp(torch.ones_like(exponents, dtype=torch.float64), exponents)
-    scale = torch.where(codes == 255, torch.full_like(scale, float("nan")), scale)
-    return scale.to(dtype)
+    bits = codes.to(torch.int32) << 23  # a float32's exponent, but for the least: that is subnormal
+    bits = bits.masked_fill(codes == 0, 1 << 22).masked_fill(codes == 255, 0x7FC00000)
+    return bits.view(torch.float32).to(dtype)
 
 
 def encode_e8m0(amax: torch.Tensor, emax: int) -> torch.Tensor:

@@ -157,7 +157,6 @@ def _torch_fp8() -> list[KernelSpec]:
             priority=Priority.FALLBACK + 20 - 10 * index,
             backend="torch",
             min_capability=capability,
-            evidence=Evidence.STAND_IN,
         )
         for index, (name, capability, description) in enumerate(described)
     ]
@@ -212,7 +211,7 @@ def _triton() -> list[KernelSpec]:
             min_capability=capability,
             modules=("triton",),
             batch_invariant=kernel_type == "int8",  # integer sums are exact in any order
-            evidence=Evidence.STAND_IN,
+            evidence=Evidence.EXECUTED,
             description=description,
         )
         for name, (kernel_type, module, capability, description) in _TRITON.items()

@@ -135,6 +135,7 @@ def _block_formats() -> list[KernelSpec]:
             "flashinfer_cutedsl",
             "weights and activations in MXFP4, by CuTe DSL",
             min_capability=100,
+            max_capability=109,
         ),
         _spec(
             "FlashInferCutlassMxfp8LinearKernel",

@@ -1,0 +1,1 @@
+"""The kernel classes, a module for each family."""
