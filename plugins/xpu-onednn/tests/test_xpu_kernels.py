@@ -24,6 +24,7 @@ from qcore.testing import (
     random_tensors,
 )
 from qcore.testing.configs import spread
+from qcore.testing.record import evidence
 from qcore_xpu import ops, plugin
 from qcore_xpu.kernels.fp8 import XPUW8A8FP8LinearKernel, XPUW8A16FP8LinearKernel
 from qcore_xpu.kernels.fp8_block import XPUFp8BlockScaledMMKernel
@@ -37,6 +38,13 @@ from qcore_xpu.kernels.w4 import XPUW4A8IntLinearKernel, XPUwNa16LinearKernel
 from xpu_oracle import E2M1, e8m0, generator
 
 pytestmark = pytest.mark.runs
+
+
+@pytest.fixture(autouse=True)
+def as_stand_in() -> Iterator[None]:
+    """For reports of tests: no run here is one on an Intel GPU."""
+    with evidence("stand-in", "SYCL's CPU device: oneDNN where it has the types, else our kernel"):
+        yield
 
 
 def spec_of(name: str) -> KernelSpec:
@@ -131,7 +139,8 @@ def by_sycl() -> Iterator[tuple[type, MMLinearLayerConfig]]:
 )
 def test_by_our_kernel_alone(kernel: type, config: MMLinearLayerConfig) -> None:
     subject = Subject(kernel, "cpu", spec_of(kernel.__name__))
-    with ops.using("sycl"):
+    what = "SYCL's CPU device: our kernel, compiled at run time"
+    with ops.using("sycl"), evidence("stand-in", what):
         check_contract(subject, config)
         check_numerics(subject, config)
         assert ops.last_implementation() in ("sycl", "nothing to do")
