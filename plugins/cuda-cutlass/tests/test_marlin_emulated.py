@@ -11,7 +11,8 @@ from marlin_emulated import COMPILER, launch, run
 from marlin_oracle import DTYPES, assert_marlin, bias_order, inputs, problem
 from qcore.kernels.base import LinearKernel, tensor_of
 from qcore.plugin import Platform
-from qcore.testing import check_kernel
+from qcore.testing import check_kernel, conformance_configs
+from qcore.testing.configs import spread
 from qcore_cuda.kernels import marlin, marlin_floats, marlin_support
 from qcore_cuda.marlin.instances import (
     THREAD_CONFIGS,
@@ -88,7 +89,7 @@ CLASSES = [
 
 @pytest.fixture
 def on_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel classes multiply by emulated kernels; what the op does beside that is done here."""
+    """The kernel classes multiply by emulated kernels; the rest of the op is done here."""
     support = marlin_support.MarlinSupport
 
     def prepare(self: Any, config: Any, **facts: bool) -> Any:
@@ -119,6 +120,14 @@ def on_processor(monkeypatch: pytest.MonkeyPatch) -> None:
         )  # fmt: skip
         return out.reshape(*x.shape[:-1], self.out_features)
 
+    def quantize(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        whole = self.config.act_type == torch.int8
+        scale = x.float().abs().amax(-1, keepdim=True) / (127 if whole else 448)
+        scale = scale.clamp_min(1e-10)
+        codes = x.float() / scale
+        return (codes.round() if whole else codes).to(self.config.act_type), scale
+
+    monkeypatch.setattr(marlin.MarlinLinearKernel, "quantize", quantize)
     monkeypatch.setattr(support, "prepare", prepare)
     monkeypatch.setattr(support, "multiply", multiply)
     monkeypatch.setattr(
@@ -133,4 +142,11 @@ def test_layers(kernel_class: type[LinearKernel[Any]], on_processor: None) -> No
     """The conformance kit, on packed layers."""
     spec = next(spec for spec in qcore_kernels() if spec.name == kernel_class.__name__)
     spec = replace(spec, platforms=(Platform.CPU,), min_capability=None)
-    check_kernel(kernel_class, device="cpu", spec=spec)
+    configs = [c for c in conformance_configs(spec.kernel_type) if kernel_class.can_implement(c)[0]]
+    check_kernel(
+        kernel_class,
+        device="cpu",
+        spec=spec,
+        configs=spread(configs, 4 if spec.kernel_type == "mp" else 1),
+        checks=("check_numerics", "check_packing"),
+    )
