@@ -114,8 +114,8 @@ class MarlinLinearKernel(MarlinSupport, MPLinearKernel):
         """The groups that there are, if each but the last has `group_size` inputs."""
         used: torch.Tensor
         used, counts = torch.unique_consecutive(sorted_groups, return_counts=True)
-        if self.group_size == -1:
-            return used
+        if self.group_size == -1:  # a part of a layer may still have inputs of several groups
+            return used if len(used) == 1 else None
         if self.scheme_refusal(self.config) is not None:
             return None  # groups of that size have no kernel
         whole = (counts[:-1] == self.group_size).all() and counts[-1] <= self.group_size
