@@ -19,6 +19,7 @@ from qcore.errors import MissingDependencyError
 from qcore.facts.scalar_type import ScalarType
 from qcore.layers.mixed_precision import MPLinearLayerConfig
 from qcore_cuda.marlin import cache, compilers
+from qcore_cuda.marlin.checkpoint import schemes_of_checkpoint
 from qcore_cuda.marlin.generate import generate_new_kernels, plan_of, remove_old_kernels, sources
 from qcore_cuda.marlin.instances import (
     QUANT_CONFIGS,
@@ -202,6 +203,27 @@ def test_packing(bits: int, a_8bit: bool) -> None:
     assert torch.equal(pack_codes(codes, bits, a_8bit), marlin(codes.numpy(), bits, a_8bit))
     zeros = codes[:5]
     assert torch.equal(pack_zeros(zeros, bits, a_8bit), marlin_zeros(zeros.numpy(), bits, a_8bit))
+
+
+@needs_script
+def test_for_checkpoint(tmp_path: Path) -> None:
+    """The schemes of a checkpoint's layers; one without such layers is an error in words."""
+    transformers = pytest.importorskip("transformers")
+    from qcore.quantize import quantize_checkpoint
+
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 64}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads))
+    model.bfloat16().save_pretrained(tmp_path / "dense")
+    for scheme, config in (("int4-asym-g128", "awq-int4"), ("nvfp4-weight-only", "nvfp4")):
+        quantize_checkpoint(tmp_path / "dense", tmp_path / scheme, scheme=scheme)
+        found = schemes_of_checkpoint(tmp_path / scheme, (80, 90))
+        assert {s.config for s in found} == {config}
+        assert {s.a_type for s in found} == {"float16", "bfloat16"}
+    quantize_checkpoint(tmp_path / "dense", tmp_path / "blocks", scheme="fp8-block-weight-only")
+    for folder in ("dense", "blocks", "none"):
+        with pytest.raises(ValueError, match=r"none|no layer"):
+            schemes_of_checkpoint(tmp_path / folder, (90,))
 
 
 def _mp(group_size: int, **others: object) -> MPLinearLayerConfig:
