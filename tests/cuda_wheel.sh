@@ -15,7 +15,8 @@ if [ "$step" = build ]; then
         exit 0
     fi
     QCORE_CUDA_ARCHS=${QCORE_CUDA_ARCHS:-9.0a} python -m pip wheel --no-deps --wheel-dir "$folder" \
-        -C "cmake.define.SM90_TILES=${QCORE_CUDA_TILES:-64x128x128_1x1_pingpong}" ./plugins/cuda-cutlass
+        -C "cmake.define.SM90_TILES=${QCORE_CUDA_TILES:-64x128x128_1x1_pingpong}" \
+        -C "cmake.define.QCORE_MARLIN_SET=${QCORE_MARLIN_SET:-ci}" ./plugins/cuda-cutlass
     exit 0
 fi
 

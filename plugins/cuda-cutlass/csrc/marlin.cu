@@ -171,7 +171,9 @@ MarlinScales check_marlin_scales(const char* op, const Tensor& scales, const Ten
   QCORE_CHECK(scales.dim() == 2 && scales.size(1) == n && scales.size(0) > 0 && k % scales.size(0) == 0, op,
                   ": b_scales has shape ", shape_of(scales), "; it must be [groups, ", n, "] with groups that divide ", k);
   const int64_t group_size = k / scales.size(0);
-  const ScalarType dtype = dtype_of(scales);
+  // Bytes are of the format whose groups have that size: much of torch knows nothing of 8-bit floats.
+  const ScalarType dtype = dtype_of(scales) != ScalarType::Byte ? dtype_of(scales)
+                           : group_size == 16 ? ScalarType::Float8_e4m3fn : ScalarType::Float8_e8m0fnu;
   const bool small_float = type == CodeType::kE2m1 || type == CodeType::kE4m3;
   if (small_float && dtype == ScalarType::Float8_e8m0fnu) {
     QCORE_CHECK(group_size == 32, op, ": b_scales are e8m0 for groups of ", group_size, "; MXFP4 and MXFP8 have 32");

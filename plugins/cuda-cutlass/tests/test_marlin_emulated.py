@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,8 @@ from marlin_emulated import COMPILER, launch, run
 from marlin_oracle import DTYPES, assert_marlin, bias_order, inputs, problem
 from qcore.kernels.base import LinearKernel, tensor_of
 from qcore.plugin import Platform
-from qcore.testing import check_kernel
+from qcore.testing import check_kernel, conformance_configs
+from qcore.testing.configs import spread
 from qcore_cuda.kernels import marlin, marlin_floats, marlin_support
 from qcore_cuda.marlin.instances import (
     THREAD_CONFIGS,
@@ -23,6 +25,10 @@ from qcore_cuda.plugin import qcore_kernels
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++ for the emulation of kernels")
 
+EVERYTHING = pytest.mark.skipif(
+    "QCORE_EMULATE_ALL" not in os.environ, reason="minutes; set QCORE_EMULATE_ALL to run them"
+)
+
 Tensor = torch.Tensor
 
 
@@ -31,7 +37,18 @@ BY_SCHEME = {i.scheme: i for i in ALL if THREAD_CONFIGS[i.thread_config][2] == 1
 """One kernel of each scheme, the tile with most rows."""
 
 
-@pytest.mark.parametrize("instance", BY_SCHEME.values(), ids=lambda i: i.name)
+def _some() -> dict[tuple[str, str], Instance]:
+    """Of each config, by its type of activations, the scheme with the largest groups."""
+    return {(s.config, s.a_type): i for s, i in BY_SCHEME.items() if s.family != 75}
+
+
+SOME = list(_some().values())
+SOME += [i for s, i in BY_SCHEME.items() if s.family == 75 and s.group_blocks == 2]
+SOME += [i for s, i in BY_SCHEME.items() if s.family == 80 and s.group_blocks == 0]
+REST = [pytest.param(i, marks=EVERYTHING) for i in BY_SCHEME.values() if i not in SOME]
+
+
+@pytest.mark.parametrize("instance", [*SOME, *REST], ids=lambda i: i.name)
 def test_schemes(instance: Instance) -> None:
     K, N, M = 288, 128, 19  # K is not whole steps of a tile
     if instance.scheme.group_blocks in (4, 8):
@@ -88,7 +105,7 @@ CLASSES = [
 
 @pytest.fixture
 def on_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel classes multiply by emulated kernels; what the op does beside that is done here."""
+    """The kernel classes multiply by emulated kernels; the rest of the op is done here."""
     support = marlin_support.MarlinSupport
 
     def prepare(self: Any, config: Any, **facts: bool) -> Any:
@@ -119,6 +136,14 @@ def on_processor(monkeypatch: pytest.MonkeyPatch) -> None:
         )  # fmt: skip
         return out.reshape(*x.shape[:-1], self.out_features)
 
+    def quantize(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        whole = self.config.act_type == torch.int8
+        scale = x.float().abs().amax(-1, keepdim=True) / (127 if whole else 448)
+        scale = scale.clamp_min(1e-10)
+        codes = x.float() / scale
+        return (codes.round() if whole else codes).to(self.config.act_type), scale
+
+    monkeypatch.setattr(marlin.MarlinLinearKernel, "quantize", quantize)
     monkeypatch.setattr(support, "prepare", prepare)
     monkeypatch.setattr(support, "multiply", multiply)
     monkeypatch.setattr(
@@ -133,4 +158,13 @@ def test_layers(kernel_class: type[LinearKernel[Any]], on_processor: None) -> No
     """The conformance kit, on packed layers."""
     spec = next(spec for spec in qcore_kernels() if spec.name == kernel_class.__name__)
     spec = replace(spec, platforms=(Platform.CPU,), min_capability=None)
-    check_kernel(kernel_class, device="cpu", spec=spec)
+    fitting = [c for c in conformance_configs(spec.kernel_type) if kernel_class.can_implement(c)[0]]
+    parts = [c for c in fitting if getattr(c, "has_g_idx", False) and c.in_features in (77, 128)]
+    configs = spread(fitting, 3 if parts else 1) + spread(parts, 3)
+    check_kernel(
+        kernel_class,
+        device="cpu",
+        spec=spec,
+        configs=configs,
+        checks=("check_numerics", "check_packing"),
+    )

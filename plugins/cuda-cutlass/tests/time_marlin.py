@@ -28,32 +28,34 @@ def microseconds(call: object, times: int = 20) -> float:
     return start.elapsed_time(end) * 1000 / (10 * times)
 
 
+def compare(N: int, K: int, M: int) -> str:
+    """One line of the table."""
+    copies = max(2, 400_000_000 // (N * K))  # so that no weight is found in the cache
+    words = torch.randint(0, 2**31 - 1, (copies, K // 16, N * 2), dtype=torch.int32, device="cuda")
+    scales = torch.rand(K // 128, N, device="cuda").bfloat16()
+    dense = torch.randn(max(2, copies // 4), K, N, device="cuda", dtype=torch.bfloat16)
+    workspace = torch.zeros(1024, dtype=torch.int32, device="cuda")
+    x = torch.randn(M, K, device="cuda", dtype=torch.bfloat16)
+
+    def marlin(i: int) -> None:
+        torch.ops.qcore_cuda.marlin_linear(
+            x, words[i % copies], scales, None, None, None, None, None, None, workspace,
+            ScalarType.uint(4, 8).id, N, torch.bfloat16,
+        )  # fmt: skip
+
+    def whole(i: int) -> None:
+        torch.mm(x, dense[i % len(dense)])
+
+    of_marlin, of_torch = microseconds(marlin), microseconds(whole)
+    return f"{N} x {K}, M={M}: marlin {of_marlin:.1f} us, bf16 {of_torch:.1f} us"
+
+
 def main() -> None:
     """bfloat16, int4 in groups of 128."""
     library.load()
-    workspace = torch.zeros(1024, dtype=torch.int32, device="cuda")
     for N, K in ((4096, 4096), (28672, 4096), (4096, 14336)):
-        copies = max(2, 400_000_000 // (N * K))  # so that no weight is found in the cache
-        words = torch.randint(
-            0, 2**31 - 1, (copies, K // 16, N * 2), dtype=torch.int32, device="cuda"
-        )
-        scales = torch.rand(K // 128, N, device="cuda").bfloat16()
-        dense = torch.randn(max(2, copies // 4), K, N, device="cuda", dtype=torch.bfloat16)
         for M in (1, 16, 64, 256, 1024):
-            x = torch.randn(M, K, device="cuda", dtype=torch.bfloat16)
-
-            def marlin(i: int) -> None:
-                torch.ops.qcore_cuda.marlin_linear(
-                    x, words[i % copies], scales, None, None, None, None, None, None, workspace,
-                    ScalarType.uint(4, 8).id, N, torch.bfloat16,
-                )  # fmt: skip
-
-            def whole(i: int) -> None:
-                x @ dense[i % len(dense)]
-
-            print(
-                N, K, M, f"marlin {microseconds(marlin):.1f} us, bf16 {microseconds(whole):.1f} us"
-            )
+            print(compare(N, K, M), flush=True)
 
 
 if __name__ == "__main__":

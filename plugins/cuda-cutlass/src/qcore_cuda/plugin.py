@@ -113,7 +113,11 @@ def qcore_kernels() -> Sequence[KernelSpec]:
 
 
 def _marlin() -> list[KernelSpec]:
-    """Generated kernels for Marlin's layout; behind the others of this library until measured."""
+    """Generated kernels for Marlin's layout; behind the others of this library until measured.
+
+    An H200 has run every scheme's kernel against float64. The block formats' classes have changed
+    since (their scales are bytes now), so that theirs is a stand-in.
+    """
     described = [
         ("MarlinLinearKernel", "mp", "marlin", "4 and 8 bits, groups, zero points, g_idx, W4A8"),
         (
@@ -135,7 +139,7 @@ def _marlin() -> list[KernelSpec]:
             priority=Priority.VENDOR - 5,
             backend="marlin",
             min_capability=75,
-            evidence=Evidence.STAND_IN,
+            evidence=Evidence.EXECUTED if kernel_type in ("mp", "fp8") else Evidence.STAND_IN,
         )
         for name, kernel_type, module, description in described
     ]

@@ -114,8 +114,8 @@ class MarlinLinearKernel(MarlinSupport, MPLinearKernel):
         """The groups that there are, if each but the last has `group_size` inputs."""
         used: torch.Tensor
         used, counts = torch.unique_consecutive(sorted_groups, return_counts=True)
-        if self.group_size == -1:
-            return used
+        if self.group_size == -1:  # a part of a layer may still have inputs of several groups
+            return used if len(used) == 1 else None
         if self.scheme_refusal(self.config) is not None:
             return None  # groups of that size have no kernel
         whole = (counts[:-1] == self.group_size).all() and counts[-1] <= self.group_size
@@ -127,11 +127,16 @@ class MarlinLinearKernel(MarlinSupport, MPLinearKernel):
         """Quantize ``x`` where the config says so, multiply."""
         a_scales = None
         if self.a_8bit:
-            if x.shape[-1] % 16:
-                x = torch.nn.functional.pad(x, (0, -x.shape[-1] % 16))
-            space = torch.ops.qcore_cuda
-            if self.config.act_type == torch.int8:
-                x, a_scales, _ = space.dynamic_scaled_int8_quant.new(x.contiguous(), True)
-            else:
-                x, a_scales = space.dynamic_per_token_scaled_fp8_quant.new(x.contiguous(), None)
+            x, a_scales = self.quantize(x)
         return self.multiply(layer, x, bias, self.names, a_scales)
+
+    def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``x`` as the 8-bit codes that the config wants, and the scale of each row."""
+        if x.shape[-1] % 16:
+            x = torch.nn.functional.pad(x, (0, -x.shape[-1] % 16))
+        space = torch.ops.qcore_cuda
+        if self.config.act_type == torch.int8:
+            codes, scale, _ = space.dynamic_scaled_int8_quant.new(x.contiguous(), True)
+        else:
+            codes, scale = space.dynamic_per_token_scaled_fp8_quant.new(x.contiguous(), None)
+        return codes, scale

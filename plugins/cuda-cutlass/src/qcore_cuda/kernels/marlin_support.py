@@ -121,14 +121,14 @@ class MarlinSupport:
         if self.padding is not None:
             log.info("%s: %s", type(self).__name__, self.padding)
         codes = pad_to(pad_to(codes, 0, padded[0]), 1, padded[1])
-        kind = scales.dtype
+        # As bytes: not all of torch knows what to do with numbers of 8 bits.
         raw = scales.view(torch.uint8) if scales.element_size() == 1 else scales
         if raw.dim() < 2 or raw.shape[1] != N:
             raw = raw.reshape(1, 1).expand(1, N)
         ordered = scale_order(pad_to(raw.contiguous(), 1, padded[1]), grouped, a_8bit)
         return {
             "weight": pack_codes(codes, bits, a_8bit),
-            "weight_scale": ordered.view(kind),
+            "weight_scale": ordered,
             "marlin_workspace": torch.zeros(_WORKSPACE, dtype=torch.int32, device=codes.device),
         }
 

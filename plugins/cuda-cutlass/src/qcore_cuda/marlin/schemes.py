@@ -50,7 +50,8 @@ def scheme_of(
     """
     if isinstance(config, MPLinearLayerConfig):
         found = _mixed(config, capability, sorted_groups)
-    elif isinstance(config, FP8ScaledMMLinearLayerConfig):
+    elif config.kernel_type == FP8ScaledMMLinearLayerConfig.kernel_type:
+        assert isinstance(config, FP8ScaledMMLinearLayerConfig)  # not with blocks, a child of it
         found = _fp8(config, capability)
     else:
         found = _block_format(config, capability)

@@ -80,7 +80,8 @@ def marlin_gemm(
         b_q_weight: int32 [K / 16, N * 16 / pack].
         b_bias: None, or [N] of the result's dtype, in the order of scales for one group.
         b_scales: [G, N], numbers as they are: float8_e4m3fn (G = K / 16) for NVFP4,
-            float8_e8m0fnu (G = K / 32) for MXFP4 and MXFP8, else float16, bfloat16 or float32.
+            float8_e8m0fnu (G = K / 32) for MXFP4 and MXFP8 (both also as bytes), else float16,
+            bfloat16 or float32.
         a_scales: float32, one element or M, for 8-bit activations; else None.
         global_scale: float32, one element, for NVFP4.
         b_zeros: int32 [G, N / pack] for uint4 and uint8; float16 [G, N] with ``is_zp_float``.
