@@ -125,6 +125,10 @@ def test_a_report_of_another_format_is_refused():
         reports.runs_of_record({"format": 2, "runs": []}, "x.json")
 
 
+def test_a_gpu_report_without_the_kits_reports_says_nothing():
+    assert reports.runs_of_gpu_report({"device": "NVIDIA H200", "results": []}, "x.json") == []
+
+
 def test_targets_of_the_page_parse():
     for target in page.TARGETS:
         assert Target.parse(target).platform in tuple(Platform)
