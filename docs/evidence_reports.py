@@ -103,7 +103,12 @@ def runs_of_record(report: Mapping[str, Any], file: str) -> list[Run]:
 
 
 def runs_of_gpu_report(report: Mapping[str, Any], file: str) -> list[Run]:
-    """Of a file that ``tests/run_gpu.py`` wrote, or another with the kit's reports in it."""
+    """Of a file that ``tests/run_gpu.py`` wrote, or another with the kit's reports in it.
+
+    Files about something else (a run under a sanitizer) have none, and say nothing of labels.
+    """
+    if "kernels" not in report:
+        return []
     target = Target.parse(report["target"])
     return [
         Run(

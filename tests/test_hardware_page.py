@@ -22,7 +22,10 @@ finally:
 KERNELS = light.declared_kernels()
 
 WITHOUT_REPORT = {
-    "ExllamaLinearKernel",  # a check failed in the last run on a GPU that is committed
+    "MarlinLinearKernel",  # a check failed in the last run on a GPU that is committed
+    "MarlinMxFp4LinearKernel",
+    "MarlinMxfp8LinearKernel",
+    "MarlinNvFp4LinearKernel",
     "ZentorchInt8ScaledMMLinearKernel",  # needs zentorch, and AVX-512
     "ZentorchWNA16LinearKernel",
 }
@@ -123,6 +126,10 @@ def test_the_state_of_a_label(declared, runs, state):
 def test_a_report_of_another_format_is_refused():
     with pytest.raises(ValueError, match="format is 2"):
         reports.runs_of_record({"format": 2, "runs": []}, "x.json")
+
+
+def test_a_gpu_report_without_the_kits_reports_says_nothing():
+    assert reports.runs_of_gpu_report({"device": "NVIDIA H200", "results": []}, "x.json") == []
 
 
 def test_targets_of_the_page_parse():
