@@ -84,7 +84,9 @@ def test_conforms(name: str, arch: str, stand_in: ModuleType) -> None:
     kind = spec.kernel_type
     configs = [*conformance_configs(kind), *fitting.get(kind, [])]
     with launching.stand_in(Nobody(arch)):
-        report = check_kernel(class_of(name), spec=spec, configs=configs)
+        # All checks once; with the other kind of 8-bit floats the numbers.
+        checks = None if arch == "gfx942" else ("check_numerics", "check_packing")
+        report = check_kernel(class_of(name), spec=spec, configs=configs, checks=checks)
     assert report.claimed >= 3
 
 
