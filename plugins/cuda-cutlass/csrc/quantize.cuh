@@ -50,7 +50,18 @@ struct MaxBits {
     const Pair most = __hmax2_nan(__hmax2_nan(__habs2(p[0]), __habs2(p[1])), __hmax2_nan(__habs2(p[2]), __habs2(p[3])));
     sum = max(sum, max(magnitude_bits(to_float(most.x)), magnitude_bits(to_float(most.y))));
   }
-  static __device__ Value warp(Value v) { return __reduce_max_sync(0xffffffffu, v); }
+  static __device__ Value warp(Value v) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(0xffffffffu, v);
+#else  // for Marlin's files on SM75, which include this and do not reduce
+#pragma unroll
+    for (int i = 16; i; i /= 2) {
+      const Value other = __shfl_xor_sync(0xffffffffu, v, i);
+      v = other > v ? other : v;
+    }
+    return v;
+#endif
+  }
   static __device__ Value join(Value a, Value b) { return max(a, b); }
 };
 

@@ -61,7 +61,7 @@ def test_schemes(instance: Instance) -> None:
     assert_marlin(out, value, p, instance.scheme, bias)
 
 
-TILES = [i for i in ALL if i.scheme.config in ("gptq-int4", "int8-gptq-int4", "gptq-int8")]
+TILES = [i for i in ALL if i.scheme.config in ("gptq-int4", "int8-gptq-int4")]
 TILES = [i for i in TILES if i.scheme.family == 80 and i.scheme.group_blocks == 8]
 TILES = [i for i in TILES if i.scheme.c_type == "bfloat16"]
 
