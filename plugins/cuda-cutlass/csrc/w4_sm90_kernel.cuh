@@ -1,0 +1,413 @@
+// SM90: many rows times packed integer weights of 4 or 8 bits. Weights become 16-bit floats in registers
+// and are the left operand of wgmma, so that they are read from memory as they are packed; activations
+// are the right operand, from shared memory. The product is thus out^T = W^T x^T.
+//
+// A block of threads takes tiles of 128 columns of the weight and 64, 128 or 256 rows of activations. A
+// warp keeps the copy engine busy with pieces of 64 inputs (activations, packed weights, scales, zero
+// points); two warpgroups have 64 columns each. While the tensor cores multiply 16 inputs, the next 16
+// inputs' weights are made: (code - zero) is exact in 16 bits, times the scale it is rounded once, as if
+// the whole weight had been dequantized to that type. Tiles of 64 rows leave room for two blocks on a
+// processor: while one makes weights, the other multiplies.
+//
+// Where there are tiles for all processors, two blocks side by side form a cluster, in which each fetches
+// half of the activations, for both. Where there are few, the blocks of a cluster have a part of K each
+// and add up through shared memory, in the same order always.
+#pragma once
+
+#include "gptq.cuh"
+#include "sm90_ptx.cuh"
+
+namespace qcore_cuda {
+namespace {
+
+using namespace sm90;
+namespace gmma = cute::SM90::GMMA;
+
+constexpr int kPieceK = 64;  // inputs: 128 bytes of activations
+constexpr int kTileN = 128;
+constexpr int kGroups = 2;  // warpgroups that multiply
+constexpr int kConsumers = 128 * kGroups;
+constexpr int kSharedOfProcessor = 227 * 1024;
+constexpr int kBand = 8;                   // tiles along M that are worked on together
+constexpr int kChunk = 64;                 // rows of a tile that are stored together
+constexpr int kStoreStride = 64 + 8;       // elements, for 64 columns; the 8 keep rows apart in banks
+constexpr int kSumStride = kTileN + 4;     // floats
+constexpr int kScaleBytes = kTileN * 2, kZeroBytes = 128;
+constexpr int kSideBytes = 2 * (kScaleBytes + kZeroBytes);  // for each half of a piece
+constexpr int kMostParts = 8;
+
+struct Problem {
+  const void* bias;
+  void* out;
+  int m, n, k_pieces;  // n: columns of out
+  int group_halves;    // inputs of a group / 32
+  int zero;            // for all, where there are no zero points
+  uint32_t zero_ones;  // added to words of zero points: version 1 of the format stores them less one
+  bool has_zeros, bias_float;
+  int tiles_m, tiles_n, parts;
+};
+
+template <typename T, int ROWS>
+struct AtomOf;
+#define QCORE_ATOM(TYPE, NAME, ROWS)                                                                \
+  template <>                                                                                       \
+  struct AtomOf<TYPE, ROWS> {                                                                       \
+    using Type = gmma::MMA_64x##ROWS##x16_F32##NAME##_RS<gmma::Major::K, gmma::Major::K>;           \
+  };
+QCORE_ATOM(__half, F16F16, 64)
+QCORE_ATOM(__half, F16F16, 128)
+QCORE_ATOM(__half, F16F16, 256)
+QCORE_ATOM(__nv_bfloat16, BF16BF16, 64)
+QCORE_ATOM(__nv_bfloat16, BF16BF16, 128)
+QCORE_ATOM(__nv_bfloat16, BF16BF16, 256)
+#undef QCORE_ATOM
+
+template <int BITS, int ROWS>
+struct Shape {
+  static constexpr int kRows = ROWS, kRegisters = ROWS / 2;
+  static constexpr int kBlocks = ROWS == 64 ? 2 : 1;  // on a processor
+  // A block alone gives registers of its last warpgroup, which needs few, to the others.
+  static constexpr int kThreads = kConsumers + (kBlocks == 2 ? 32 : 128);
+  static constexpr int kSharedBytes = (kSharedOfProcessor - (kBlocks - 1) * 1024) / kBlocks / 128 * 128;
+  static constexpr int kWordRows = kPieceK * BITS / 32;
+  static constexpr int kXBytes = ROWS * kPieceK * 2, kWBytes = kWordRows * kTileN * 4;
+  static constexpr int kZeroWords = kTileN * BITS / 32;
+  static constexpr int kStageBytes = kXBytes + kWBytes;
+  static constexpr int kStoreBytes = kGroups * kChunk * kStoreStride * 2;
+  static constexpr int kBarrierBytes = 256;
+  static constexpr int kStages = (kSharedBytes - 1024 - kStoreBytes - kBarrierBytes) / (kStageBytes + kSideBytes);
+  static_assert(kStages * 16 <= kBarrierBytes && kStages * kStageBytes >= ROWS * kSumStride * 4);
+};
+
+__device__ __forceinline__ uint32_t shared_word(uint32_t address) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address));
+  return v;
+}
+__device__ __forceinline__ uint32_t shared_half(uint32_t address) {
+  uint16_t v;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(address));
+  return v;
+}
+
+// A tile that blocks of a cluster share along N (`pair`), or a part of K of a tile.
+struct Place {
+  int m, n, first, last;  // tiles; pieces of K
+};
+
+template <bool PARTS>
+__device__ __forceinline__ bool place(const Problem& p, int index, int rank, Place& at) {
+  if constexpr (PARTS) {
+    if (index >= p.tiles_m * p.tiles_n) return false;
+    at.m = index / p.tiles_n;
+    at.n = index % p.tiles_n;
+    at.first = p.k_pieces * rank / p.parts;
+    at.last = p.k_pieces * (rank + 1) / p.parts;
+  } else {
+    const int pairs = (p.tiles_n + 1) / 2;
+    if (index >= p.tiles_m * pairs) return false;
+    // A band of kBand tiles along M, pair by pair; then the next.
+    const int band = index / (kBand * pairs), first = band * kBand;
+    const int width = min(kBand, p.tiles_m - first), in_band = index - first * pairs;
+    at.m = first + in_band % width;
+    at.n = in_band / width * 2 + rank;  // beyond the end zeros come
+    at.first = 0;
+    at.last = p.k_pieces;
+  }
+  return true;
+}
+
+// What a thread needs of a group: for its two columns.
+template <typename T, int BITS>
+struct Side {
+  typename Codes<BITS, T>::Zero zero[2];
+  typename PairOf<T>::Type scale[2];
+
+  __device__ __forceinline__ void load(const Problem& p, uint32_t side, int half, int column) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int c = column + 8 * h;
+      scale[h] = as_pair<T>(shared_half(side + half * kScaleBytes + 2 * c) * 0x00010001u);
+      int z = p.zero;
+      if (p.has_zeros) {
+        const uint32_t word =
+            shared_word(side + 2 * kScaleBytes + half * kZeroBytes + c * BITS / 32 * 4) + p.zero_ones;
+        z = static_cast<int>(word >> (c * BITS % 32)) & ((1 << BITS) - 1);
+      }
+      zero[h] = Codes<BITS, T>::zero(static_cast<uint32_t>(z));
+    }
+  }
+};
+
+// The words that hold a thread's weights of half of a piece: columns g and g + 8; for each 16 inputs those
+// of inputs 2q and 2q + 1, then of those 8 further on.
+template <int BITS>
+__device__ __forceinline__ void read_words(uint32_t (&raw)[2][4], uint32_t words, int half) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const int row = (4 * half + i / 2) * (BITS / 4);
+    raw[i / 4][i % 4] = shared_word(words + (row * kTileN + i % 2 * 8) * 4);
+  }
+}
+
+// As the left operand's registers.
+template <typename T, int BITS>
+__device__ __forceinline__ void make_weights(uint32_t (&a)[4], const uint32_t (&raw)[4], int q, const Side<T, BITS>& side) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t mine = raw[i] >> (BITS == 4 ? 4 * q : 16 * (q % 2));
+    const uint32_t pair = Codes<BITS, T>::template pair<0>(mine, side.zero[i % 2]);
+    a[i] = as_bits(__hmul2(as_pair<T>(pair), side.scale[i % 2]));
+  }
+}
+
+__device__ __forceinline__ void sync_group(int group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }
+__device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 3, %0;" ::"n"(kConsumers) : "memory"); }
+
+template <typename T>
+__device__ __forceinline__ uint32_t packed(float low, float high) {
+  if constexpr (std::is_same<T, __half>::value) return as_bits(__floats2half2_rn(low, high));
+  else return as_bits(__floats2bfloat162_rn(low, high));
+}
+
+template <typename T>
+__device__ __forceinline__ float bias_at(const Problem& p, int column) {
+  if (!p.bias || column >= p.n) return 0.0f;
+  return p.bias_float ? static_cast<const float*>(p.bias)[column] : from_16(static_cast<const T*>(p.bias)[column]);
+}
+
+// Eight columns of a row of out, as far as there are columns.
+template <typename T>
+__device__ __forceinline__ void store_eight(const Problem& p, int row, int column, const uint4& eight) {
+  T* const to = static_cast<T*>(p.out) + static_cast<int64_t>(row) * p.n + column;
+  if (p.n % 8 == 0) {
+    if (column < p.n) *reinterpret_cast<uint4*>(to) = eight;
+  } else {
+    const T* const from = reinterpret_cast<const T*>(&eight);
+    for (int i = 0; i < 8 && column + i < p.n; ++i) to[i] = from[i];
+  }
+}
+
+template <typename S, bool PARTS>
+__device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map, const CUtensorMap* w_map,
+                                      const CUtensorMap* scale_map, const CUtensorMap* zero_map, uint8_t* stages,
+                                      uint8_t* sides, uint64_t* full, uint64_t* empty, int cluster, int clusters,
+                                      int rank) {
+  constexpr int kFetched = PARTS ? S::kRows : S::kRows / 2;
+  const uint32_t bytes = S::kStageBytes + 2 * (kScaleBytes + (p.has_zeros ? S::kZeroWords * 4 : 0));
+  int stage = 0;
+  uint32_t round = 1;  // the first time the stages are free
+  Place at;
+  for (int index = cluster; place<PARTS>(p, index, rank, at); index += clusters) {
+    for (int piece = at.first; piece < at.last; ++piece) {
+      barrier_wait(&empty[stage], round);
+      barrier_expect(&full[stage], bytes);
+      uint8_t* const to = stages + stage * S::kStageBytes;
+      uint8_t* const side = sides + stage * kSideBytes;
+      const int row = at.m * S::kRows, column = at.n * kTileN;
+      if constexpr (PARTS) {
+        load_box(to, x_map, &full[stage], piece * 128, row, kEvictLast);
+      } else {
+        const int part = rank * kFetched;
+        load_box_for(3, to + part * 128, x_map, &full[stage], piece * 128, row + part);
+      }
+      load_box(to + S::kXBytes, w_map, &full[stage], column, piece * S::kWordRows, kEvictNormal);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int group = (2 * piece + half) / p.group_halves;
+        load_box(side + half * kScaleBytes, scale_map, &full[stage], column, group, kEvictNormal);
+        if (p.has_zeros) {
+          load_box(side + 2 * kScaleBytes + half * kZeroBytes, zero_map, &full[stage], at.n * S::kZeroWords, group,
+                   kEvictNormal);
+        }
+      }
+      if (++stage == S::kStages) {
+        stage = 0;
+        round ^= 1;
+      }
+    }
+  }
+}
+
+// The sums of all parts of K, a share of the rows for each block.
+template <typename T, typename S>
+__device__ __forceinline__ void add_parts(const Problem& p, const Place& at, const float* sums, int rank) {
+  const int each = S::kRows / p.parts, begin = rank * each;
+  const int wanted = min(each, p.m - at.m * S::kRows - begin) * (kTileN / 8);
+  for (int i = threadIdx.x; i < wanted; i += kConsumers) {
+    const int row = begin + i / (kTileN / 8), column = i % (kTileN / 8) * 8;
+    const uint32_t mine = shared_address(sums + row * kSumStride + column);
+    float total[8] = {};
+    for (int part = 0; part < p.parts; ++part) {
+      uint32_t there;
+      asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(mine), "r"(part));
+#pragma unroll
+      for (int j = 0; j < 8; j += 4) {
+        float v[4];
+        asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                     : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
+                     : "r"(there + 4 * j)
+                     : "memory");
+#pragma unroll
+        for (int e = 0; e < 4; ++e) total[j + e] += v[e];
+      }
+    }
+    const int n = at.n * kTileN + column;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) total[j] += bias_at<T>(p, n + j);
+    store_eight<T>(p, at.m * S::kRows + row, n,
+                   make_uint4(packed<T>(total[0], total[1]), packed<T>(total[2], total[3]),
+                              packed<T>(total[4], total[5]), packed<T>(total[6], total[7])));
+  }
+}
+
+template <typename T, int BITS, int ROWS, bool PARTS>
+__global__ void __launch_bounds__(Shape<BITS, ROWS>::kThreads, Shape<BITS, ROWS>::kBlocks)
+    w4_sm90_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
+                   const __grid_constant__ CUtensorMap scale_map, const __grid_constant__ CUtensorMap zero_map,
+                   const __grid_constant__ Problem p) {
+  using S = Shape<BITS, ROWS>;
+  using Atom = typename AtomOf<T, ROWS>::Type;
+  constexpr int R = S::kRegisters;
+
+  extern __shared__ uint8_t raw[];
+  uint8_t* const stages = raw + (-shared_address(raw) & 1023);
+  uint8_t* const sides = stages + S::kStages * S::kStageBytes;
+  uint8_t* const behind = sides + S::kStages * kSideBytes;
+  auto* full = reinterpret_cast<uint64_t*>(behind);
+  uint64_t* const empty = full + S::kStages;
+  const int blocks = PARTS ? p.parts : 2;  // of a cluster
+  const int cluster = blockIdx.x / blocks, clusters = gridDim.x / blocks;
+  const int rank = static_cast<int>(cluster_rank());
+
+  if (threadIdx.x == kConsumers) {
+    prefetch_map(&x_map);
+    prefetch_map(&w_map);
+    for (int i = 0; i < S::kStages; ++i) {
+      barrier_init(&full[i], 1);
+      barrier_init(&empty[i], 4 * kGroups * (PARTS ? 1 : 2));  // each warp that reads what this block fetched
+    }
+    barrier_init_fence();
+  }
+  cluster_sync();
+
+  if (threadIdx.x >= kConsumers) {
+    if constexpr (S::kBlocks == 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    if (threadIdx.x == kConsumers) {
+      fetch<S, PARTS>(p, &x_map, &w_map, &scale_map, &zero_map, stages, sides, full, empty, cluster, clusters, rank);
+    }
+    __syncwarp();
+    if constexpr (PARTS) cluster_sync();
+  } else {
+    if constexpr (S::kBlocks == 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);  // the same in all lanes, as the compiler sees
+    const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    const int column = group * 64 + warp * 16 + g;  // and 8 further on
+    const uint32_t words =
+        shared_address(stages + S::kXBytes) + (column + (BITS == 8 ? q / 2 * kTileN : 0)) * 4;
+    const uint32_t side_address = shared_address(sides);
+    const uint64_t x_first = matrix_descriptor(stages);
+    T* const room = reinterpret_cast<T*>(behind + S::kBarrierBytes) + group * kChunk * kStoreStride;
+    int stage = 0;
+    uint32_t round = 0;
+    const auto release = [&](int which) {
+      __syncwarp();
+      if constexpr (PARTS) {
+        if (lane == 0) barrier_arrive(&empty[which]);
+      } else {
+        if (lane < 2) barrier_arrive_remote(&empty[which], lane);
+      }
+    };
+
+    Place at;
+    for (int index = cluster; place<PARTS>(p, index, rank, at); index += clusters) {
+      float sums[R];
+#pragma unroll
+      for (int i = 0; i < R; ++i) sums[i] = 0;
+      Side<T, BITS> side;
+      int into = 2 * at.first % p.group_halves, left = 0, before = -1;  // halves of pieces
+      uint32_t a[2][4];
+      for (int piece = at.first; piece < at.last; ++piece) {
+        barrier_wait(&full[stage], round);
+        uint32_t raw[2][4];
+        read_words<BITS>(raw, words + stage * S::kStageBytes, 0);
+        const uint64_t x = further(x_first, stage * (S::kStageBytes / 16));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (i % 2 == 0) {
+            if (left == 0) {
+              side.load(p, side_address + stage * kSideBytes, i / 2, column);
+              left = p.group_halves - into;
+              into = 0;
+            }
+            --left;
+          }
+          make_weights<T, BITS>(a[i % 2], raw[i % 2], q, side);
+#pragma unroll
+          for (int j = 0; j < R; ++j) cute::warpgroup_fence_operand(sums[j]);
+#pragma unroll
+          for (int j = 0; j < 4; ++j) cute::warpgroup_fence_operand(a[i % 2][j]);  // made before, not after
+          cute::warpgroup_arrive();
+          wgmma_from_registers<Atom>(a[i % 2], further(x, 2 * i), sums, std::make_index_sequence<R>{});
+          cute::warpgroup_commit_batch();
+          if (i == 1) read_words<BITS>(raw, words + stage * S::kStageBytes, 1);
+          cute::warpgroup_wait<1>();  // for the one before
+          if (i == 0 && before >= 0) release(before);
+        }
+        before = stage;
+        if (++stage == S::kStages) {
+          stage = 0;
+          round ^= 1;
+        }
+      }
+      cute::warpgroup_wait<0>();
+#pragma unroll
+      for (int i = 0; i < R; ++i) cute::warpgroup_fence_operand(sums[i]);
+      if (before >= 0) release(before);
+
+      // Register 4j + 2h + e: column g + 8h of the warp's, row 8j + 2q + e.
+      if constexpr (PARTS) {
+        auto* const all = reinterpret_cast<float*>(stages);
+        sync_consumers();  // both have read what was there
+#pragma unroll
+        for (int i = 0; i < R; ++i) {
+          all[(i / 4 * 8 + 2 * q + i % 2) * kSumStride + column + i % 4 / 2 * 8] = sums[i];
+        }
+        cluster_sync();
+        add_parts<T, S>(p, at, all, rank);
+        break;
+      } else {
+        const int first = at.n * kTileN + column;
+        const float bias[2] = {bias_at<T>(p, first), bias_at<T>(p, first + 8)};
+#pragma unroll
+        for (int chunk = 0; chunk < ROWS / kChunk; ++chunk) {
+          sync_group(group);
+#pragma unroll
+          for (int j = 0; j < kChunk / 8; j += 2) {
+            const float* const d = sums + (chunk * (kChunk / 8) + j) * 4;
+            const uint32_t to = shared_address(room + (8 * (j + lane / 16) + lane % 8) * kStoreStride + 16 * warp +
+                                               lane / 8 % 2 * 8);
+            asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to),
+                         "r"(packed<T>(d[0] + bias[0], d[1] + bias[0])), "r"(packed<T>(d[2] + bias[1], d[3] + bias[1])),
+                         "r"(packed<T>(d[4] + bias[0], d[5] + bias[0])), "r"(packed<T>(d[6] + bias[1], d[7] + bias[1]))
+                         : "memory");
+          }
+          sync_group(group);
+#pragma unroll
+          for (int i = 0; i < kChunk * 8 / 128; ++i) {
+            const int r = (threadIdx.x % 128 + 128 * i) / 8, c = threadIdx.x % 8 * 8;
+            const int row = at.m * ROWS + chunk * kChunk + r;
+            if (row < p.m) {
+              store_eight<T>(p, row, at.n * kTileN + group * 64 + c,
+                             *reinterpret_cast<const uint4*>(room + r * kStoreStride + c));
+            }
+          }
+        }
+      }
+    }
+  }
+  cluster_sync();  // nobody leaves while others read, or arrive at its barriers
+}
+
+}  // namespace
+}  // namespace qcore_cuda
