@@ -1,0 +1,88 @@
+"""What the ops share: their registration, and checks of arguments in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from qcore.errors import ConfigError
+
+from qcore_rocm.launching import FLOAT_TYPES
+
+Tensor = torch.Tensor
+
+FLOAT_NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+TILE_COLUMNS = 64
+
+_library = torch.library.Library("qcore_rocm", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Register an op with what it does, for GPUs and stand-ins, and its form for tracing."""
+    name = schema.partition("(")[0]
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+    for key in ("CUDA", "CPU"):  # ROCm's tensors are CUDA's to torch; CPU is for stand-ins
+        _library.impl(name, run, key)  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"qcore_rocm::{name}", fake, lib=_library)
+
+
+# -- checks --------------------------------------------------------------------------------------
+
+
+def refusal(op: str, argument: str, given: object, allowed: str) -> ConfigError:
+    """The error that names an argument, what was given and what is allowed."""
+    return ConfigError(f"qcore_rocm.{op}: {argument} is {given}; it must be {allowed}")
+
+
+def check(
+    op: str,
+    argument: str,
+    tensor: Tensor | None,
+    dtypes: tuple[torch.dtype, ...],
+    sizes: tuple[tuple[int, ...], ...],
+    like: Tensor,
+) -> None:
+    """An argument has one of some shapes, lies in one piece, on the device of ``like``."""
+    if tensor is None:
+        return
+    given = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+    if tensor.dtype not in dtypes:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise refusal(op, argument, given, names)
+    if tuple(tensor.shape) not in sizes:
+        raise refusal(op, argument, given, " or ".join(str(list(size)) for size in sizes))
+    if not tensor.is_contiguous():
+        raise refusal(op, argument, "strided", "contiguous")
+    if tensor.device != like.device:
+        raise refusal(op, argument, given, f"on {like.device}")
+
+
+def check_rows(op: str, x: Tensor, least: int, most: int, out_dtype: torch.dtype) -> None:
+    """``x`` and the result are floats, and ``x`` has that many columns."""
+    if x.dtype not in FLOAT_TYPES:
+        raise refusal(op, "x", x.dtype, "float32, float16 or bfloat16")
+    if out_dtype not in FLOAT_TYPES:
+        raise refusal(op, "out_dtype", out_dtype, "float32, float16 or bfloat16")
+    if x.dim() == 0 or not least <= x.shape[-1] <= most:
+        allowed = f"[..., {least}] to [..., {most}], as the weight's inputs are padded"
+        raise refusal(op, "x", list(x.shape), allowed)
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """[..., K] as [M, K] whose rows are without gaps; they may be apart."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(-1) == 1 else rows.contiguous()
+
+
+def empty_out(x: Tensor, out_features: int, out_dtype: torch.dtype) -> Tensor:
+    """Room for the result [..., N]."""
+    return x.new_empty((*x.shape[:-1], out_features), dtype=out_dtype)
+
+
+def blocks(size: int, by: int) -> int:
+    """``size / by``, rounded up."""
+    return -(-size // by)
+
+
+FLOATS = tuple(FLOAT_TYPES)
