@@ -28,6 +28,7 @@ from qcore.layers import (
     Mxfp8LinearLayerConfig,
     NvFp4LinearLayerConfig,
 )
+from qcore.registry import Evidence
 from qcore.selection import select
 from qcore.settings import Settings
 from qcore.testing import Subject, conformance_configs, isolated_registry
@@ -37,7 +38,9 @@ from qcore_cuda import plugin
 BF16, F16 = torch.bfloat16, torch.float16
 SHAPE = (256, 512)
 COMPILED = frozenset(
-    s.name for s in plugin.qcore_kernels() if s.backend in ("cutlass", "exllama", "qcore_cuda")
+    s.name
+    for s in plugin.qcore_kernels()
+    if s.backend in ("cutlass", "exllama", "marlin", "qcore_cuda")
 )
 
 
@@ -103,7 +106,7 @@ def test_what_runs_where_compiled_kernels_do_not(arch: int, chosen: dict[str, st
 def test_compiled_kernels_go_first() -> None:
     specs = {s.name: s for s in plugin.qcore_kernels()}
     for name, spec in specs.items():
-        if name in COMPILED:
+        if name in COMPILED and spec.evidence is Evidence.EXECUTED:
             assert all(
                 spec.priority > other.priority
                 for other in specs.values()

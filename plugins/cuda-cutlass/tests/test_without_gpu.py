@@ -64,6 +64,8 @@ def test_every_op_of_tensors_has_a_fake() -> None:
 @needs_library
 def test_an_op_either_writes_or_returns() -> None:
     for schema in _schemas():
+        if schema.name == "qcore_cuda::marlin_load_kernel":
+            continue  # what it changes is the library's table
         writes = any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
         assert writes != bool(schema.returns), schema
         assert all(r.alias_info is None for r in schema.returns), schema
