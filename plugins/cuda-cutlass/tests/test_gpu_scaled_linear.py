@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from qcore.numerics.tensor_core import FP8_SUM_UNIT
 from qcore_cuda import ops
 from qcore_cuda.kernels.padding import pad_to
-from qcore_cuda.kernels.tensor_core import FP8_SUM_UNIT
 
 pytestmark = pytest.mark.gpu
 

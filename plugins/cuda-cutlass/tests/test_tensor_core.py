@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tensor_core
 import torch
-from qcore_cuda.kernels.tensor_core import FP8_SUM_UNIT
+from qcore.numerics.tensor_core import FP8_SUM_UNIT
 
 E4M3 = torch.float8_e4m3fn
 

@@ -11,6 +11,7 @@ import torch
 from qcore.facts.current_platform import weighing
 from qcore.facts.target import Target
 from qcore.kernels import process_weights
+from qcore.numerics.tensor_core import FP8_SUM_UNIT
 from qcore.plugin import KernelSpec
 from qcore.testing import Subject, conformance_configs, make_layer, random_tensors
 from qcore.testing.answers import check_answers
@@ -18,7 +19,6 @@ from qcore.testing.tensors import input_dtype, output_dtype
 from qcore_cuda import library, ops, plugin
 from qcore_cuda.kernels.cutlass_fp8 import CutlassFP8ScaledMMLinearKernel
 from qcore_cuda.kernels.cutlass_int8 import CutlassInt8ScaledMMLinearKernel
-from qcore_cuda.kernels.tensor_core import FP8_SUM_UNIT
 
 E4M3 = torch.float8_e4m3fn
 BF16 = torch.bfloat16

@@ -169,7 +169,7 @@ class FP8ScaledMMLinearKernel(ScaledMMLinearKernel[FP8ScaledMMLinearLayerConfig]
         if self.quant_fp8 is None or x.dtype == self.fp8_dtype:
             codes, scale = rows, input_scale
         else:
-            codes, scale = self.quant_fp8(rows, input_scale, upper_bound)
+            codes, scale = self.quantize_input(rows, input_scale, upper_bound)
         return self.apply_scaled_mm(
             A=codes,
             B=weight,
@@ -177,8 +177,27 @@ class FP8ScaledMMLinearKernel(ScaledMMLinearKernel[FP8ScaledMMLinearLayerConfig]
             As=scale,
             Bs=weight_scale,
             bias=bias,
-            output_shape=[*x.shape[:-1], weight.shape[1]],
+            output_shape=[*x.shape[:-1], self.config.weight_shape[0]],
         )
+
+    def quantize_input(
+        self,
+        rows: torch.Tensor,
+        input_scale: torch.Tensor | None,
+        upper_bound: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Activations as the config rounds them; a kernel may have a faster way to the same.
+
+        Args:
+            rows: float [M, K].
+            input_scale: the layer's, where it is static.
+            upper_bound: what a dynamic scale covers at most; or None.
+
+        Returns:
+            FP8 [M, K] and its scale, float32 [1] or [M, 1].
+        """
+        assert self.quant_fp8 is not None
+        return self.quant_fp8(rows, input_scale, upper_bound)
 
     @abstractmethod
     def apply_scaled_mm(

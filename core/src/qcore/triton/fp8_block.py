@@ -11,9 +11,9 @@ from qcore.facts.current_platform import current_platform
 from qcore.kernels.base import Answer, answer
 from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
 from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig
+from qcore.numerics.tensor_core import FP8_SUM_UNIT
 from qcore.triton import ops
 from qcore.triton.packing import pad
-from qcore.triton.runtime import FP8_SUM_UNIT
 from qcore.triton.support import TritonSupport
 
 __all__ = ["TritonFp8BlockScaledMMKernel"]

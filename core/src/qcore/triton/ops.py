@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from qcore.triton.runtime import define, interpreted, on_device_of
+from qcore.kernels.op_library import as_rows, empty_out
+from qcore.triton.runtime import OPS, interpreted, on_device_of
 
 __all__ = [
     "FP8_BLOCK_LINEAR",
@@ -19,15 +20,6 @@ __all__ = [
 ]
 
 Tensor = torch.Tensor
-
-
-def _rows(x: Tensor) -> Tensor:
-    rows = x.reshape(-1, x.shape[-1])
-    return rows if rows.stride(-1) == 1 else rows.contiguous()
-
-
-def _out(x: Tensor, out_features: int, out_dtype: torch.dtype) -> Tensor:
-    return x.new_empty((*x.shape[:-1], out_features), dtype=out_dtype)
 
 
 def _written(out_dtype: torch.dtype) -> torch.dtype:
@@ -63,10 +55,10 @@ def int8_linear(
     from qcore.triton.jit.quantize import int8_quant
     from qcore.triton.jit.scaled_mm import int8_mm
 
-    out = _out(x, weight.shape[0], _written(out_dtype))
+    out = empty_out(x, weight.shape[0], _written(out_dtype))
     if out.numel() == 0:
         return out.to(out_dtype)
-    rows = _rows(x)
+    rows = as_rows(x)
     with on_device_of(x):
         symmetric = azp_adj is None
         codes, scale, azp = int8_quant(rows, weight.shape[1], input_scale, input_azp, symmetric)
@@ -85,10 +77,10 @@ def _int8_fake(
     azp_adj: Tensor | None,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    return _out(x, weight.shape[0], out_dtype)
+    return empty_out(x, weight.shape[0], out_dtype)
 
 
-define(
+OPS.define(
     "int8_linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor? input_scale, "
     "Tensor? input_azp, Tensor? azp_adj, ScalarType out_dtype) -> Tensor",
     int8_linear,
@@ -123,10 +115,10 @@ def fp8_block_linear(
     from qcore.triton.jit.quantize import group_fp8_quant
     from qcore.triton.jit.scaled_mm import fp8_block_mm
 
-    out = _out(x, weight.shape[0], _written(out_dtype))
+    out = empty_out(x, weight.shape[0], _written(out_dtype))
     if out.numel() == 0:
         return out.to(out_dtype)
-    rows = _rows(x)
+    rows = as_rows(x)
     with on_device_of(x):
         codes, scale = group_fp8_quant(rows, block_k)
         flat = out.view(-1, weight.shape[0])
@@ -144,10 +136,10 @@ def _fp8_block_fake(
     block_k: int,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    return _out(x, weight.shape[0], out_dtype)
+    return empty_out(x, weight.shape[0], out_dtype)
 
 
-define(
+OPS.define(
     "fp8_block_linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, SymInt block_n, "
     "SymInt block_k, ScalarType out_dtype) -> Tensor",
     fp8_block_linear,
@@ -195,10 +187,10 @@ def packed_linear(
     from qcore.triton.jit.packed_mm import packed_mm
     from qcore.triton.jit.quantize import round_blocks
 
-    out = _out(x, out_features, _written(out_dtype))
+    out = empty_out(x, out_features, _written(out_dtype))
     if out.numel() == 0:
         return out.to(out_dtype)
-    rows = _rows(x)
+    rows = as_rows(x)
     with on_device_of(x):
         if rounding:
             outer = row_factor if rounding == "nvfp4" else None
@@ -235,10 +227,10 @@ def _packed_fake(
     out_features: int,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    return _out(x, out_features, out_dtype)
+    return empty_out(x, out_features, out_dtype)
 
 
-define(
+OPS.define(
     "packed_linear(Tensor x, Tensor codes, Tensor scales, Tensor? zeros, Tensor? factor, "
     "Tensor? row_factor, Tensor? bias, str kind, SymInt zero, SymInt group, str rounding, "
     "SymInt out_features, ScalarType out_dtype) -> Tensor",

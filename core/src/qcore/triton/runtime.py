@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
@@ -11,16 +10,12 @@ from typing import Any
 import torch
 
 from qcore.facts.current_platform import current_platform
+from qcore.kernels.op_library import OpLibrary
 
-__all__ = ["FP8_SUM_UNIT", "define", "interpreted", "on_device_of", "refusal"]
+__all__ = ["OPS", "interpreted", "on_device_of", "refusal"]
 
-FP8_SUM_UNIT = 2.0**-13 * 34 / 32
-"""What a product of 8-bit floats may lose in the sums of Hopper's and Ada's tensor cores, as a
-fraction of the largest of these sums: 33 numbers are aligned with the largest, cut off 13 bits
-below its first bit, and so is their sum (DeepSeek-V3 Technical Report, arXiv 2412.19437, 3.5.2)."""
-
-_library = torch.library.Library("qcore_triton", "FRAGMENT")  # type: ignore[no-untyped-call]
-_DISPATCH_KEYS = ("CUDA", "CPU")  # ROCm's tensors are CUDA's to torch; CPU is for the interpreter
+OPS = OpLibrary("qcore_triton", ("CUDA", "CPU"))
+"""ROCm's tensors are CUDA's to torch; CPU is for the interpreter."""
 
 
 def interpreted() -> bool:
@@ -41,21 +36,6 @@ def refusal() -> str | None:
     if not torch.cuda.is_available():
         return "torch.cuda.is_available() is false: torch finds no GPU that it can use"
     return None
-
-
-def define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Register the op ``qcore_triton::NAME``.
-
-    Args:
-        schema: ``NAME(Tensor x, ...) -> Tensor``.
-        run: what it does.
-        fake: the form of what it returns, for tracing.
-    """
-    name = schema.partition("(")[0]
-    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
-    for key in _DISPATCH_KEYS:
-        _library.impl(name, run, key)  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"qcore_triton::{name}", fake, lib=_library)
 
 
 def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[Any]:

@@ -78,18 +78,6 @@ def gemm_a8w8_bpreshuffle(
     return out
 
 
-@gemm_a8w8_bpreshuffle.register_fake
-def _(
-    a: Tensor,
-    weight: Tensor,
-    a_scale: Tensor,
-    weight_scale: Tensor,
-    dtype: torch.dtype,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    return _out(a, weight, out_dtype)
-
-
 @torch.library.custom_op("qcore_rocm_aiter::gemm_a8w8_blockscale", mutates_args=())
 def gemm_a8w8_blockscale(
     a: Tensor,
@@ -107,6 +95,7 @@ def gemm_a8w8_blockscale(
     return out
 
 
+@gemm_a8w8_bpreshuffle.register_fake
 @gemm_a8w8_blockscale.register_fake
 def _(
     a: Tensor,

@@ -8,10 +8,10 @@ import torch
 from qcore.kernels.base import Answer, answer
 from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel
 from qcore.layers.float8 import FP8ScaledMMLinearLayerConfig
+from qcore.numerics.tensor_core import FP8_SUM_UNIT
 
 from qcore_cuda import library, ops
 from qcore_cuda.kernels.padding import pad_to
-from qcore_cuda.kernels.tensor_core import FP8_SUM_UNIT
 
 __all__ = ["CutlassFP8ScaledMMLinearKernel", "fp8_refusal"]
 

@@ -9,11 +9,11 @@ import torch
 from qcore.kernels.base import Answer, answer
 from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
 from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig
+from qcore.numerics.tensor_core import FP8_SUM_UNIT
 
 from qcore_cuda import library, ops
 from qcore_cuda.kernels.cutlass_fp8 import fp8_refusal
 from qcore_cuda.kernels.padding import pad_to
-from qcore_cuda.kernels.tensor_core import FP8_SUM_UNIT
 
 __all__ = ["CutlassFp8BlockScaledMMKernel"]
 

@@ -14,11 +14,10 @@ from qcore.facts.current_platform import current_platform
 from qcore.kernels.base import Answer, answer
 from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel
 from qcore.layers.float8 import FP8ScaledMMLinearLayerConfig
-from qcore.numerics.activation_quant import scaled_fp8_quant
+from qcore.numerics.tensor_core import FP8_SUM_UNIT
 
 from qcore_cuda import library, ops
 from qcore_cuda.kernels.padding import pad_to
-from qcore_cuda.kernels.tensor_core import FP8_SUM_UNIT
 
 __all__ = [
     "ChannelWiseTorchFP8ScaledMMLinearKernel",
@@ -92,32 +91,13 @@ class _TorchFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
     def _pack_scale(self, scale: torch.Tensor, N: int) -> torch.Tensor:
         return scale
 
-    def apply_weights(
-        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Quantize ``x``, unless it is e4m3 already, multiply, scale."""
-        weight, weight_scale, input_scale, upper_bound = self._get_layer_params(layer)
-        rows = x.reshape(-1, x.shape[-1])
-        if x.dtype == torch.float8_e4m3fn:
-            codes, scale = rows, input_scale
-        else:
-            codes, scale = self._quantize(rows, input_scale, upper_bound)
-        return self.apply_scaled_mm(
-            A=codes,
-            B=weight,
-            out_dtype=self.config.out_dtype,
-            As=scale,
-            Bs=weight_scale,
-            bias=bias,
-            output_shape=[*x.shape[:-1], self.config.weight_shape[0]],
-        )
-
-    def _quantize(
+    def quantize_input(
         self,
         rows: torch.Tensor,
         input_scale: torch.Tensor | None,
         upper_bound: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """By this plugin's op where it can be used."""
         scale = input_scale if self.static else None
         # A scale per tensor with a bound is left to torch: the op has no such argument.
         if self.compiled_ops and rows.is_cuda and (self.per_token or upper_bound is None):
@@ -129,8 +109,7 @@ class _TorchFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
                 scale_ub=upper_bound if self.per_token else None,
                 use_per_token_if_dynamic=self.per_token,
             )
-        bound = None if self.static else upper_bound
-        return scaled_fp8_quant(rows, scale, per_token=self.per_token, upper_bound=bound)
+        return super().quantize_input(rows, input_scale, None if self.static else upper_bound)
 
     def apply_scaled_mm(
         self,

@@ -12,18 +12,13 @@ import torch
 from qcore.kernels.base import Answer, answer
 from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel
 from qcore.layers.float8 import FP8ScaledMMLinearLayerConfig
-from qcore.numerics.activation_quant import scaled_fp8_quant
+from qcore.numerics.tensor_core import FP8_SUM_UNIT
 
 from qcore_flashinfer import library, ops
 from qcore_flashinfer.kernels.support import FlashInferSupport
 from qcore_flashinfer.layouts import pad_to, round_up
 
-__all__ = ["FP8_SUM_UNIT", "FlashInferFP8ScaledMMLinearKernel"]
-
-FP8_SUM_UNIT = 2.0**-13 * 34 / 32
-"""What a product of 8-bit floats may lose in the sums of Hopper's and Ada's tensor cores, as a
-fraction of the largest of these sums: 33 numbers are aligned with the largest, cut off 13 bits
-below its first bit, and so is their sum (DeepSeek-V3 Technical Report, arXiv 2412.19437, 3.5.2)."""
+__all__ = ["FlashInferFP8ScaledMMLinearKernel"]
 
 _ALIGNMENT = 16  # of K and N, by cuBLAS
 
@@ -67,33 +62,6 @@ class FlashInferFP8ScaledMMLinearKernel(FlashInferSupport, FP8ScaledMMLinearKern
         rows = pad_to(pad_to(rows, 1, round_up(K, _ALIGNMENT)), 0, round_up(N, _ALIGNMENT))
         scale = tensors["weight_scale"].to(torch.float32).reshape(1)
         return {**tensors, "weight": rows.contiguous(), "weight_scale": scale}
-
-    def apply_weights(
-        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Quantize ``x``, unless it is e4m3 already, multiply, add the bias."""
-        weight, weight_scale, input_scale, upper_bound = self._get_layer_params(layer)
-        rows = x.reshape(-1, x.shape[-1])
-        if x.dtype == torch.float8_e4m3fn:
-            codes, scale = rows, input_scale
-        else:
-            key = self.config.activation_quant_key
-            assert key is not None
-            static = key.scale.static
-            codes, scale = scaled_fp8_quant(
-                rows,
-                input_scale if static else None,
-                upper_bound=None if static else upper_bound,
-            )
-        return self.apply_scaled_mm(
-            A=codes,
-            B=weight,
-            out_dtype=self.config.out_dtype,
-            As=scale,
-            Bs=weight_scale,
-            bias=bias,
-            output_shape=[*x.shape[:-1], self.config.weight_shape[0]],
-        )
 
     def apply_scaled_mm(
         self,

@@ -14,9 +14,9 @@ import torch
 from qcore.kernels.base import Answer, answer, tensor_of
 from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
 from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig
+from qcore.numerics.tensor_core import FP8_SUM_UNIT
 
 from qcore_flashinfer import ops
-from qcore_flashinfer.kernels.fp8 import FP8_SUM_UNIT
 from qcore_flashinfer.kernels.support import FlashInferSupport
 
 __all__ = ["FlashInferFp8BlockScaledMMKernel", "block_refusal", "packed_blocks"]

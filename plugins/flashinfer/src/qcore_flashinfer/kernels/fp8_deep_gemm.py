@@ -22,8 +22,8 @@ from qcore.kernels.block_scaled_mm import (
 )
 from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig
 from qcore.numerics.activation_quant import group_fp8_quant
+from qcore.numerics.tensor_core import FP8_SUM_UNIT
 
-from qcore_flashinfer.kernels.fp8 import FP8_SUM_UNIT
 from qcore_flashinfer.kernels.fp8_block import (
     FlashInferFp8BlockScaledMMKernel,
     block_refusal,

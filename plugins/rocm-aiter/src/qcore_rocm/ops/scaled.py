@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from qcore.kernels.op_library import as_rows, empty_out
 
 from qcore_rocm.launching import (
     FLOAT_TYPES,
@@ -16,14 +17,12 @@ from qcore_rocm.launching import (
 from qcore_rocm.ops.support import (
     FLOAT_NAMES,
     FLOATS,
+    OPS,
     TILE_COLUMNS,
     Tensor,
-    as_rows,
     blocks,
     check,
     check_rows,
-    define,
-    empty_out,
     refusal,
 )
 
@@ -176,7 +175,7 @@ def _int8_fake(
     return empty_out(x, weight.shape[0], out_dtype)
 
 
-define(
+OPS.define(
     "int8_linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor? input_scale, "
     "Tensor? input_azp, Tensor? azp_adj, ScalarType out_dtype) -> Tensor",
     int8_linear,
@@ -273,7 +272,7 @@ def _fp8_fake(
     return empty_out(x, weight.shape[0], out_dtype)
 
 
-define(
+OPS.define(
     "fp8_linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor? input_scale, "
     "Tensor? upper_bound, bool per_token, ScalarType out_dtype) -> Tensor",
     fp8_linear,
@@ -363,7 +362,7 @@ def _fp8_block_fake(
     return empty_out(x, weight.shape[0], out_dtype)
 
 
-define(
+OPS.define(
     "fp8_block_linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, SymInt block_n, "
     "ScalarType out_dtype) -> Tensor",
     fp8_block_linear,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from qcore.errors import ConfigError
+from qcore.kernels.op_library import OpLibrary
 
 from qcore_rocm.launching import FLOAT_TYPES
 
@@ -15,19 +13,8 @@ Tensor = torch.Tensor
 FLOAT_NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 TILE_COLUMNS = 64
 
-_library = torch.library.Library("qcore_rocm", "FRAGMENT")  # type: ignore[no-untyped-call]
-
-
-def define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Register an op with what it does, for GPUs and stand-ins, and its form for tracing."""
-    name = schema.partition("(")[0]
-    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
-    for key in ("CUDA", "CPU"):  # ROCm's tensors are CUDA's to torch; CPU is for stand-ins
-        _library.impl(name, run, key)  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"qcore_rocm::{name}", fake, lib=_library)
-
-
-# -- checks --------------------------------------------------------------------------------------
+OPS = OpLibrary("qcore_rocm", ("CUDA", "CPU"))
+"""ROCm's tensors are CUDA's to torch; CPU is for stand-ins."""
 
 
 def refusal(op: str, argument: str, given: object, allowed: str) -> ConfigError:
@@ -67,17 +54,6 @@ def check_rows(op: str, x: Tensor, least: int, most: int, out_dtype: torch.dtype
     if x.dim() == 0 or not least <= x.shape[-1] <= most:
         allowed = f"[..., {least}] to [..., {most}], as the weight's inputs are padded"
         raise refusal(op, "x", list(x.shape), allowed)
-
-
-def as_rows(x: Tensor) -> Tensor:
-    """[..., K] as [M, K] whose rows are without gaps; they may be apart."""
-    rows = x.reshape(-1, x.shape[-1])
-    return rows if rows.stride(-1) == 1 else rows.contiguous()
-
-
-def empty_out(x: Tensor, out_features: int, out_dtype: torch.dtype) -> Tensor:
-    """Room for the result [..., N]."""
-    return x.new_empty((*x.shape[:-1], out_features), dtype=out_dtype)
 
 
 def blocks(size: int, by: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from qcore.kernels.op_library import as_rows, empty_out
 
 from qcore_rocm.launching import (
     FLOAT_TYPES,
@@ -13,14 +14,12 @@ from qcore_rocm.launching import (
 from qcore_rocm.ops.support import (
     FLOAT_NAMES,
     FLOATS,
+    OPS,
     TILE_COLUMNS,
     Tensor,
-    as_rows,
     blocks,
     check,
     check_rows,
-    define,
-    empty_out,
     refusal,
 )
 
@@ -112,7 +111,7 @@ def _w4a16_fake(
     return empty_out(x, codes.shape[0], out_dtype)
 
 
-define(
+OPS.define(
     "w4a16_linear(Tensor x, Tensor codes, Tensor scale, Tensor? zeros, Tensor? bias, SymInt zero, "
     "SymInt group, ScalarType out_dtype) -> Tensor",
     w4a16_linear,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch
+from qcore.kernels.op_library import OpLibrary
 
 __all__ = ["NAMESPACE", "SCHEMAS", "op"]
 
@@ -14,8 +14,7 @@ NAMESPACE = "qcore_xpu"
 SCHEMAS: dict[str, str] = {}
 """The schema of each op that users call, by name."""
 
-_library = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
-_KEYS = ("XPU", "CPU")
+_OPS = OpLibrary(NAMESPACE, ("XPU", "CPU"))
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -29,12 +28,8 @@ def op(schema: str, fake: Callable[..., Any]) -> Callable[[Function], Function]:
     """
 
     def register(function: Function) -> Function:
-        name = schema.partition("(")[0]
-        SCHEMAS[name] = schema
-        _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
-        for key in _KEYS:
-            _library.impl(name, function, key)  # type: ignore[no-untyped-call]
-        torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
+        SCHEMAS[schema.partition("(")[0]] = schema
+        _OPS.define(schema, function, fake)
         return function
 
     return register
