@@ -81,7 +81,7 @@ ROWS = {**WITH_FP8, "token": "RowWiseTorchFP8ScaledMMLinearKernel"}
 @pytest.mark.parametrize(
     ("arch", "chosen"),
     [
-        (75, {}),
+        (75, {"mp": "HummingLinearKernel"}),
         (80, ALL_TRITON),
         (89, WITH_FP8),
         (90, {**ROWS, "block": "DeepGemmFp8BlockScaledMMKernel"}),
