@@ -55,6 +55,7 @@ def qcore_plugin() -> PluginInfo:
             "cutlass": "scaled products: CUTLASS on SM90, mma.sync on every other generation",
             "torch": "torch._scaled_mm: what torch has",
             "deep_gemm": "DeepGEMM, where the package deep_gemm is installed",
+            "fbgemm": "FBGEMM, where fbgemm-gpu-genai is installed",
             "humming": "Humming, where humming-kernels is installed; compiles where it runs",
             "triton": "Triton, compiled where it runs; source shared with other plugins",
         },
@@ -111,6 +112,19 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             description="128x128 blocks by the package deep_gemm, bfloat16 results",
         ),
         *_humming(),
+        KernelSpec(
+            name="FbgemmNvFp4LinearKernel",
+            kernel_type="nvfp4",
+            platforms=(Platform.CUDA,),
+            entry="qcore_cuda.kernels.fbgemm:FbgemmNvFp4LinearKernel",
+            priority=Priority.VENDOR - 20,
+            backend="fbgemm",
+            min_capability=100,
+            max_capability=103,
+            modules=("fbgemm_gpu",),
+            evidence=Evidence.CONTRACT,
+            description="weights and activations in NVFP4, bfloat16 results",
+        ),
     ]
 
 
