@@ -6,7 +6,8 @@ import torch
 
 __all__ = ["nvfp4_product", "nvfp4_values"]
 
-_E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6.0]).double()
+_HALF = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+_E2M1 = torch.tensor([*_HALF, *(-value for value in _HALF)], dtype=torch.float64)
 
 
 def nvfp4_values(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

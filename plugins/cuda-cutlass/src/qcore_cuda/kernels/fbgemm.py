@@ -1,9 +1,9 @@
 """`FbgemmNvFp4LinearKernel`: NVFP4 by FBGEMM's product, where it is installed.
 
-The package is ``fbgemm-gpu-genai`` on PyPI, whose op is ``torch.ops.fbgemm.f4f4bf16``. Its arguments
-have changed (read in releases 1.4.2 to 1.9.0): where there is a ``use_mx``, that says whether the
-codes are NVFP4's or MXFP4's, later the presence of a global scale does; so they are given by name,
-as the schema has them.
+The package is ``fbgemm-gpu-genai`` on PyPI, whose op is ``torch.ops.fbgemm.f4f4bf16``. Its
+arguments have changed (read in releases 1.4.2 to 1.9.0): where there is a ``use_mx``, that says
+whether the codes are NVFP4's or MXFP4's, later the presence of a global scale does; so they are
+given by name, as the schema has them.
 """
 
 from __future__ import annotations
@@ -49,9 +49,8 @@ def missing_function() -> str | None:
     if not names:
         return "this fbgemm_gpu has no f4f4bf16; fbgemm-gpu-genai 1.4 and later have it"
     if names[:4] != _OPERANDS or "global_scale" not in names:
-        return (
-            f"fbgemm's f4f4bf16 takes ({', '.join(names)}); {_OPERANDS} and global_scale expected"
-        )
+        wanted = ", ".join([*_OPERANDS, "global_scale"])
+        return f"fbgemm's f4f4bf16 takes ({', '.join(names)}); {wanted} were expected"
     return None
 
 
