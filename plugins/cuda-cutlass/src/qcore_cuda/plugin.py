@@ -59,6 +59,8 @@ def qcore_plugin() -> PluginInfo:
             "cutlass": "scaled products: CUTLASS on SM90, mma.sync on every other generation",
             "torch": "torch._scaled_mm: what torch has",
             "deep_gemm": "DeepGEMM, where the package deep_gemm is installed",
+            "fbgemm": "FBGEMM, where fbgemm-gpu-genai is installed",
+            "humming": "Humming, where humming-kernels is installed; compiles where it runs",
             "triton": "Triton, compiled where it runs; source shared with other plugins",
         },
     )
@@ -113,6 +115,20 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             evidence=Evidence.CONTRACT,
             description="128x128 blocks by the package deep_gemm, bfloat16 results",
         ),
+        *_humming(),
+        KernelSpec(
+            name="FbgemmNvFp4LinearKernel",
+            kernel_type="nvfp4",
+            platforms=(Platform.CUDA,),
+            entry="qcore_cuda.kernels.fbgemm:FbgemmNvFp4LinearKernel",
+            priority=Priority.VENDOR - 20,
+            backend="fbgemm",
+            min_capability=100,
+            max_capability=103,
+            modules=("fbgemm_gpu",),
+            evidence=Evidence.CONTRACT,
+            description="weights and activations in NVFP4, bfloat16 results",
+        ),
     ]
 
 
@@ -147,6 +163,29 @@ def _marlin() -> list[KernelSpec]:
         )
         for name, kernel_type, module, description in described
         for executed in (kernel_type in ("mp", "fp8"),)
+    ]
+
+
+def _humming() -> list[KernelSpec]:
+    """Wrappers that no GPU has run yet; behind what one has."""
+    described = [
+        ("HummingLinearKernel", "mp", "humming", "2 to 8 bits, groups from 16 on, zero points"),
+        ("HummingFP8ScaledMMLinearKernel", "fp8", "humming_fp8", "weight-only, tensor and channel"),
+    ]
+    return [
+        KernelSpec(
+            name=name,
+            kernel_type=kernel_type,
+            platforms=(Platform.CUDA,),
+            entry=f"qcore_cuda.kernels.{module}:{name}",
+            priority=Priority.PORTABLE - 10,
+            backend="humming",
+            min_capability=75,
+            modules=("humming",),
+            evidence=Evidence.CONTRACT,
+            description=description,
+        )
+        for name, kernel_type, module, description in described
     ]
 
 
