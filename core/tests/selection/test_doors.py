@@ -1,6 +1,6 @@
 import pytest
 import torch
-from qcore.errors import NoKernelError, TargetError
+from qcore.errors import NoKernelError, SettingsError, TargetError
 from qcore.facts import quant_key as qk
 from qcore.facts.platform import Platform
 from qcore.facts.scalar_type import scalar_types
@@ -70,6 +70,35 @@ def test_force_kernel_falls_back_unless_strict(monkeypatch):
     monkeypatch.setenv("QCORE_STRICT", "1")
     with pytest.raises(NoKernelError, match="static only"):
         choose_scaled_mm_linear_kernel(INT8, force_kernel=Mine)
+
+
+@pytest.mark.parametrize("way", [{"force_kernel": Other}, {"possible_kernels": {"cpu": [Other]}}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"QCORE_FORCE_KERNEL": "ReferenceMPLinearKernel"},
+        {"QCORE_FORCE_KERNEL": "ReferenceInt8ScaledMMLinearKernel"},
+        {"QCORE_DISABLED_KERNELS": "ReferenceMPLinearKernel"},
+        {"QCORE_KERNEL_PRIORITY": "ReferenceMPLinearKernel=7"},
+        {"QCORE_LINEAR_BACKEND": "nvfp4=emulation"},
+        {"QCORE_LINEAR_BACKEND": "emulation"},
+    ],
+    ids=lambda setting: "=".join(*setting.items()),
+)
+def test_settings_about_other_kernels_are_no_errors(monkeypatch, caplog, setting, way):
+    """They name what is installed, though it is not among the kernels to choose from."""
+    monkeypatch.delenv("QCORE_LINEAR_BACKEND")
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    assert choose_scaled_mm_linear_kernel(INT8, **way) is Other
+    assert "no kernel's name" not in caplog.text
+
+
+@pytest.mark.parametrize("way", [{"force_kernel": Other}, {"possible_kernels": {"cpu": [Other]}}])
+def test_a_name_that_nothing_has_stays_an_error(monkeypatch, way):
+    monkeypatch.setenv("QCORE_FORCE_KERNEL", "ReferenceMPLinearKernal")
+    with pytest.raises(SettingsError, match="nearest: ReferenceMPLinearKernel"):
+        choose_scaled_mm_linear_kernel(INT8, **way)
 
 
 def test_inits_give_instances():

@@ -68,6 +68,10 @@ _serials = count()
 class Registry:
     """Kernels by type and platform. Starts empty; see `qcore.registry.discovery`.
 
+    Args:
+        known: another registry, if this one is a choice of its kernels: settings may name what is
+            in either.
+
     Attributes:
         plugins: every plugin that was found, used or not.
         failures: what went wrong with them.
@@ -75,7 +79,8 @@ class Registry:
         serial: another for each registry of the process; with `generation` it names a state.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Registry | None = None) -> None:
+        self._known = known
         self.plugins: list[PluginRecord] = []
         self.failures: list[Failure] = []
         self.generation = 0
@@ -106,15 +111,20 @@ class Registry:
         return sorted(found, key=lambda k: (-k.spec.priority, k.distribution, k.name))
 
     def kernel_names(self) -> list[str]:
-        """Every kernel's name, sorted."""
-        return sorted({kernel.name for kernel in self._kernels})
+        """Every name of a kernel that settings may name, sorted."""
+        known = self._known.kernel_names() if self._known is not None else ()
+        with self._lock:
+            return sorted({kernel.name for kernel in self._kernels}.union(known))
 
     def backends(self) -> dict[str, str]:
         """Backend name -> explanation, from kernels and plugins."""
-        named = {kernel.spec.backend: "" for kernel in self._kernels}
-        for plugin in self.plugins:
-            if plugin.status == "ok" and plugin.info is not None:
-                named.update(plugin.info.backends)
+        with self._lock:
+            named = {kernel.spec.backend: "" for kernel in self._kernels}
+            for plugin in self.plugins:
+                if plugin.status == "ok" and plugin.info is not None:
+                    named.update(plugin.info.backends)
+        if self._known is not None:
+            named.update(self._known.backends())
         return dict(sorted(named.items()))
 
     def quantization_methods(self) -> dict[str, str]:

@@ -150,7 +150,7 @@ def _private_registry(
         for k in installed.kernels(config.kernel_type)
         for platform in k.spec.platforms
     }
-    registry = Registry()
+    registry = Registry(known=installed)
     if possible is None:
         for kernel in installed.kernels(config.kernel_type):
             if force is None or kernel.name != force.__name__:
