@@ -61,8 +61,7 @@ def register_linear_kernel(
     Args:
         kernel_class: derives from the base of its type and implements its methods.
         platform: on what hardware.
-        kernel_type: mp, int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8, gguf, codebook,
-            moe_wna16 or moe_mxfp4.
+        kernel_type: which layers; a key of `qcore.kernels.KERNEL_TYPES`.
         priority: by default above every plugin's.
         backend: the name by which users may ask for it.
         batch_invariant: whether a row's result does not depend on the other rows.
