@@ -108,10 +108,20 @@ KERNELS_HEAD = Text("Which kernels run them", "由哪些内核执行")
 KERNELS_INTRO = Text(
     f"For a layer of {SIDE} inputs and {SIDE} outputs (8 experts of {SIDE} where there are "
     "experts) with bfloat16 activations, on machines that are described and not present, with "
-    "all wheels of this repository installed. Smaller or ragged shapes may be refused: [`qcore "
-    "explain`](selecting-kernels.md) answers for any layer.",
+    "all wheels of this repository and the packages that their kernels need installed "
+    "([which](kernels.md)). Asked are the kernels' declarations (platform, compute capability, "
+    "architecture, processor features) and what their classes say of the layer "
+    "(`can_implement`), as they are in the sources of all plugins. Not asked is `is_supported`, "
+    "which looks for compiled libraries and vendors' packages: one that is compiled for fewer "
+    "GPUs (qcore-cuda's is by default compiled without sm_75), or of another release, may refuse "
+    "more. Smaller or ragged shapes may be refused, too: "
+    "[`qcore explain`](selecting-kernels.md) answers for any layer.",
     f"针对 {SIDE} 个输入、{SIDE} 个输出的层（专家层为 8 个大小 {SIDE} 的专家），bfloat16 激活；目"
-    "标机器是描述出来的，并不在场，并假定安装了本仓库的全部 wheel。更小或不规整的形状可能被拒绝："
+    "标机器是描述出来的，并不在场，并假定安装了本仓库的全部 wheel 及其内核所需的软件包（[见此处]"
+    "(kernels.md)）。所询问的是各插件源码中内核的声明（平台、计算能力、架构、处理器特性）以及内核类对"
+    "该层的回答（`can_implement`）；没有询问 `is_supported`，它检查的是已编译的库和厂商软件包：若库"
+    "只为较少的 GPU 编译（qcore-cuda 默认不为 sm_75 编译），或软件包版本不同，可能会"
+    "拒绝更多。更小或不规整的形状也可能被拒绝："
     "[`qcore explain`](selecting-kernels.md) 可以回答任意一层的情况。",
 )
 MARKS = (

@@ -24,20 +24,22 @@ TITLE = Text("Ops: quantization and GEMM", "算子：量化与 GEMM")
 INTRO = Text(
     "Ten ops that vLLM's quantized linear layers call, and where qcore does their work. Made by "
     "`python docs/build.py`: files, call sites and compiled ops are found in the sources, "
-    "kernels by the selection algorithm, for the targets of [the table of "
-    "formats](formats-table.md). Signatures are those of vLLM 0.33.0; they change between "
-    "versions.",
+    "kernels by asking the declarations and the classes of all plugins, installed or not, for the "
+    "targets of [the table of formats](formats-table.md), which says what was asked. Signatures "
+    "are those of vLLM 0.33.0; they change between versions.",
     "vLLM 的量化线性层所调用的十个算子，以及 qcore 在何处完成同样的工作。本页由 `python "
-    "docs/build.py` 生成：文件、调用点和已编译算子取自源码，内核由选择算法针对[格式表"
-    "](formats-table.zh-CN.md)中的目标得出。签名以 vLLM 0.33.0 为准，不同版本之间会变化。",
+    "docs/build.py` 生成：文件、调用点和已编译算子取自源码；内核是就[格式表"
+    "](formats-table.zh-CN.md)中的目标询问所有插件（无论是否安装）的声明和内核类得出的，询问了什么见该"
+    "表。签名以 vLLM 0.33.0 为准，不同版本之间会变化。",
 )
 WORDS = Text(
     "M rows (tokens), K inputs, N outputs, G the inputs of a group (the number of groups where a "
     "shape begins with it). Kernels with ≈ round more than the checkpoint does and need "
-    "`QCORE_NUMERICS=approximate`; the core's reference kernels run everything everywhere.",
+    "`QCORE_NUMERICS=approximate`; the core's reference kernels run everything everywhere. "
+    "[Kernels](kernels.md) has the wheel that brings each kernel, and what else it needs.",
     "M 为行数（token 数），K 为输入数，N 为输出数，G 为一组的输入数（形状以 G 开头时为组数）。带 "
     "≈ 的内核比检查点多做一次舍入，需要 `QCORE_NUMERICS=approximate`；core 的参考内核在任何设备上"
-    "都能执行所有类型。",
+    "都能执行所有类型。每个内核来自哪个 wheel、还需要什么，见 [Kernels](kernels.md)（英文）。",
 )
 HEAD = (
     Text("op", "算子"),

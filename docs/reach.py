@@ -1,25 +1,31 @@
-"""Which kernels the selection algorithm finds for a layer, target by target."""
+"""Which kernels selection would find for a layer, target by target, with all wheels installed.
+
+Asked are the declarations of all folders of plugins, and the classes' `can_implement`, which need
+no compiled library and no package of a vendor. `is_supported` is not asked: of a machine that is
+described, and not this one, it knows no more than the declaration but what is not installed here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 from bilingual import Text
+from light_specs import declared_kernels
 from qcore import layers
+from qcore.facts.current_platform import weighing
 from qcore.facts.quant_key import GroupShape, QuantKey, ScaleDesc
 from qcore.facts.scalar_type import scalar_types
+from qcore.facts.target import Target
 from qcore.layers import MMLinearLayerConfig
 from qcore.layers.mixed_precision import MP_WEIGHT_TYPES
-from qcore.registry import Numerics, RegisteredKernel, Registry, get_registry
-from qcore.selection import select
+from qcore.registry import Numerics, RegisteredKernel
+from qcore.selection import Stage
+from qcore.selection.questions import config_refusal, declared_refusal
 from qcore.settings import Settings
-
-OURS = ("qcore", "qcore-cpu", "qcore-cuda", "qcore-rocm", "qcore-xpu", "qcore-flashinfer")
-"""The distributions of this repository; kernels of others that are installed take no part."""
 
 SIDE = 4096
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -78,25 +84,35 @@ def _decoded(value: Any) -> Any:
     return _CLASSES[value["class"]](**parts)
 
 
-@lru_cache(maxsize=1)
-def our_registry() -> Registry:
-    """The kernels of this repository's distributions alone."""
-    registry = Registry()
-    for kernel in get_registry().kernels():
-        if kernel.distribution in OURS:
-            registry._add(kernel)
-    return registry
-
-
 @cache
 def _able(config: MMLinearLayerConfig, target: str) -> tuple[tuple[RegisteredKernel, bool], ...]:
     """The kernels that can run it, best first, and whether they are chosen by default."""
-    ours = our_registry()
-    default = select(config, target, settings=Settings(), registry=ours)
-    allow = Settings(approximate=True)
-    every = select(config, target, settings=allow, registry=ours, exhaustive=True)
-    chosen = default.chosen.name if default.chosen else None
-    return tuple((c.kernel, c.name == chosen) for c in every.candidates if c.stage is None)
+    machine, allow = Target.parse(target), Settings(approximate=True)
+    with weighing(machine):
+        able = [
+            kernel
+            for kernel in declared_kernels()
+            if kernel.spec.kernel_type == config.kernel_type
+            and declared_refusal(kernel.spec, machine, allow, "auto") is None
+            and _can_implement(kernel, config)
+        ]
+    chosen = next((k for k in able if k.spec.numerics is not Numerics.APPROXIMATE), None)
+    return tuple((kernel, kernel is chosen) for kernel in able)
+
+
+def _can_implement(kernel: RegisteredKernel, config: MMLinearLayerConfig) -> bool:
+    """What the class says of the layer.
+
+    Raises:
+        RuntimeError: it says nothing; then the page cannot say anything of it either.
+    """
+    refusal = config_refusal(kernel, config)
+    if refusal is None:
+        return True
+    stage, why, details = refusal
+    if stage is Stage.IMPORT or details:
+        raise RuntimeError(f"{kernel.name} does not answer for {config.describe()}: {why}")
+    return False
 
 
 def matrix(scheme: Scheme) -> Matrix:
@@ -112,7 +128,7 @@ def matrix(scheme: Scheme) -> Matrix:
                 if dtype in SHORT:
                     mark = SHORT[dtype]
                 marks.setdefault(kernel.name, {}).setdefault(target, mark)
-    order = [k.name for k in our_registry().kernels(layer_config(scheme).kernel_type)]
+    order = [kernel.name for kernel in declared_kernels()]
     names = sorted(marks, key=order.index)
     return tuple((name, tuple(marks[name].get(t, "") for t in TARGETS)) for name in names)
 
@@ -131,10 +147,10 @@ def by_platform(schemes: Iterable[Scheme]) -> dict[str, list[str]]:
 
 def is_reference(name: str) -> bool:
     """Whether a kernel is the core's own, which runs on every device."""
-    return any(k.name == name and k.distribution == "qcore" for k in our_registry().kernels())
+    return any(k.name == name and k.distribution == "qcore" for k in declared_kernels())
 
 
 def is_approximate(name: str) -> bool:
     """Whether a kernel runs only where the user allows that more is rounded."""
-    kinds = {k.name: k.spec.numerics for k in our_registry().kernels()}
+    kinds = {k.name: k.spec.numerics for k in declared_kernels()}
     return kinds[name] is Numerics.APPROXIMATE

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import qcore
 import torch
+from qcore.facts.current_platform import weighing
 from qcore.facts.target import TARGET_EXAMPLES, Target
 from qcore.quantize import quantize_checkpoint
-from qcore.registry import Priority
+from qcore.registry import Priority, Registry, use_registry
 from qcore.selection import Stage
-from qcore.settings import VARIABLES
+from qcore.selection.questions import declared_refusal, support_refusal
+from qcore.settings import VARIABLES, Settings
 
 ROOT = Path(__file__).parents[1]
 SELECTING = (ROOT / "docs" / "selecting-kernels.md").read_text(encoding="utf-8")
@@ -119,6 +121,35 @@ def test_ops_of_the_pages_are_called_and_have_kernels(build):
         assert op.schema.startswith(f"{op.name}("), op.name
         assert "none" not in page._kernels(op, "en")
         assert all(text.en and text.zh for text in (op.role, op.note, *op.contract))
+
+
+def test_kernels_are_found_whatever_is_installed(build):
+    """All folders of plugins are asked, and not the registry."""
+    page, reach = importlib.import_module("ops_page"), importlib.import_module("reach")
+    reach._able.cache_clear()
+    with use_registry(Registry()):
+        found = {op.name: reach.by_platform(op.layers) for op in page.OPS}
+    for op, platforms in found.items():
+        for platform in ("cpu", "cuda"):
+            assert not all(map(reach.is_reference, platforms[platform])), (op, platform)
+    assert "MarlinLinearKernel" in found["marlin_gemm"]["cuda"]
+    assert "CutlassFP8ScaledMMLinearKernel" in found["cutlass_scaled_mm"]["cuda"]
+    assert "HipInt8ScaledMMLinearKernel" in found["cutlass_scaled_mm"]["rocm"]
+
+
+def test_is_supported_says_of_a_described_machine_only_what_is_not_installed(build):
+    """Else docs/reach.py, which does not ask it, would say too much."""
+    reach, specs = importlib.import_module("reach"), importlib.import_module("light_specs")
+    for kernel in specs.declared_kernels():
+        for name in reach.TARGETS:
+            target = Target.parse(name)
+            if declared_refusal(kernel.spec, target, Settings(approximate=True), "auto") is None:
+                with weighing(target):
+                    _, why, _ = support_refusal(kernel, target) or ("", "", "")
+                assert not why or re.search(INSTALLED, why), (kernel.name, name, why)
+
+
+INSTALLED = "not installed|without its compiled library|no compiled kernels|compiled (for|without)"
 
 
 def test_every_page_is_in_the_index():

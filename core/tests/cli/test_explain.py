@@ -2,13 +2,22 @@ import json
 
 import pytest
 import torch
-from qcore.cli.layer_options import LayerOptions
+from qcore.cli.layer_options import DESCRIBED, LayerOptions
 from qcore.facts.quant_key import kFp8StaticTensorSym, kMxfp8Dynamic
 from qcore.layers import Fp8BlockScaledMMLinearLayerConfig
 
 
 def config(type="mp", shape="4096x11008", dtype="bfloat16", **options):
     return LayerOptions(type=type, shape=shape, dtype=dtype, **options).config()
+
+
+def test_every_type_that_options_describe_is_named(cli):
+    """In the help, which is written by hand so that it needs no import of torch."""
+    helped, refused = cli("explain", "--help"), cli("explain")
+    for name in DESCRIBED:
+        assert name in helped.out, name
+        assert name in refused.err, name
+        assert config(name).kernel_type == name
 
 
 def test_the_shape_is_inputs_by_outputs():

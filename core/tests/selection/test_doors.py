@@ -1,11 +1,13 @@
 import pytest
 import torch
-from qcore.errors import NoKernelError, TargetError
+from qcore.errors import NoKernelError, SettingsError, TargetError
 from qcore.facts import quant_key as qk
 from qcore.facts.platform import Platform
 from qcore.facts.scalar_type import scalar_types
 from qcore.kernels import Int8ScaledMMLinearKernel, MPLinearLayerConfig
 from qcore.layers import Int8ScaledMMLinearLayerConfig
+from qcore.registry import KernelSpec, Numerics, Registry, get_registry, use_registry
+from qcore.registry.entry import RegisteredKernel
 from qcore.selection import (
     choose_mp_linear_kernel,
     choose_scaled_mm_linear_kernel,
@@ -70,6 +72,103 @@ def test_force_kernel_falls_back_unless_strict(monkeypatch):
     monkeypatch.setenv("QCORE_STRICT", "1")
     with pytest.raises(NoKernelError, match="static only"):
         choose_scaled_mm_linear_kernel(INT8, force_kernel=Mine)
+
+
+@pytest.mark.parametrize("way", [{"force_kernel": Other}, {"possible_kernels": {"cpu": [Other]}}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"QCORE_FORCE_KERNEL": "ReferenceMPLinearKernel"},
+        {"QCORE_FORCE_KERNEL": "ReferenceInt8ScaledMMLinearKernel"},
+        {"QCORE_DISABLED_KERNELS": "ReferenceMPLinearKernel"},
+        {"QCORE_KERNEL_PRIORITY": "ReferenceMPLinearKernel=7"},
+        {"QCORE_LINEAR_BACKEND": "nvfp4=emulation"},
+        {"QCORE_LINEAR_BACKEND": "emulation"},
+    ],
+    ids=lambda setting: "=".join(*setting.items()),
+)
+def test_settings_about_other_kernels_are_no_errors(monkeypatch, caplog, setting, way):
+    """They name what is installed, though it is not among the kernels to choose from."""
+    monkeypatch.delenv("QCORE_LINEAR_BACKEND")
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    assert choose_scaled_mm_linear_kernel(INT8, **way) is Other
+    assert "no kernel's name" not in caplog.text
+
+
+@pytest.mark.parametrize("way", [{"force_kernel": Other}, {"possible_kernels": {"cpu": [Other]}}])
+def test_a_name_that_nothing_has_stays_an_error(monkeypatch, way):
+    monkeypatch.setenv("QCORE_FORCE_KERNEL", "ReferenceMPLinearKernal")
+    with pytest.raises(SettingsError, match="nearest: ReferenceMPLinearKernel"):
+        choose_scaled_mm_linear_kernel(INT8, **way)
+
+
+def test_a_forced_class_is_for_the_machine_that_is_asked_about(monkeypatch):
+    monkeypatch.delenv("QCORE_LINEAR_BACKEND")
+    here = {Platform.CPU: [Mine]}
+    for way in ({}, {"possible_kernels": here}):
+        forced = {**way, "compute_capability": 90, "force_kernel": Other}
+        assert choose_scaled_mm_linear_kernel(INT8, **forced) is Other
+
+
+def test_an_installed_class_can_be_forced_for_another_machine(monkeypatch):
+    monkeypatch.delenv("QCORE_LINEAR_BACKEND")
+    reference = "ReferenceInt8ScaledMMLinearKernel"
+    (installed,) = (k for k in get_registry().kernels("int8") if k.name == reference)
+    monkeypatch.setenv("QCORE_STRICT", "1")
+    for capability in (None, 90):
+        chosen = choose_scaled_mm_linear_kernel(
+            INT8, compute_capability=capability, force_kernel=installed.load()
+        )
+        assert chosen is installed.load()
+
+
+def registry_with(*declared):
+    """The kernels that (class, fields of its declaration) stand for."""
+    registry = Registry()
+    for kernel_class, fields in declared:
+        name = kernel_class.__name__
+        spec = KernelSpec(name, "int8", entry=f"{kernel_class.__module__}:{name}", **fields)
+        registry._add(RegisteredKernel(spec, "test", "test-dist", kernel_class))
+    return registry
+
+
+def test_a_forced_class_that_is_not_for_the_machine_leaves_it_the_others(monkeypatch):
+    monkeypatch.delenv("QCORE_LINEAR_BACKEND")
+    here = {"platforms": ("cpu",)}
+    with use_registry(registry_with((Mine, here), (Other, {"platforms": ("cpu", "cuda")}))):
+        assert choose_scaled_mm_linear_kernel(INT8, None, 90, force_kernel=Mine) is Other
+        monkeypatch.setenv("QCORE_STRICT", "1")
+        with pytest.raises(NoKernelError, match=r"Mine is forced, but .*: is for cpu"):
+            choose_scaled_mm_linear_kernel(INT8, None, 90, force_kernel=Mine)
+
+
+def test_a_kernel_that_two_plugins_declare_can_be_forced(monkeypatch):
+    """As those of Triton are, for CUDA and for ROCm."""
+    monkeypatch.delenv("QCORE_LINEAR_BACKEND")
+    monkeypatch.setenv("QCORE_STRICT", "1")
+    twice = ((Other, {"platforms": ("rocm",)}), (Other, {"platforms": ("cpu",)}))
+    with use_registry(registry_with(*twice)):
+        assert choose_scaled_mm_linear_kernel(INT8, force_kernel=Other) is Other
+
+
+@pytest.mark.parametrize("way", [{"force_kernel": Other}, {"possible_kernels": {"cpu": [Other]}}])
+def test_an_installed_class_keeps_what_it_declares(monkeypatch, way):
+    monkeypatch.delenv("QCORE_LINEAR_BACKEND")
+    rounding = {"platforms": ("cpu",), "numerics": Numerics.APPROXIMATE}
+    with use_registry(registry_with((Other, rounding))):
+        with pytest.raises(NoKernelError, match="QCORE_NUMERICS=approximate"):
+            choose_scaled_mm_linear_kernel(INT8, **way)
+        monkeypatch.setenv("QCORE_NUMERICS", "approximate")
+        assert choose_scaled_mm_linear_kernel(INT8, **way) is Other
+
+
+def test_a_class_of_an_installed_name_takes_its_place(monkeypatch):
+    monkeypatch.delenv("QCORE_LINEAR_BACKEND")
+    name = "ReferenceInt8ScaledMMLinearKernel"
+    own = type(name, (Other,), {})
+    assert choose_scaled_mm_linear_kernel(INT8, force_kernel=own) is own
+    assert choose_scaled_mm_linear_kernel(INT8).__name__ != "Other"
 
 
 def test_inits_give_instances():

@@ -216,6 +216,42 @@ def test_a_forced_kernel_that_refuses():
         choose(a, b, force_kernel=("B",), strict=True)
 
 
+def test_the_note_on_a_forced_kernel_says_what_came_of_it():
+    a, b = kernel("A", priority=9), kernel("B", priority=1, able=(False, "odd"))
+    (note,) = choose(a, b, force_kernel=("B",)).notes
+    assert note == "B is forced, but cannot run this layer: odd; A runs it instead"
+    nothing = choose(kernel("A", able=(False, "no")), b, force_kernel=("B",))
+    assert nothing.chosen is None
+    assert nothing.notes == ("B is forced, but cannot run this layer: odd; nor can any other",)
+    assert nothing.reason == "no kernel can run it"
+
+
+def test_strict_mode_says_that_another_could_run_the_layer():
+    a, b = kernel("A", priority=9), kernel("B", priority=1, able=(False, "odd"))
+    with pytest.raises(NoKernelError) as caught:
+        choose(a, kernel("C"), b, force_kernel=("B",), strict=True, exhaustive=True)
+    decision = caught.value.decision
+    verdicts = {c.name: c.verdict() for c in decision.candidates}
+    assert verdicts["B"] == "refused (config): odd"
+    assert verdicts["A"] == verdicts["C"] == "could run it, but strict mode wants the forced kernel"
+    assert decision.reason == "B is forced, but cannot run this layer: odd"
+    text = decision.render()
+    assert "kernel: none, in strict mode; what each of them lacks:" in text
+    assert "note: B is forced, but cannot run this layer: odd" in text
+    assert "priority" not in text
+
+
+def test_a_forced_kernel_is_not_said_to_have_the_highest_priority():
+    a, b = kernel("A", priority=9), kernel("B", priority=1)
+    decision = choose(a, b, force_kernel=("B",))
+    assert decision.reason == "forced"
+    assert decision.candidates[1].verdict() == "after the forced kernel, not tried"
+    told = choose(a, b, force_kernel=("B",), exhaustive=True)
+    assert told.candidates[1].verdict() == "could run it, after the forced kernel"
+    assert choose(a, b).reason == "highest priority for cpu"
+    assert choose(a, b).candidates[1].verdict() == "lower priority, not tried"
+
+
 def test_disabled_beats_forced():
     decision = choose(
         kernel("A"), kernel("B"), force_kernel=("B",), disabled_kernels=frozenset({"B"})

@@ -142,7 +142,7 @@ def explain(
     qcore explain --type fp8 --weights block --target cuda:sm_90 --all
     qcore explain path/to/checkpoint
     """
-    from qcore.cli.layer_options import LayerOptions
+    from qcore.cli.layer_options import DESCRIBED, LayerOptions
     from qcore.cli.output import print_json, print_lines
     from qcore.selection import select
 
@@ -174,8 +174,8 @@ def explain(
         raise typer.BadParameter("give the CHECKPOINT to round", param_hint="--quantize")
     if kernel_type is None:
         raise typer.BadParameter(
-            "give a CHECKPOINT, or describe a layer: --type mp, int8, fp8, fp8_block, nvfp4, "
-            "mxfp4, mxfp8, gguf or codebook, and its --shape",
+            f"give a CHECKPOINT, or describe a layer by its --type ({', '.join(DESCRIBED)}) and "
+            "--shape",
             param_hint="CHECKPOINT or --type",
         )
     decision = select(options.config(), target, exhaustive=exhaustive)

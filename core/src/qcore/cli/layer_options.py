@@ -28,7 +28,10 @@ from qcore.layers import (
 from qcore.layers.gguf import GGUF_BLOCK_TYPES
 from qcore.selection.nearest import nearest
 
-__all__ = ["LayerOptions", "read_dtype", "read_shape"]
+__all__ = ["DESCRIBED", "LayerOptions", "read_dtype", "read_shape"]
+
+DESCRIBED = tuple(name for name, kind in KERNEL_TYPES.items() if not kind.routed)
+"""The kernel types whose layers options can describe: all but those of experts."""
 
 _DTYPES = {
     "bfloat16": torch.bfloat16,

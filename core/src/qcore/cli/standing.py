@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
 from qcore.facts.current_platform import weighing
 from qcore.facts.target import Target
-from qcore.registry.entry import KernelImportError, RegisteredKernel
+from qcore.registry.entry import RegisteredKernel
 from qcore.selection.decision import Stage
-from qcore.selection.questions import declared_refusal, read_answer
+from qcore.selection.questions import declared_refusal, support_refusal
 from qcore.settings import Settings
 
 __all__ = ["Standing", "declared_standing", "needs", "platforms", "tried_standing"]
@@ -65,19 +64,9 @@ def tried_standing(kernel: RegisteredKernel, target: Target, settings: Settings)
     standing = declared_standing(kernel, target, settings)
     if not standing.usable:
         return standing
-    try:
-        kernel_class = kernel.load()
-    except KernelImportError as error:
-        return Standing(kernel, Stage.IMPORT, str(error), error.details)
-    try:
-        with weighing(target):
-            able, reason = read_answer(kernel_class.is_supported(target.compute_capability))
-    except (Exception, SystemExit) as error:  # a plugin's code may raise anything
-        raised = f"raised {type(error).__name__}: {error}"
-        return Standing(kernel, Stage.SUPPORT, raised, traceback.format_exc())
-    if not able:
-        return Standing(kernel, Stage.SUPPORT, reason or "gives no reason")
-    return standing
+    with weighing(target):
+        refusal = support_refusal(kernel, target)
+    return Standing(kernel, *refusal) if refusal is not None else standing
 
 
 def platforms(kernel: RegisteredKernel) -> str:

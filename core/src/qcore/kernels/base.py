@@ -17,7 +17,6 @@ import torch
 
 from qcore.errors import KernelRefusedError, WeightError
 from qcore.facts.current_platform import current_platform
-from qcore.facts.quant_key import QuantKey
 from qcore.kernels.parameters import replace_parameter
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.layers.params import check_params
@@ -123,10 +122,6 @@ class LinearKernel(ABC, Generic[ConfigT]):
         return cls(config)
 
     # -- packing -----------------------------------------------------------------------------
-
-    def input_quant_key(self) -> QuantKey | None:
-        """The form in which the kernel takes already quantized input; None if it does not."""
-        return None
 
     def layer_names(self) -> Mapping[str, str]:
         """Canonical tensor name -> the layer's name for it."""

@@ -22,6 +22,8 @@ __all__ = [
 
 ConfigT = TypeVar("ConfigT", bound=ExpertsLayerConfig)
 
+# `alpha` and `limit` of gpt-oss (transformers' GptOssExperts). A layer has no field for them:
+# qcore.models refuses experts with others.
 _ALPHA, _LIMIT = 1.702, 7.0
 
 

@@ -68,6 +68,10 @@ _serials = count()
 class Registry:
     """Kernels by type and platform. Starts empty; see `qcore.registry.discovery`.
 
+    Args:
+        known: another registry, if this one is a choice of its kernels: settings may name what is
+            in either.
+
     Attributes:
         plugins: every plugin that was found, used or not.
         failures: what went wrong with them.
@@ -75,7 +79,8 @@ class Registry:
         serial: another for each registry of the process; with `generation` it names a state.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Registry | None = None) -> None:
+        self._known = known
         self.plugins: list[PluginRecord] = []
         self.failures: list[Failure] = []
         self.generation = 0
@@ -106,15 +111,20 @@ class Registry:
         return sorted(found, key=lambda k: (-k.spec.priority, k.distribution, k.name))
 
     def kernel_names(self) -> list[str]:
-        """Every kernel's name, sorted."""
-        return sorted({kernel.name for kernel in self._kernels})
+        """Every name of a kernel that settings may name, sorted."""
+        known = self._known.kernel_names() if self._known is not None else ()
+        with self._lock:
+            return sorted({kernel.name for kernel in self._kernels}.union(known))
 
     def backends(self) -> dict[str, str]:
         """Backend name -> explanation, from kernels and plugins."""
-        named = {kernel.spec.backend: "" for kernel in self._kernels}
-        for plugin in self.plugins:
-            if plugin.status == "ok" and plugin.info is not None:
-                named.update(plugin.info.backends)
+        with self._lock:
+            named = {kernel.spec.backend: "" for kernel in self._kernels}
+            for plugin in self.plugins:
+                if plugin.status == "ok" and plugin.info is not None:
+                    named.update(plugin.info.backends)
+        if self._known is not None:
+            named.update(self._known.backends())
         return dict(sorted(named.items()))
 
     def quantization_methods(self) -> dict[str, str]:
@@ -148,7 +158,7 @@ class Registry:
             except (Exception, SystemExit) as error:
                 record.status = "failed"
                 what = "qcore_plugin" if isinstance(error, RegistrationError) else "registration"
-                self._fail(record.name, what, error)
+                self.fail(record.name, what, error)
                 return
             for hook, take in (
                 ("qcore_kernels", self._take_kernels),
@@ -157,12 +167,8 @@ class Registry:
                 try:
                     take(record, self._call(record, hook))
                 except (Exception, SystemExit) as error:
-                    self._fail(record.name, f"hook {hook}", error)
+                    self.fail(record.name, f"hook {hook}", error)
             self.generation += 1
-
-    def fail(self, plugin: str, what: str, error: BaseException | str) -> None:
-        """Record that something is wrong with a plugin."""
-        self._fail(plugin, what, error)
 
     def _introduce(self, record: PluginRecord) -> None:
         self._manager.register(record.module, name=record.name)
@@ -180,7 +186,7 @@ class Registry:
             if name.startswith("qcore_") and not hasattr(PluginHooks, name):
                 value = getattr(record.module, name, None)
                 if getattr(value, f"{PROJECT}_impl", None) is not None:
-                    self._fail(record.name, f"hook {name}", f"there is no hook {name!r}")
+                    self.fail(record.name, f"hook {name}", f"there is no hook {name!r}")
 
     def _call(self, record: PluginRecord, hook: str) -> Any:
         """Call one plugin's implementation of a hook; None where it has none."""
@@ -198,19 +204,20 @@ class Registry:
                 self._add(RegisteredKernel(spec, record.name, record.distribution))
                 record.kernels.append(spec.name)
             except Exception as error:
-                self._fail(record.name, f"kernel {name}", error)
+                self.fail(record.name, f"kernel {name}", error)
 
     def _take_methods(self, record: PluginRecord, methods: Mapping[str, str] | None) -> None:
         for name, entry in (methods or {}).items():
             if name in self._methods:
                 owner = self._methods[name][1]
-                self._fail(record.name, f"method {name}", f"the name is taken by {owner}")
+                self.fail(record.name, f"method {name}", f"the name is taken by {owner}")
             elif not isinstance(entry, str) or entry.count(":") != 1:
-                self._fail(record.name, f"method {name}", f"{entry!r} is not 'module:Class'")
+                self.fail(record.name, f"method {name}", f"{entry!r} is not 'module:Class'")
             else:
                 self._methods[name] = (entry, record.distribution)
 
-    def _fail(self, plugin: str, what: str, error: BaseException | str) -> None:
+    def fail(self, plugin: str, what: str, error: BaseException | str) -> None:
+        """Record that something is wrong with a plugin."""
         if isinstance(error, str):
             self.failures.append(Failure(plugin, what, error))
             return

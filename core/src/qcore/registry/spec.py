@@ -74,8 +74,7 @@ class KernelSpec:
 
     Attributes:
         name: the class's name; what users disable and force.
-        kernel_type: which layers: mp, int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8, gguf,
-            codebook, moe_wna16, moe_mxfp4.
+        kernel_type: which layers; a key of `qcore.kernels.KERNEL_TYPES`.
         platforms: on what hardware.
         entry: where the class is, as ``module:Class``.
         priority: higher goes first; see `Priority`.

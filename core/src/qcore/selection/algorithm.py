@@ -21,7 +21,7 @@ from qcore.layers.base import MMLinearLayerConfig
 from qcore.registry.discovery import get_registry
 from qcore.registry.entry import RegisteredKernel
 from qcore.registry.registry import Registry
-from qcore.selection.decision import Candidate, Decision
+from qcore.selection.decision import Candidate, Decision, Stage
 from qcore.selection.names import check_names
 from qcore.selection.questions import asked_refusal, declared_refusal
 from qcore.settings import Settings
@@ -104,20 +104,21 @@ def _select(
     backend = settings.backend_for(config.kernel_type)
 
     candidates = _weigh(ranked, config, target, settings, backend, forced, exhaustive)
-    unmet = []
+    unmet: list[str] = []
     if backend != "auto" and not any(c.chosen for c in candidates):
         unmet.append(f"backend {backend!r} has no kernel that can run this layer")
         if not settings.strict:
             notes.append(f"{unmet[-1]}; the others were asked")
             candidates = _weigh(ranked, config, target, settings, "auto", forced, exhaustive)
-    for candidate in candidates:
-        if candidate.name in forced and not candidate.chosen and candidate.stage is not None:
-            unmet.append(f"{candidate.name} is forced, but: {candidate.reason}")
-            if not settings.strict:
-                notes.append(f"{unmet[-1]}; another kernel was chosen")
-            else:
-                candidates = [replace(c, chosen=False) for c in candidates]
-    notes += unmet if settings.strict else []
+    failed = _forced_in_vain(candidates)
+    unmet += failed
+    if settings.strict:
+        notes += unmet
+        candidates = [_set_aside(c) for c in candidates] if failed else candidates
+    else:
+        chosen = next((c.name for c in candidates if c.chosen), None)
+        instead = f"{chosen} runs it instead" if chosen else "nor can any other"
+        notes += [f"{why}; {instead}" for why in failed]
     notes += _dependency_notes(candidates, target)
     for note in notes:
         _warn_once(note)
@@ -158,24 +159,52 @@ def _weigh(
     forced: Sequence[str],
     exhaustive: bool,
 ) -> list[Candidate]:
-    candidates = []
-    found = False
+    candidates: list[Candidate] = []
+    chosen: Candidate | None = None
     with weighing(target):
         for priority, kernel in ranked:
-            if found and not exhaustive:
-                candidates.append(Candidate(kernel, priority, tried=False))
+            candidate = Candidate(kernel, priority, forced=kernel.name in forced)
+            if chosen is not None and chosen.forced:
+                candidate = replace(candidate, behind="after the forced kernel")
+            if chosen is not None and not exhaustive:
+                candidates.append(replace(candidate, tried=False))
                 continue
-            wanted = "auto" if kernel.name in forced else backend
+            wanted = "auto" if candidate.forced else backend
             refusal = declared_refusal(kernel.spec, target, settings, wanted) or asked_refusal(
                 kernel, config, target
             )
-            if refusal is None:
-                candidates.append(Candidate(kernel, priority, chosen=not found))
-                found = True
-            else:
+            if refusal is not None:
                 stage, why, details = refusal
-                candidates.append(Candidate(kernel, priority, stage, why, details=details))
+                candidate = replace(candidate, stage=stage, reason=why, details=details)
+            elif chosen is None:
+                candidate = chosen = replace(candidate, chosen=True)
+            candidates.append(candidate)
     return candidates
+
+
+def _forced_in_vain(candidates: Iterable[Candidate]) -> list[str]:
+    """The forced kernels that cannot run the layer, each with the reason.
+
+    Two plugins may declare one class, each for its platform; then one of the two is enough, and
+    the reason is that of the one for the target's platform.
+    """
+    of_name: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        if candidate.forced:
+            of_name.setdefault(candidate.name, []).append(candidate)
+    failed = []
+    for name, alike in of_name.items():
+        if all(c.stage is not None for c in alike):
+            first = min(alike, key=lambda c: c.stage is Stage.PLATFORM)
+            failed.append(f"{name} is forced, but cannot run this layer: {first.reason}")
+    return failed
+
+
+def _set_aside(candidate: Candidate) -> Candidate:
+    """As it is where strict mode allows no other kernel than the forced one."""
+    if candidate.stage is not None or not candidate.tried:
+        return candidate
+    return replace(candidate, chosen=False, behind="but strict mode wants the forced kernel")
 
 
 def _dependency_notes(candidates: Iterable[Candidate], target: Target) -> list[str]:

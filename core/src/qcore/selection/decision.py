@@ -44,6 +44,8 @@ class Candidate:
         chosen: whether it runs the layer.
         tried: False if a candidate before it was chosen, so that it was not asked.
         details: a traceback, where an exception refused it.
+        forced: whether the user wants it tried before all others.
+        behind: why it is not the chosen one, if nothing refused it.
     """
 
     kernel: RegisteredKernel
@@ -53,6 +55,8 @@ class Candidate:
     chosen: bool = False
     tried: bool = True
     details: str = ""
+    forced: bool = False
+    behind: str = "lower priority"
 
     @property
     def name(self) -> str:
@@ -64,9 +68,9 @@ class Candidate:
         if self.chosen:
             return "chosen"
         if not self.tried:
-            return "lower priority, not tried"
+            return f"{self.behind}, not tried"
         if self.stage is None:
-            return "could run it, lower priority"
+            return f"could run it, {self.behind}"
         return f"refused ({self.stage}): {self.reason}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,14 +132,20 @@ class Decision:
         return self.chosen.kernel.load()
 
     @property
+    def _by_strictness(self) -> bool:
+        """Whether none is chosen, though one could run the layer."""
+        return self.chosen is None and any(c.tried and c.stage is None for c in self.candidates)
+
+    @property
     def reason(self) -> str:
         """Why the chosen one, in a line."""
         if self.chosen is None:
-            return "no kernel can run it"
+            return "; ".join(self.unmet) if self._by_strictness else "no kernel can run it"
         before = self.candidates[: self.candidates.index(self.chosen)]
         refused = [c for c in before if c.stage is not Stage.PLATFORM]
         if not refused:
-            return f"highest priority for {self.target.platform}"
+            forced = self.chosen.forced
+            return "forced" if forced else f"highest priority for {self.target.platform}"
         first = refused[0]
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
         return f"after {first.name}{more}: {first.stage}: {first.reason}"
@@ -149,6 +159,8 @@ class Decision:
         if self.chosen is not None:
             spec = self.chosen.kernel.spec
             lines.append(f"kernel: {self.chosen.name} ({spec.backend}, {spec.numerics})")
+        elif self._by_strictness:
+            lines.append("kernel: none, in strict mode; what each of them lacks:")
         else:
             lines.append("kernel: none can run this layer; what each of them lacks:")
         width = max((len(c.name) for c in self.candidates), default=0)

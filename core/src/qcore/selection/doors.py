@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -26,6 +27,7 @@ from qcore.layers import (
     NvFp4LinearLayerConfig,
 )
 from qcore.registry.discovery import get_registry
+from qcore.registry.entry import KernelImportError, RegisteredKernel
 from qcore.registry.registry import Registry
 from qcore.registry.spec import KernelSpec, Priority
 from qcore.selection.algorithm import select
@@ -59,8 +61,7 @@ def register_linear_kernel(
     Args:
         kernel_class: derives from the base of its type and implements its methods.
         platform: on what hardware.
-        kernel_type: mp, int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8, gguf, codebook,
-            moe_wna16 or moe_mxfp4.
+        kernel_type: which layers; a key of `qcore.kernels.KERNEL_TYPES`.
         priority: by default above every plugin's.
         backend: the name by which users may ask for it.
         batch_invariant: whether a row's result does not depend on the other rows.
@@ -69,18 +70,29 @@ def register_linear_kernel(
         RegistrationError: the class is no kernel of this type, or another has its name.
         ConfigError: an argument has a value that is not allowed.
     """
+    spec = replace(
+        _runtime_spec(kernel_class, platform, kernel_type),
+        priority=priority,
+        backend=backend,
+        batch_invariant=batch_invariant,
+    )
+    get_registry().register_class(kernel_class, spec)
+
+
+def _runtime_spec(
+    kernel_class: type[LinearKernel[Any]], platform: Platform | str, kernel_type: str
+) -> KernelSpec:
+    """What can be said of a class that nobody declared."""
     name = getattr(kernel_class, "__name__", repr(kernel_class))
-    spec = KernelSpec(
+    return KernelSpec(
         name=name,
         kernel_type=kernel_type,
         platforms=(platform,),  # type: ignore[arg-type]
         entry=f"{getattr(kernel_class, '__module__', 'runtime')}:{name}",
-        priority=priority,
-        backend=backend,
-        batch_invariant=batch_invariant,
+        priority=Priority.RUNTIME,
+        backend="runtime",
         description="registered at run time",
     )
-    get_registry().register_class(kernel_class, spec)
 
 
 def _target(compute_capability: int | None) -> Target:
@@ -127,52 +139,67 @@ def choose_scaled_mm_linear_kernel(
         force_kernel: a class to try before all others; if it refuses the layer, another is taken
             (in strict mode: an error).
 
+    A class that is installed keeps what it declares; another one is taken to be for the machine
+    that is asked about.
+
     Raises:
         NoKernelError: none can; the text is the whole decision.
     """
-    registry = get_registry()
-    if possible_kernels is not None or force_kernel is not None:
-        registry = _private_registry(config, possible_kernels, force_kernel, registry)
+    registry, target = get_registry(), _target(compute_capability)
+    if possible_kernels is not None or (
+        force_kernel is not None and not _declarations(force_kernel, config, registry)
+    ):
+        registry = _private_registry(config, target, possible_kernels, force_kernel, registry)
     force = (force_kernel.__name__,) if force_kernel is not None else ()
-    decision = select(config, _target(compute_capability), registry=registry, force=force)
+    decision = select(config, target, registry=registry, force=force)
     return cast("type[KernelT]", decision.kernel_class)
+
+
+def _declarations(
+    kernel_class: type[LinearKernel[Any]], config: MMLinearLayerConfig, installed: Registry
+) -> list[RegisteredKernel]:
+    """The declarations of an installed class: one, or one for each of several platforms."""
+    found = []
+    for kernel in installed.kernels(config.kernel_type):
+        if kernel.name == kernel_class.__name__:
+            try:
+                if kernel.load() is kernel_class:
+                    found.append(kernel)
+            except KernelImportError:
+                continue  # the name is that of a kernel that cannot be had
+    return found
 
 
 def _private_registry(
     config: MMLinearLayerConfig,
+    target: Target,
     possible: Kernels[KernelT] | None,
     force: type[KernelT] | None,
     installed: Registry,
 ) -> Registry:
-    """A registry of the caller's own classes, with the declarations of those that are installed."""
-    declared = {
-        (k.name, platform): k.spec
-        for k in installed.kernels(config.kernel_type)
-        for platform in k.spec.platforms
-    }
-    registry = Registry()
-    if possible is None:
-        for kernel in installed.kernels(config.kernel_type):
-            if force is None or kernel.name != force.__name__:
-                registry._add(kernel)
-        possible = {}
-    lists = {Platform(p): list(classes) for p, classes in possible.items()}
+    """The caller's own classes, and unless they are all that is possible, what is installed.
+
+    Those that are installed for a platform keep their declarations there, but for the priority.
+    """
+    registry = Registry(known=installed)
+    lists = {Platform(p): list(classes) for p, classes in (possible or {}).items()}
     if force is not None:
-        for platform in lists or {Target.current().platform: []}:
-            lists[platform] = [force, *(c for c in lists.get(platform, []) if c is not force)]
+        listed = lists.get(target.platform, [])
+        lists[target.platform] = [force, *(c for c in listed if c is not force)]
     for platform, classes in lists.items():
         for index, kernel_class in enumerate(classes):
-            known = declared.get((kernel_class.__name__, platform))
-            spec = KernelSpec(
-                name=kernel_class.__name__,
-                kernel_type=config.kernel_type,
-                platforms=(platform,),
-                entry=f"{kernel_class.__module__}:{kernel_class.__name__}",
-                priority=Priority.RUNTIME + len(classes) - index,
-                backend=known.backend if known else "runtime",
-                batch_invariant=known.batch_invariant if known else False,
-            )
+            priority = Priority.RUNTIME + len(classes) - index
+            known = _declarations(kernel_class, config, installed)
+            spec = next((k.spec for k in known if platform in k.spec.platforms), None)
+            if spec is None:
+                spec = _runtime_spec(kernel_class, platform, config.kernel_type)
+            spec = replace(spec, platforms=(platform,), priority=priority)
             registry.register_class(kernel_class, spec)
+    if possible is None:
+        taken = {(k.name, *k.spec.platforms) for k in registry.kernels()}
+        for kernel in installed.kernels(config.kernel_type):
+            if not taken.intersection((kernel.name, p) for p in kernel.spec.platforms):
+                registry._add(kernel)
     return registry
 
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 from qcore.facts.target import Target
-from qcore.kernels.base import Answer
+from qcore.kernels.base import Answer, LinearKernel
 from qcore.layers.base import MMLinearLayerConfig
 from qcore.registry.entry import KernelImportError, RegisteredKernel
 from qcore.registry.spec import KernelSpec, Numerics
 from qcore.selection.decision import Stage
 from qcore.settings import Settings
 
-__all__ = ["Refusal", "asked_refusal", "declared_refusal", "read_answer"]
+__all__ = [
+    "Refusal",
+    "asked_refusal",
+    "config_refusal",
+    "declared_refusal",
+    "read_answer",
+    "support_refusal",
+]
 
 Refusal = tuple[Stage, str, str]
 """Where a kernel was refused, why, and the traceback if an exception did it (else "")."""
@@ -75,22 +84,31 @@ def asked_refusal(
     kernel: RegisteredKernel, config: MMLinearLayerConfig, target: Target
 ) -> Refusal | None:
     """What the class refuses when it is asked."""
+    return support_refusal(kernel, target) or config_refusal(kernel, config)
+
+
+def support_refusal(kernel: RegisteredKernel, target: Target) -> Refusal | None:
+    """What the class refuses whatever the layer is."""
+    return _asked(kernel, Stage.SUPPORT, lambda cls: cls.is_supported(target.compute_capability))
+
+
+def config_refusal(kernel: RegisteredKernel, config: MMLinearLayerConfig) -> Refusal | None:
+    """What the class refuses of a layer, on hardware that it supports."""
+    return _asked(kernel, Stage.CONFIG, lambda cls: cls.can_implement(config))
+
+
+def _asked(
+    kernel: RegisteredKernel, stage: Stage, ask: Callable[[type[LinearKernel[Any]]], object]
+) -> Refusal | None:
     try:
         kernel_class = kernel.load()
     except KernelImportError as error:
         return Stage.IMPORT, str(error), error.details
-    for stage in (Stage.SUPPORT, Stage.CONFIG):
-        try:
-            if stage is Stage.SUPPORT:
-                reply = kernel_class.is_supported(target.compute_capability)
-            else:
-                reply = kernel_class.can_implement(config)
-            able, reason = read_answer(reply)
-        except (Exception, SystemExit) as error:  # a plugin's code may raise anything
-            return stage, f"raised {type(error).__name__}: {error}", traceback.format_exc()
-        if not able:
-            return stage, reason or "gives no reason", ""
-    return None
+    try:
+        able, reason = read_answer(ask(kernel_class))
+    except (Exception, SystemExit) as error:  # a plugin's code may raise anything
+        return stage, f"raised {type(error).__name__}: {error}", traceback.format_exc()
+    return None if able else (stage, reason or "gives no reason", "")
 
 
 def read_answer(reply: object) -> Answer:

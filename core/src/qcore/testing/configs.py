@@ -70,8 +70,7 @@ def conformance_configs(
     a layer, and configs that leave out what they may leave out. Most kernels refuse many of them.
 
     Args:
-        kernel_type: mp, int8, fp8, fp8_block, nvfp4, mxfp4, mxfp8, gguf, codebook,
-            moe_wna16 or moe_mxfp4.
+        kernel_type: a key of `qcore.kernels.KERNEL_TYPES`.
         thorough: any three features together, any four of common layers; several times as many.
 
     Raises:

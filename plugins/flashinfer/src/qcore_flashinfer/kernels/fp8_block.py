@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from qcore.kernels.base import Answer, answer, tensor_of
+from qcore.kernels.base import Answer, answer
 from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
 from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig
 from qcore.numerics.tensor_core import FP8_SUM_UNIT
@@ -79,22 +79,11 @@ class FlashInferFp8BlockScaledMMKernel(FlashInferSupport, Fp8BlockScaledMMLinear
         """The bytes as they are, and scales in float32."""
         return packed_blocks(tensors)
 
-    def apply_weights(
-        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Multiply, add the bias."""
-        rows = x.reshape(-1, x.shape[-1]).contiguous()
-        weight, scale = tensor_of(layer, "weight"), tensor_of(layer, "weight_scale_inv")
-        out = self.apply_block_scaled_mm(rows, weight, None, scale)
-        if bias is not None:
-            out = out + bias.to(out.dtype)
-        return out.reshape(*x.shape[:-1], weight.shape[0])
-
     def apply_block_scaled_mm(
         self, A: torch.Tensor, B: torch.Tensor, As: torch.Tensor | None, Bs: torch.Tensor
     ) -> torch.Tensor:
         """The product; A is rounded inside."""
-        out: torch.Tensor = ops.fp8_block_mm(A, B.view(torch.uint8), Bs)
+        out: torch.Tensor = ops.fp8_block_mm(A.contiguous(), B.view(torch.uint8), Bs)
         return out
 
 
