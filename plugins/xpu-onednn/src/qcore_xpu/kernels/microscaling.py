@@ -9,25 +9,11 @@ from qcore.facts.quant_key import QuantKey, kMxfp4Dynamic, kMxfp8Dynamic
 from qcore.kernels.base import Answer, answer, tensor_of
 from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel
 from qcore.layers.microscaling import MxFp4LinearLayerConfig, Mxfp8LinearLayerConfig
-from qcore.numerics.activation_quant import mx_scale, mxfp8_quant
-from qcore.numerics.packing import pack_uint4
-from qcore.numerics.small_floats import decode_e8m0, encode_e2m1
+from qcore.numerics.activation_quant import mxfp4_quant, mxfp8_quant
 
 from qcore_xpu.kernels.support import XpuSupport
 
-__all__ = ["XPUMxFp4LinearKernel", "XPUMxFp8LinearKernel", "mxfp4_quant"]
-
-
-def mxfp4_quant(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantize to MXFP4: codes uint8 [M, K/2] and e8m0 scales uint8 [M, K/32]; K a multiple of 32.
-
-    The numbers are those of `qcore.numerics.activation_quant.mxfp4_round`.
-    """
-    M, K = x.shape
-    blocks = x.to(torch.float32).reshape(M, K // 32, 32)
-    scale = mx_scale(blocks, emax=2)
-    codes = encode_e2m1(blocks / decode_e8m0(scale)[..., None])
-    return pack_uint4(codes.reshape(M, K)), scale
+__all__ = ["XPUMxFp4LinearKernel", "XPUMxFp8LinearKernel"]
 
 
 class XPUMxFp8LinearKernel(XpuSupport, Mxfp8LinearKernel):
