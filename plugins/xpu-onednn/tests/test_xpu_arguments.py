@@ -67,6 +67,13 @@ def fp4(**given: object) -> torch.Tensor:
     return ops.fp4_gemm(**{**arguments, **given})  # type: ignore[arg-type]
 
 
+def fp4_w4a8(**given: object) -> torch.Tensor:
+    arguments = {
+        "A": F8, "B": W4, "A_scale": ONE, "B_scale": E16, "out_dtype": None, "bias_": None,
+    }  # fmt: skip
+    return ops.fp4_gemm_w4a8(**{**arguments, **given})  # type: ignore[arg-type]
+
+
 def int8(**given: object) -> torch.Tensor:
     arguments = {
         "A": A8, "B": I8, "A_scale": ONE, "A_zp": None, "B_scale": ONE,
@@ -121,6 +128,13 @@ WRONG: list[tuple[Callable[..., torch.Tensor], str, object]] = [
     (fp4, "B", W8),
     (fp4, "B_scale", torch.zeros(16, 2, dtype=torch.uint8)),
     (fp4, "bias_", torch.zeros(17)),
+    (fp4_w4a8, "A", A16),
+    (fp4_w4a8, "A_scale", torch.ones(3, 1)),
+    (fp4_w4a8, "A_scale", torch.ones(2, 3)),
+    (fp4_w4a8, "A_scale", torch.ones(1).double()),
+    (fp4_w4a8, "B", W4.contiguous()),
+    (fp4_w4a8, "B_scale", torch.zeros(3, 16, dtype=torch.uint8)),
+    (fp4_w4a8, "out_dtype", torch.int32),
     (int8, "A", A16),
     (int8, "B", W8),
     (int8, "B", I8[:63]),

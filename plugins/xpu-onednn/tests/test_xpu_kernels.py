@@ -7,12 +7,11 @@ from itertools import product
 
 import pytest
 import torch
-from qcore.facts.quant_key import kMxfp8Dynamic
+from qcore.facts.quant_key import kNvfp4Dynamic
 from qcore.facts.scalar_type import scalar_types
 from qcore.kernels import process_weights
 from qcore.layers import MPLinearLayerConfig, MxFp4LinearLayerConfig
 from qcore.layers.base import MMLinearLayerConfig
-from qcore.numerics.activation_quant import mxfp4_round
 from qcore.plugin import KernelSpec
 from qcore.testing import (
     KernelConformance,
@@ -30,8 +29,9 @@ from qcore_xpu.kernels.fp8 import XPUW8A8FP8LinearKernel, XPUW8A16FP8LinearKerne
 from qcore_xpu.kernels.fp8_block import XPUFp8BlockScaledMMKernel
 from qcore_xpu.kernels.int8 import XPUInt8ScaledMMLinearKernel
 from qcore_xpu.kernels.microscaling import XPUMxFp4LinearKernel, XPUMxFp8LinearKernel
+from qcore_xpu.kernels.nvfp4 import XPUNvFp4LinearKernel
 from qcore_xpu.kernels.w4 import XPUW4A8IntLinearKernel, XPUwNa16LinearKernel
-from xpu_oracle import E2M1, e8m0, generator
+from xpu_oracle import generator
 
 pytestmark = pytest.mark.runs
 
@@ -108,6 +108,11 @@ class TestXPUMxFp8LinearKernel(KernelConformance):
 class TestXPUMxFp4LinearKernel(KernelConformance):
     kernel_class = XPUMxFp4LinearKernel
     spec = spec_of("XPUMxFp4LinearKernel")
+
+
+class TestXPUNvFp4LinearKernel(KernelConformance):
+    kernel_class = XPUNvFp4LinearKernel
+    spec = spec_of("XPUNvFp4LinearKernel")
 
 
 ALL = [
@@ -196,7 +201,7 @@ def test_activation_order(zeros: bool, equal: bool) -> None:
             MPLinearLayerConfig((64, 8), (64, 8), scalar_types.uint4b8, torch.int8, 32, False),
             "int8 activations are not implemented",
         ),
-        (MxFp4LinearLayerConfig((8, 64), kMxfp8Dynamic), "MXFP4 and as they are"),
+        (MxFp4LinearLayerConfig((8, 64), kNvfp4Dynamic), "MXFP4, MXFP8 and as they are"),
     ],
 )
 def test_refusals_say_why(config: MMLinearLayerConfig, why: str) -> None:

@@ -64,7 +64,13 @@ _KERNELS = (
         "XPUMxFp4LinearKernel",
         "mxfp4",
         "microscaling",
-        "activations rounded to MXFP4 or as they are",
+        "activations rounded to MXFP4, to MXFP8 or as they are",
+    ),
+    (
+        "XPUNvFp4LinearKernel",
+        "nvfp4",
+        "nvfp4",
+        "activations rounded to NVFP4, to e4m3 by token, or as they are",
     ),
 )
 

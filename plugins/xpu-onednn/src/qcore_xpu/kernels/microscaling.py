@@ -55,7 +55,8 @@ class XPUMxFp8LinearKernel(XpuSupport, Mxfp8LinearKernel):
 
 
 class XPUMxFp4LinearKernel(XpuSupport, MxFp4LinearKernel):
-    """Activations rounded to MXFP4 (``fp4_gemm``), or as they are (``fp4_gemm_w4a16``)."""
+    """Activations rounded to MXFP4 (``fp4_gemm``) or to MXFP8 (``fp4_gemm_w4a8``), or as they are
+    (``fp4_gemm_w4a16``)."""
 
     weight_rounding = "input"
 
@@ -64,15 +65,15 @@ class XPUMxFp4LinearKernel(XpuSupport, MxFp4LinearKernel):
         cls, weight_key: QuantKey | None, activation_key: QuantKey | None
     ) -> bool:
         """Whether the kernel multiplies these two."""
-        return activation_key in (None, kMxfp4Dynamic)
+        return activation_key in (None, kMxfp4Dynamic, kMxfp8Dynamic)
 
     @classmethod
     def can_implement(cls, config: MxFp4LinearLayerConfig) -> Answer:
-        """MXFP4 activations, or none."""
+        """MXFP4 or MXFP8 activations, or none."""
         key = config.activation_quant_key
         return answer(
-            key not in (None, kMxfp4Dynamic)
-            and f"activations as {key}; MXFP4 and as they are, are implemented"
+            key not in (None, kMxfp4Dynamic, kMxfp8Dynamic)
+            and f"activations as {key}; MXFP4, MXFP8 and as they are, are implemented"
         )
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
@@ -89,9 +90,15 @@ class XPUMxFp4LinearKernel(XpuSupport, MxFp4LinearKernel):
         weight = tensor_of(layer, "weight").t()
         scale = tensor_of(layer, "weight_scale")
         out_dtype = self.config.out_dtype or x.dtype
-        if self.config.activation_quant_key is None:
-            product = torch.ops.qcore_xpu.fp4_gemm_w4a16.default
-            return product(x, weight, scale, out_dtype, bias)  # type: ignore[no-any-return]
-        codes, exponents = mxfp4_quant(x.reshape(-1, x.shape[-1]))
-        out = torch.ops.qcore_xpu.fp4_gemm.default(codes, weight, exponents, scale, out_dtype, bias)
+        key, ops = self.config.activation_quant_key, torch.ops.qcore_xpu
+        if key is None:
+            return ops.fp4_gemm_w4a16.default(x, weight, scale, out_dtype, bias)  # type: ignore[no-any-return]
+        rows = x.reshape(-1, x.shape[-1])
+        if key == kMxfp8Dynamic:
+            codes, exponents = mxfp8_quant(rows)
+            codes, product = codes.view(torch.uint8), ops.fp4_gemm_w4a8.default
+        else:
+            codes, exponents = mxfp4_quant(rows)
+            product = ops.fp4_gemm.default
+        out = product(codes, weight, exponents, scale, out_dtype, bias)
         return out.reshape(*x.shape[:-1], out.shape[-1])  # type: ignore[no-any-return]
