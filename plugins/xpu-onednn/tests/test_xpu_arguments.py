@@ -82,6 +82,14 @@ def int8(**given: object) -> torch.Tensor:
     return ops.int8_gemm(**{**arguments, **given})  # type: ignore[arg-type]
 
 
+def int8_w8a16(**given: object) -> torch.Tensor:
+    arguments = {
+        "A": A16, "B": I8, "bias": None, "B_scale": S4, "group_size": 32, "g_idx": None,
+        "out_dtype": None,
+    }  # fmt: skip
+    return ops.int8_gemm_w8a16(**{**arguments, **given})  # type: ignore[arg-type]
+
+
 WRONG: list[tuple[Callable[..., torch.Tensor], str, object]] = [
     (w4a16, "A", A8),
     (w4a16, "A", torch.zeros(2, 60, dtype=torch.float16)),
@@ -143,6 +151,15 @@ WRONG: list[tuple[Callable[..., torch.Tensor], str, object]] = [
     (int8, "A_zp", torch.zeros(1)),
     (int8, "out_dtype", torch.int32),
     (int8, "bias", torch.zeros(17)),
+    (int8_w8a16, "A", A8),
+    (int8_w8a16, "B", I8[:63]),
+    (int8_w8a16, "B", W8),
+    (int8_w8a16, "bias", torch.zeros(17)),
+    (int8_w8a16, "B_scale", torch.ones(3, 16)),
+    (int8_w8a16, "B_scale", S4.double()),
+    (int8_w8a16, "group_size", 0),
+    (int8_w8a16, "g_idx", torch.zeros(63, dtype=torch.int64)),
+    (int8_w8a16, "out_dtype", torch.int32),
 ]
 
 

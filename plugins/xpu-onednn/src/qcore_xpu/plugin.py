@@ -31,6 +31,12 @@ _KERNELS = (
         "4-bit weights, any group size, zero points, g_idx; activations as they are",
     ),
     (
+        "XPUW8A16IntLinearKernel",
+        "mp",
+        "w8",
+        "weights of 2 to 8 bits as bytes, any shape, zero points up to 7 bits, g_idx",
+    ),
+    (
         "XPUInt8ScaledMMLinearKernel",
         "int8",
         "int8",
@@ -74,6 +80,9 @@ _KERNELS = (
     ),
 )
 
+_BEHIND = ("XPUW8A16IntLinearKernel",)
+"""Those that take layers of another kernel too: this one weights of 4 bits, at twice the memory."""
+
 
 @hookimpl
 def qcore_plugin() -> PluginInfo:
@@ -99,7 +108,7 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             kernel_type=kernel_type,
             platforms=platforms,
             entry=f"qcore_xpu.kernels.{module}:{name}",
-            priority=Priority.VENDOR,
+            priority=Priority.VENDOR - (10 if name in _BEHIND else 0),
             backend="xpu",
             # Run on SYCL's CPU device, never on an Intel GPU.
             evidence=Evidence.STAND_IN,
