@@ -4,8 +4,10 @@ import torch
 from qcore.numerics.activation_quant import (
     dynamic_int8_quant,
     group_fp8_quant,
+    mxfp4_quant,
     mxfp4_round,
     mxfp8_quant,
+    nvfp4_quant,
     nvfp4_round,
     scaled_fp8_quant,
     static_int8_quant,
@@ -127,3 +129,22 @@ def test_fp4_rounding_lands_on_the_grid():
     grids = [bool(torch.isin((block / s).abs(), allowed).all()) for s in (scale, 2 * scale)]
     assert any(grids)
     assert torch.equal(nvfp4_round(torch.zeros(1, 16), torch.tensor(1.0)), torch.zeros(1, 16))
+
+
+def test_fp4_codes_are_the_rounded_numbers():
+    table = torch.tensor([*E2M1_VALUES, *(-value for value in E2M1_VALUES)])
+    x = rows(5, 64)
+    x[1, :32] = 0
+
+    def values(packed):
+        return table[torch.stack((packed & 15, packed >> 4), -1).flatten(1).long()]
+
+    codes, exponents = mxfp4_quant(x)
+    assert (codes.dtype, exponents.dtype) == (torch.uint8, torch.uint8)
+    scale = decode_e8m0(exponents).repeat_interleave(32, 1)
+    assert torch.equal(values(codes) * scale, mxfp4_round(x))
+    for outer in (x.abs().max() / (448 * 6), x.abs().amax(-1, keepdim=True) / (448 * 6)):
+        codes, inner = nvfp4_quant(x, outer)
+        assert (codes.dtype, inner.dtype) == (torch.uint8, torch.float8_e4m3fn)
+        scale = (inner.float() * outer).repeat_interleave(16, 1)
+        assert torch.equal(values(codes) * scale, nvfp4_round(x, outer))

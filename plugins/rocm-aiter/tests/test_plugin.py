@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -13,6 +14,7 @@ from qcore.facts.quant_key import (
     kFp8Static128BlockSym,
     kFp8StaticChannelSym,
     kFp8StaticTensorSym,
+    kMxfp4Dynamic,
 )
 from qcore.facts.scalar_type import scalar_types
 from qcore.facts.target import Target
@@ -22,6 +24,7 @@ from qcore.layers import (
     Int8ScaledMMLinearLayerConfig,
     MMLinearLayerConfig,
     MPLinearLayerConfig,
+    MxFp4LinearLayerConfig,
 )
 from qcore.registry.spec import Evidence
 from qcore_rocm import aiter_package, library, plugin
@@ -36,16 +39,17 @@ FP8 = FP8ScaledMMLinearLayerConfig(
 FP8_TENSOR = FP8ScaledMMLinearLayerConfig(
     kFp8StaticTensorSym, kFp8StaticTensorSym, (4096, 4096), BF16, BF16
 )
+MXFP4 = MxFp4LinearLayerConfig((4096, 4096), kMxfp4Dynamic, BF16, BF16)
 BLOCK = Fp8BlockScaledMMLinearLayerConfig(
     kFp8Static128BlockSym, kFp8Dynamic128Sym, (4096, 4096), BF16, BF16
 )
 
 
-def chosen(config: MMLinearLayerConfig, target: str) -> str | None:
+def chosen(config: MMLinearLayerConfig, target: str, backend: str | None = None) -> str | None:
     """The first kernel of the plugin that takes the layer, as selection would ask."""
     with weighing(Target.parse(target)):
         for spec in sorted(SPECS, key=lambda spec: -spec.priority):
-            if spec.kernel_type != config.kernel_type:
+            if spec.kernel_type != config.kernel_type or spec.backend != (backend or spec.backend):
                 continue
             if spec.archs and target.partition(":")[2] not in spec.archs:
                 continue
@@ -67,6 +71,8 @@ def chosen(config: MMLinearLayerConfig, target: str) -> str | None:
         (FP8, "rocm:gfx90a", None),
         (FP8, "rocm:gfx1201", "HipFP8ScaledMMLinearKernel"),
         (FP8_TENSOR, "rocm:gfx942", "HipFP8ScaledMMLinearKernel"),
+        (MXFP4, "rocm:gfx942", "TritonMxFp4LinearKernel"),
+        (MXFP4, "rocm:gfx950", "AiterMxfp4LinearKernel"),
         (BLOCK, "rocm:gfx942", "AiterFp8BlockScaledMMKernel"),
         (BLOCK, "rocm:gfx1201", "HipFp8BlockScaledMMKernel"),
     ],
@@ -75,6 +81,23 @@ def test_chosen(config: MMLinearLayerConfig, target: str, name: str | None) -> N
     if target not in ("rocm:gfx1100",) and target.partition(":")[2] not in library.compiled_archs():
         pytest.skip(f"no code object for {target}")
     assert chosen(config, target) == name
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (FP8, "AiterPreshuffledPerTokenFp8ScaledMMLinearKernel"),
+        (replace(FP8, weight_shape=(80, 80)), "AiterPerTokenFp8ScaledMMLinearKernel"),
+        (FP8_TENSOR, "AiterHipbMMPerTensorFp8ScaledMMLinearKernel"),
+        (
+            replace(FP8, weight_quant_key=kFp8StaticTensorSym),
+            "AiterHipbMMPerTokenFp8ScaledMMLinearKernel",
+        ),
+    ],
+)
+def test_chosen_of_aiter(config: MMLinearLayerConfig, name: str) -> None:
+    """hipBLASLt where AITER's own products do not do."""
+    assert chosen(config, "rocm:gfx942", "aiter") == name
 
 
 def test_labels() -> None:

@@ -67,12 +67,27 @@ def fp4(**given: object) -> torch.Tensor:
     return ops.fp4_gemm(**{**arguments, **given})  # type: ignore[arg-type]
 
 
+def fp4_w4a8(**given: object) -> torch.Tensor:
+    arguments = {
+        "A": F8, "B": W4, "A_scale": ONE, "B_scale": E16, "out_dtype": None, "bias_": None,
+    }  # fmt: skip
+    return ops.fp4_gemm_w4a8(**{**arguments, **given})  # type: ignore[arg-type]
+
+
 def int8(**given: object) -> torch.Tensor:
     arguments = {
         "A": A8, "B": I8, "A_scale": ONE, "A_zp": None, "B_scale": ONE,
         "out_dtype": torch.float32, "bias": None,
     }  # fmt: skip
     return ops.int8_gemm(**{**arguments, **given})  # type: ignore[arg-type]
+
+
+def int8_w8a16(**given: object) -> torch.Tensor:
+    arguments = {
+        "A": A16, "B": I8, "bias": None, "B_scale": S4, "group_size": 32, "g_idx": None,
+        "out_dtype": None,
+    }  # fmt: skip
+    return ops.int8_gemm_w8a16(**{**arguments, **given})  # type: ignore[arg-type]
 
 
 WRONG: list[tuple[Callable[..., torch.Tensor], str, object]] = [
@@ -121,6 +136,13 @@ WRONG: list[tuple[Callable[..., torch.Tensor], str, object]] = [
     (fp4, "B", W8),
     (fp4, "B_scale", torch.zeros(16, 2, dtype=torch.uint8)),
     (fp4, "bias_", torch.zeros(17)),
+    (fp4_w4a8, "A", A16),
+    (fp4_w4a8, "A_scale", torch.ones(3, 1)),
+    (fp4_w4a8, "A_scale", torch.ones(2, 3)),
+    (fp4_w4a8, "A_scale", torch.ones(1).double()),
+    (fp4_w4a8, "B", W4.contiguous()),
+    (fp4_w4a8, "B_scale", torch.zeros(3, 16, dtype=torch.uint8)),
+    (fp4_w4a8, "out_dtype", torch.int32),
     (int8, "A", A16),
     (int8, "B", W8),
     (int8, "B", I8[:63]),
@@ -129,6 +151,15 @@ WRONG: list[tuple[Callable[..., torch.Tensor], str, object]] = [
     (int8, "A_zp", torch.zeros(1)),
     (int8, "out_dtype", torch.int32),
     (int8, "bias", torch.zeros(17)),
+    (int8_w8a16, "A", A8),
+    (int8_w8a16, "B", I8[:63]),
+    (int8_w8a16, "B", W8),
+    (int8_w8a16, "bias", torch.zeros(17)),
+    (int8_w8a16, "B_scale", torch.ones(3, 16)),
+    (int8_w8a16, "B_scale", S4.double()),
+    (int8_w8a16, "group_size", 0),
+    (int8_w8a16, "g_idx", torch.zeros(63, dtype=torch.int64)),
+    (int8_w8a16, "out_dtype", torch.int32),
 ]
 
 

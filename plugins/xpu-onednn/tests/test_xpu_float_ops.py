@@ -1,4 +1,4 @@
-"""`fp8_gemm`, `fp8_gemm_out`, `fp8_gemm_w8a16`, `fp4_gemm`, `fp4_gemm_w4a16` against float64."""
+"""The ops with weights of 8-bit and 4-bit floats, against float64."""
 
 from __future__ import annotations
 
@@ -152,7 +152,38 @@ def test_fp4_with_scales_of_nvfp4(path: str) -> None:
     a_s, b_s = scales((M, K // 16), 3, E4M3), scales((K // 16, N), 4, E4M3)
     with ops.using(path):
         out = ops.fp4_gemm(a, b.t(), a_s, b_s, F32, None)
+        bytes_ = ops.fp4_gemm(a, b.t(), a_s.view(torch.uint8), b_s.view(torch.uint8), F32, None)
     compare(out, real_a * spread(a_s, M, K), real_b * spread(b_s.t(), N, K))
+    assert torch.equal(bytes_, out)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("out_dtype", [BF16, None, F32])
+@pytest.mark.parametrize("form", ["tensor", "token", "mx"])
+@pytest.mark.parametrize("shape", [(1, 8, 32), (9, 72, 256), (33, 19, 96)])
+def test_fp4_with_activations_of_fp8(
+    shape: tuple[int, int, int], form: str, out_dtype: torch.dtype | None, path: str
+) -> None:
+    M, N, K = shape
+    a, (b, real_b) = floats((M, K), 1, E4M3), e2m1(N, K, 2)
+    bias = torch.randn(N, generator=generator(5))
+    kind, groups = (E8M0, K // 32) if form == "mx" else (E4M3, K // 16)
+    b_s = scales((groups, N), 4, kind)
+    a_s = {
+        "tensor": scales((1,), 3),
+        "token": scales((M, 1), 3),
+        "mx": scales((M, K // 32), 3, E8M0),
+    }[form]
+    with ops.using(path):
+        out = ops.fp4_gemm_w4a8(a, b.t(), a_s, b_s, out_dtype, None)
+        wide = ops.fp4_gemm_w4a8(a.view(torch.uint8), b.t(), a_s, b_s, F32, bias)
+    real_a = a.double() * (spread(a_s, M, K) if form == "mx" else a_s.double())
+    assert out.dtype == (out_dtype or F16)
+    real_b = real_b * spread(b_s.t(), N, K)
+    compare(out, real_a, real_b)
+    # The bias as one more input.
+    ones, column = torch.ones(M, 1).double(), bias.double()[:, None]
+    compare(wide, torch.cat((real_a, ones), 1), torch.cat((real_b, column), 1))
 
 
 @pytest.mark.parametrize("path", PATHS)

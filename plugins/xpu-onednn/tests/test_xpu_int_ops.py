@@ -1,4 +1,4 @@
-"""`int4_gemm_w4a16`, `int4_gemm_w4a8` and `int8_gemm` against products in float64."""
+"""The ops with integer weights against products in float64."""
 
 from __future__ import annotations
 
@@ -160,3 +160,31 @@ def test_int8_over_the_full_range(zero: bool, by_output: bool, by_row: bool, pat
     assert bool(
         ((out.double() - real_a @ real_b.t()).abs() <= allowed(terms, real_b, F32, F32)).all()
     )
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", [BF16, F16, F32])
+@pytest.mark.parametrize("group", [32, -1, 24, 1])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_int8_weights_alone(ordered: bool, group: int, dtype: torch.dtype, path: str) -> None:
+    M, N, K = 9, 19, 100
+    made = generator(11)
+    b = torch.randint(-128, 128, (N, K), generator=made, dtype=torch.int8)
+    size = K if group == -1 else group
+    scale = (torch.rand(-(-K // size), N, generator=made) * 0.1 + 0.01).to(dtype)
+    order = torch.randperm(K, generator=made) if ordered else None
+    x = torch.randn(M, K, generator=made).to(dtype)
+    bias = torch.randn(N, generator=made).to(dtype)
+    real_b = b.double() * scale.double().t()[:, torch.arange(K) // size]
+    real_x = x.double() if order is None else x.double()[:, order]
+    with ops.using(path):
+        out = ops.int8_gemm_w8a16(x, b.t(), None, scale, group, order, None)
+        wide = ops.int8_gemm_w8a16(x[:, None], b.t(), bias, scale, group, order, F32)
+        assert ops.int8_gemm_w8a16(x[:0], b.t(), None, scale, group, order, None).shape == (0, N)
+    assert out.dtype == dtype
+    bound = allowed(real_x, real_b, dtype, dtype)
+    assert bool(((out.double() - real_x @ real_b.t()).abs() <= bound).all())
+    real_x = torch.cat((real_x, torch.ones(M, 1).double()), 1)
+    real_b = torch.cat((real_b, bias.double()[:, None]), 1)
+    bound = allowed(real_x, real_b, F32, dtype)
+    assert bool(((wide[:, 0].double() - real_x @ real_b.t()).abs() <= bound).all())

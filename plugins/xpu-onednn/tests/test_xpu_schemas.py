@@ -14,7 +14,7 @@ from qcore_xpu import ops
 
 HERE = Path(__file__).parent
 FIXTURE = json.loads((HERE / "data" / "vllm_xpu_schemas.json").read_text(encoding="utf-8"))
-OURS_ALONE = {"int8_gemm", "fp4_gemm_w4a16"}
+OURS_ALONE = {"int8_gemm", "int8_gemm_w8a16", "fp4_gemm_w4a8", "fp4_gemm_w4a16"}
 
 
 @pytest.mark.parametrize("name", sorted(FIXTURE["schemas"]))

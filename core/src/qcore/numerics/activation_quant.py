@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import torch
 
+from qcore.numerics.packing import pack_uint4
 from qcore.numerics.small_floats import (
     E2M1_MAX,
     decode_e2m1,
@@ -29,8 +30,10 @@ __all__ = [
     "fp8_max",
     "group_fp8_quant",
     "mx_scale",
+    "mxfp4_quant",
     "mxfp4_round",
     "mxfp8_quant",
+    "nvfp4_quant",
     "nvfp4_round",
     "scaled_fp8_quant",
     "static_int8_quant",
@@ -178,12 +181,40 @@ def mxfp8_quant(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return codes.reshape(M, K).to(torch.float8_e4m3fn), scale
 
 
+def mxfp4_quant(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize to MXFP4: codes uint8 [M, K/2] and e8m0 scales uint8 [M, K/32]; K a multiple of 32.
+
+    Two codes are in a byte, the even element in the low half.
+    """
+    codes, scale = _mxfp4(x)
+    return pack_uint4(codes.reshape(x.shape)), scale
+
+
 def mxfp4_round(x: torch.Tensor) -> torch.Tensor:
     """``x`` [M, K] rounded to MXFP4 and back to float32; K a multiple of 32."""
+    codes, scale = _mxfp4(x)
+    return (decode_e2m1(codes) * decode_e8m0(scale)[..., None]).reshape(x.shape)
+
+
+def _mxfp4(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes [M, K/32, 32], and scales [M, K/32]."""
     M, K = x.shape
     blocks = x.to(torch.float32).reshape(M, K // 32, 32)
-    scale = decode_e8m0(mx_scale(blocks, emax=2))[..., None]
-    return (decode_e2m1(encode_e2m1(blocks / scale)) * scale).reshape(M, K)
+    scale = mx_scale(blocks, emax=2)
+    return encode_e2m1(blocks / decode_e8m0(scale)[..., None]), scale
+
+
+def nvfp4_quant(x: torch.Tensor, global_scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize to NVFP4: codes uint8 [M, K/2] and e4m3 scales [M, K/16]; K a multiple of 16.
+
+    Two codes are in a byte, the even element in the low half.
+
+    Args:
+        x: float [M, K].
+        global_scale: as of `nvfp4_round`.
+    """
+    codes, inner = _nvfp4(x, global_scale.to(torch.float32).reshape(-1, 1))
+    return pack_uint4(codes.reshape(x.shape)), inner
 
 
 def nvfp4_round(x: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
@@ -193,11 +224,16 @@ def nvfp4_round(x: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
         x: float [M, K].
         global_scale: float32, one element (or [M, 1]), that multiplies: amax / (448 * 6).
     """
+    outer = global_scale.to(torch.float32).reshape(-1, 1)
+    codes, inner = _nvfp4(x, outer)
+    return (decode_e2m1(codes) * (inner.to(torch.float32) * outer)[..., None]).reshape(x.shape)
+
+
+def _nvfp4(x: torch.Tensor, outer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes [M, K/16, 16], and e4m3 scales [M, K/16]."""
     M, K = x.shape
     blocks = x.to(torch.float32).reshape(M, K // 16, 16)
-    outer = global_scale.to(torch.float32).reshape(-1, 1)
-    inner = (blocks.abs().amax(-1) / E2M1_MAX / outer).clamp(max=448.0)
-    inner = inner.to(torch.float8_e4m3fn).to(torch.float32)
-    scale = (inner * outer)[..., None]
-    codes = torch.where(scale > 0, blocks / scale, torch.zeros_like(blocks))
-    return (decode_e2m1(encode_e2m1(codes)) * scale).reshape(M, K)
+    inner = (blocks.abs().amax(-1) / E2M1_MAX / outer).clamp(max=448.0).to(torch.float8_e4m3fn)
+    scale = (inner.to(torch.float32) * outer)[..., None]
+    scaled = torch.where(scale > 0, blocks / scale, torch.zeros_like(blocks))
+    return encode_e2m1(scaled), inner

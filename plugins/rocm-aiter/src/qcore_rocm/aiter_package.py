@@ -3,31 +3,58 @@
 Importing it can raise anything: it looks for ROCm's version file, asks ``rocminfo`` for the GPU and
 compiles. So it is imported when a kernel is asked on this machine, and what it raised is reported.
 Its tables of tuned shapes are files, which are read without importing it.
+
+Parameters are those of amd-aiter 0.1.7.post2.dev18 and of AITER's source at e4048607 (August 2026).
 """
 
 from __future__ import annotations
 
 import csv
 import inspect
+from contextlib import nullcontext
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
+import torch
+from qcore.errors import ConfigError
 from qcore.facts.current_platform import current_platform
 from qcore.kernels.base import Answer, answer
 
 from qcore_rocm import launching, library
 
-__all__ = ["FUNCTIONS", "function", "installed", "missing", "supported", "tuned_shapes", "untuned"]
+__all__ = [
+    "FUNCTIONS",
+    "function",
+    "installed",
+    "missing",
+    "parameters",
+    "start_hipblaslt",
+    "supported",
+    "tuned_shapes",
+    "untuned",
+]
 
-FUNCTIONS = {
-    "gemm_a8w8_CK": ("XQ", "WQ", "x_scale", "w_scale", "bias", "dtype"),
-    "gemm_a8w8_bpreshuffle": ("XQ", "WQ", "x_scale", "w_scale", "bias", "dtype"),
-    "gemm_a8w8_blockscale": ("XQ", "WQ", "x_scale", "w_scale", "dtype"),
+FUNCTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "gemm_a8w8_CK": (("XQ", "WQ", "x_scale", "w_scale", "bias", "dtype"),),
+    "gemm_a8w8_bpreshuffle": (("XQ", "WQ", "x_scale", "w_scale", "bias", "dtype"),),
+    "gemm_a8w8_blockscale": (("XQ", "WQ", "x_scale", "w_scale", "dtype"),),
+    "gemm_a4w4": (
+        ("A", "B", "A_scale", "B_scale", "bias", "dtype"),
+        ("A", "B", "A_scale", "B_scale", "out", "bias"),  # as 0.1.7 has it
+    ),
+    "hipb_create_extension": ((),),
+    "hipb_mm": (
+        (
+            *("mat1", "mat2", "solution_index", "bias", "out_dtype"),
+            *("scaleA", "scaleB", "scaleOut", "bpreshuffle"),
+        ),
+    ),
 }
-"""What is called, and the first of its parameters."""
+"""What is called, and the first of its parameters: one form, or several where releases differ."""
 
 _TABLES = {
     "gemm_a8w8_CK": "a8w8_tuned_gemm.csv",
@@ -56,34 +83,78 @@ def function(name: str) -> Any:
 
 
 @lru_cache(maxsize=16)
+def parameters(name: str) -> tuple[str, ...] | None:
+    """What one of `FUNCTIONS` takes, by name; None where the package does not say.
+
+    AITER makes some of its functions ops of torch, behind a wrapper that takes anything; there the
+    op's schema says it.
+    """
+    try:
+        found = inspect.signature(function(name)).parameters
+    except (TypeError, ValueError):  # of a compiled function nothing can be read
+        return None
+    if not any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in found.values()):
+        return tuple(found)
+    op = getattr(torch.ops.aiter, name, None)
+    if op is None:
+        return None
+    return tuple(argument.name for argument in op.default._schema.arguments)
+
+
+@lru_cache(maxsize=16)
 def missing(name: str) -> str | None:
     """Why one of `FUNCTIONS` cannot be called as it is here; None where it can."""
     try:
         package = import_module("aiter")
     except (Exception, SystemExit) as error:
         return f"importing aiter raised {type(error).__name__}: {error}"
-    found = getattr(package, name, None)
-    if found is None:
+    if getattr(package, name, None) is None:
         version = getattr(package, "__version__", "installed")
         return f"aiter {version} has no {name}"
-    try:
-        parameters = inspect.signature(found).parameters
-    except (TypeError, ValueError):  # of a compiled function nothing can be read
+    forms = FUNCTIONS[name]
+    found = parameters(name)
+    if found is None:
+        return None if len(forms) == 1 else f"aiter.{name} does not say what it takes"
+    if any(found[: len(form)] == form for form in forms):
         return None
-    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
-        return None  # a wrapper that does not say
-    wanted = FUNCTIONS[name]
-    if tuple(parameters)[: len(wanted)] != wanted:
-        return f"aiter.{name} takes ({', '.join(parameters)}); ({', '.join(wanted)}, ...) is called"
-    return None
+    called = " or ".join(f"({', '.join((*form, '...'))})" for form in forms)
+    return f"aiter.{name} takes ({', '.join(found)}); {called} is called"
 
 
-def supported(name: str) -> Answer:
-    """Whether the package's function can be called on the target being weighed."""
-    here = current_platform.target.is_current
-    return answer(
-        here and not launching.stands_in() and library.unusable_here(), here and missing(name)
-    )
+def supported(*names: str) -> Answer:
+    """Whether the package's functions can be called on the target being weighed."""
+    if not current_platform.target.is_current:
+        return answer()
+    unusable = None if launching.stands_in() else library.unusable_here()
+    return answer(unusable, next(filter(None, map(missing, names)), None))
+
+
+_hipblaslt: list[torch.device] = []
+_lock = Lock()
+
+
+def start_hipblaslt(device: torch.device) -> None:
+    """Have AITER make the handle and the workspace that ``hipb_mm`` works with, once.
+
+    AITER keeps one of each for a process, on the device that was current when they were made.
+
+    Args:
+        device: that of the product.
+
+    Raises:
+        ConfigError: they are on another device.
+    """
+    if not _hipblaslt:
+        with _lock:
+            if not _hipblaslt:
+                with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+                    function("hipb_create_extension")()
+                _hipblaslt.append(device)
+    if _hipblaslt[0] != device:
+        raise ConfigError(
+            f"aiter's hipb_mm works on one device of a process, {_hipblaslt[0]}; this layer is on "
+            f"{device}. Disable the AiterHipbMM kernels, or run a process for each device"
+        )
 
 
 @lru_cache(maxsize=16)

@@ -95,52 +95,78 @@ def _hip() -> list[KernelSpec]:
     ]
 
 
+# Kernel type, module, architectures, priority, description. Those behind our own kernels are taken
+# where `aiter` is asked for: only hipBLASLt itself can say whether it has a solution for a shape.
+_CDNA = ("gfx942", "gfx950")
+_AITER = {
+    "AiterInt8ScaledMMLinearKernel": (
+        "int8",
+        "aiter_int8",
+        _CDNA,
+        Priority.VENDOR + 30,
+        "symmetric; one scale each, or by token and output; N, K % 16",
+    ),
+    "AiterPreshuffledPerTokenFp8ScaledMMLinearKernel": (
+        "fp8",
+        "aiter_fp8",
+        _CDNA,
+        Priority.VENDOR + 30,
+        "scales by token and output, weights in the GPU's order; AITER's tuned shapes",
+    ),
+    "AiterPerTokenFp8ScaledMMLinearKernel": (
+        "fp8",
+        "aiter_fp8",
+        _CDNA,
+        Priority.VENDOR + 20,
+        "scales by token and output; AITER's tuned shapes",
+    ),
+    "AiterHipbMMPerTokenFp8ScaledMMLinearKernel": (
+        "fp8",
+        "aiter_hipb",
+        _CDNA,
+        Priority.VENDOR - 10,
+        "hipBLASLt; scales by token and output, bfloat16 out; weights in the GPU's order on gfx942",
+    ),
+    "AiterHipbMMPerTensorFp8ScaledMMLinearKernel": (
+        "fp8",
+        "aiter_hipb",
+        _CDNA,
+        Priority.VENDOR - 10,
+        "hipBLASLt; one scale each; weights in the GPU's order on gfx942",
+    ),
+    "AiterFp8BlockScaledMMKernel": (
+        "fp8_block",
+        "aiter_fp8_block",
+        _CDNA,
+        Priority.VENDOR + 30,
+        "128x128 blocks of weights, 1x128 of activations",
+    ),
+    "AiterMxfp4LinearKernel": (
+        "mxfp4",
+        "aiter_mxfp4",
+        ("gfx950",),
+        Priority.VENDOR + 30,
+        "MXFP4 activations, bfloat16 out, weights in the GPU's order; N % 32, K % 256",
+    ),
+}
+
+
 def _aiter() -> list[KernelSpec]:
-    """Wrappers of AITER's functions. Ahead of our own kernels, which no AMD GPU has timed yet."""
-    described = [
-        (
-            "AiterInt8ScaledMMLinearKernel",
-            "int8",
-            "aiter_int8",
-            30,
-            "symmetric; one scale each, or by token and output; N, K % 16",
-        ),
-        (
-            "AiterPreshuffledPerTokenFp8ScaledMMLinearKernel",
-            "fp8",
-            "aiter_fp8",
-            30,
-            "scales by token and output, weights in the GPU's order; AITER's tuned shapes",
-        ),
-        (
-            "AiterPerTokenFp8ScaledMMLinearKernel",
-            "fp8",
-            "aiter_fp8",
-            20,
-            "scales by token and output; AITER's tuned shapes",
-        ),
-        (
-            "AiterFp8BlockScaledMMKernel",
-            "fp8_block",
-            "aiter_fp8_block",
-            30,
-            "128x128 blocks of weights, 1x128 of activations",
-        ),
-    ]
+    """Wrappers of AITER's functions; most are ahead of our kernels, which no AMD GPU has timed."""
     return [
         KernelSpec(
             name=name,
             kernel_type=kernel_type,
             platforms=(Platform.ROCM,),
             entry=f"qcore_rocm.kernels.{module}:{name}",
-            priority=Priority.VENDOR + ahead,
+            priority=priority,
             backend="aiter",
-            archs=("gfx942", "gfx950"),
+            archs=archs,
             modules=("aiter",),
             evidence=Evidence.CONTRACT,
             description=description,
         )
-        for name, kernel_type, module, ahead, description in described
+        for name, (kernel_type, module, archs, priority, description) in _AITER.items()
     ]
 
 

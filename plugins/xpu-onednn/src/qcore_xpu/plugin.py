@@ -31,6 +31,12 @@ _KERNELS = (
         "4-bit weights, any group size, zero points, g_idx; activations as they are",
     ),
     (
+        "XPUW8A16IntLinearKernel",
+        "mp",
+        "w8",
+        "weights of 2 to 8 bits as bytes, any shape, zero points up to 7 bits, g_idx",
+    ),
+    (
         "XPUInt8ScaledMMLinearKernel",
         "int8",
         "int8",
@@ -64,9 +70,18 @@ _KERNELS = (
         "XPUMxFp4LinearKernel",
         "mxfp4",
         "microscaling",
-        "activations rounded to MXFP4 or as they are",
+        "activations rounded to MXFP4, to MXFP8 or as they are",
+    ),
+    (
+        "XPUNvFp4LinearKernel",
+        "nvfp4",
+        "nvfp4",
+        "activations rounded to NVFP4, to e4m3 by token, or as they are",
     ),
 )
+
+_BEHIND = ("XPUW8A16IntLinearKernel",)
+"""Those that take layers of another kernel too: this one weights of 4 bits, at twice the memory."""
 
 
 @hookimpl
@@ -93,7 +108,7 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             kernel_type=kernel_type,
             platforms=platforms,
             entry=f"qcore_xpu.kernels.{module}:{name}",
-            priority=Priority.VENDOR,
+            priority=Priority.VENDOR - (10 if name in _BEHIND else 0),
             backend="xpu",
             # Run on SYCL's CPU device, never on an Intel GPU.
             evidence=Evidence.STAND_IN,

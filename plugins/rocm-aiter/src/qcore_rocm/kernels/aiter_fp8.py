@@ -7,16 +7,15 @@ e4m3fn are made e4m3fnuz's; see `qcore.numerics.fnuz`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from qcore.kernels.base import Answer, answer
-from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel, QuantFP8
 from qcore.layers.float8 import FP8ScaledMMLinearLayerConfig
 
 from qcore_rocm import aiter_ops, aiter_package
+from qcore_rocm.kernels.aiter_fp8_base import AiterFp8ScaledMM
 from qcore_rocm.kernels.aiter_limits import alignment, output_refusal
 from qcore_rocm.kernels.aiter_shuffle import shuffle_weight
 from qcore_rocm.kernels.fp8_kind import device_dtype, dtype_refusal, for_device
@@ -27,17 +26,11 @@ __all__ = [
 ]
 
 
-class _AiterFp8(FP8ScaledMMLinearKernel):
+class _AiterFp8(AiterFp8ScaledMM):
     """What the two have in common; a child names the function and calls it."""
 
-    function: ClassVar[str]
     inputs: ClassVar[int]
     """Of which K must be a multiple."""
-
-    @classmethod
-    def is_supported(cls, compute_capability: int | None = None) -> Answer:
-        """Whether the package has the function, on this machine."""
-        return aiter_package.supported(cls.function)
 
     @classmethod
     def can_implement(cls, config: FP8ScaledMMLinearLayerConfig) -> Answer:
@@ -45,8 +38,9 @@ class _AiterFp8(FP8ScaledMMLinearKernel):
         key = config.activation_quant_key
         N, K = config.weight_shape
         by_token = key is not None and key.scale.group_shape.is_per_token() and not key.scale.static
+        (function,) = cls.functions
         # The table of gemm_a8w8_CK does not say of which dtype; the other one does.
-        dtype = str(device_dtype()) if cls.function != "gemm_a8w8_CK" else None
+        dtype = str(device_dtype()) if function != "gemm_a8w8_CK" else None
         return answer(
             dtype_refusal(config),
             key is not None
@@ -56,19 +50,8 @@ class _AiterFp8(FP8ScaledMMLinearKernel):
             and "one weight scale; a scale for each output is needed",
             alignment(config.weight_shape, cls.inputs),
             output_refusal(config.out_dtype),
-            aiter_package.untuned(cls.function, N, K, dtype),
+            aiter_package.untuned(function, N, K, dtype),
         )
-
-    def __init__(
-        self,
-        c: FP8ScaledMMLinearLayerConfig,
-        layer_param_names: Sequence[str] | None = None,
-    ) -> None:
-        super().__init__(c, layer_param_names)
-        assert c.activation_quant_key is not None
-        self.fp8_dtype = self.dtype = device_dtype()
-        # The same values as with e4m3fn: e4m3fnuz's largest in use is 224 instead of 448.
-        self.quant_fp8 = QuantFP8(replace(c.activation_quant_key, dtype=self.dtype))
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The device's e4m3, and float32 scales [N, 1]."""
@@ -114,7 +97,7 @@ class _AiterFp8(FP8ScaledMMLinearKernel):
 class AiterPerTokenFp8ScaledMMLinearKernel(_AiterFp8):
     """By ``gemm_a8w8_CK``."""
 
-    function = "gemm_a8w8_CK"
+    functions = ("gemm_a8w8_CK",)
     inputs = 16
 
     def _multiply(
@@ -135,7 +118,7 @@ class AiterPerTokenFp8ScaledMMLinearKernel(_AiterFp8):
 class AiterPreshuffledPerTokenFp8ScaledMMLinearKernel(_AiterFp8):
     """By ``gemm_a8w8_bpreshuffle``, which takes no bias: it is added afterwards."""
 
-    function = "gemm_a8w8_bpreshuffle"
+    functions = ("gemm_a8w8_bpreshuffle",)
     inputs = 32
 
     def _ordered(self, weight: torch.Tensor) -> torch.Tensor:

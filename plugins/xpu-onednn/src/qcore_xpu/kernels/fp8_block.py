@@ -25,7 +25,8 @@ def _finer(scale: torch.Tensor, size: int, block: int, dim: int) -> torch.Tensor
 
 
 class XPUFp8BlockScaledMMKernel(XpuSupport, Fp8BlockScaledMMLinearKernel):
-    """Blocks of any size, activations in groups as wide: ``fp8_gemm``; or as they are.
+    """Blocks of any size, activations in groups as wide or with one scale: ``fp8_gemm``; or as they
+    are: ``fp8_gemm_w8a16``.
 
     oneDNN takes equal blocks only. Where the last is shorter, scales are repeated for parts that
     divide both the block and the layer.
@@ -33,12 +34,15 @@ class XPUFp8BlockScaledMMKernel(XpuSupport, Fp8BlockScaledMMLinearKernel):
 
     @classmethod
     def can_implement(cls, config: Fp8BlockScaledMMLinearLayerConfig) -> Answer:
-        """Dynamic activations in groups, or none."""
+        """Activations in dynamic groups, with one static scale, or as they are."""
         key = config.activation_quant_key
         dtypes = {config.weight_quant_key.dtype} | ({key.dtype} if key is not None else set())
         return answer(
             dtypes != {torch.float8_e4m3fn} and "only float8_e4m3fn is implemented",
-            key is not None and key.scale.static and "static activation scales",
+            key is not None
+            and key.scale.static
+            and not key.scale.group_shape.is_per_tensor()
+            and f"static activation scales by {key.scale.group_shape}; by tensor only",
         )
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
@@ -47,10 +51,13 @@ class XPUFp8BlockScaledMMKernel(XpuSupport, Fp8BlockScaledMMLinearKernel):
         rows, columns = self.config.weight_block
         scale = tensors["weight_scale_inv"].to(torch.float32)
         scale = _finer(_finer(scale, N, rows, 0), K, columns, 1)
-        return {
+        packed = {
             "weight": tensors["weight"].contiguous().view(torch.uint8),
             "weight_scale_inv": scale.t().contiguous().t(),
         }
+        if "input_scale" in tensors:
+            packed["input_scale"] = tensors["input_scale"].to(torch.float32).reshape(1)
+        return packed
 
     def apply_block_scaled_mm(
         self, A: torch.Tensor, B: torch.Tensor, As: torch.Tensor | None, Bs: torch.Tensor
@@ -61,6 +68,9 @@ class XPUFp8BlockScaledMMKernel(XpuSupport, Fp8BlockScaledMMLinearKernel):
             return product(A, B.t(), Bs.t(), None, torch.float32)  # type: ignore[no-any-return]
         key = self.config.activation_quant_key
         assert key is not None
-        As = _finer(As, A.shape[1], key.scale.group_shape.col, 1)
+        if key.scale.static:  # by groups too, as the op wants it where weights are by blocks
+            As = As.expand(A.shape[0], Bs.shape[1])
+        else:
+            As = _finer(As, A.shape[1], key.scale.group_shape.col, 1)
         product = torch.ops.qcore_xpu.fp8_gemm.default
         return product(A.view(torch.uint8), B.t(), torch.float32, As, Bs.t(), None)  # type: ignore[no-any-return]

@@ -9,25 +9,11 @@ from qcore.facts.quant_key import QuantKey, kMxfp4Dynamic, kMxfp8Dynamic
 from qcore.kernels.base import Answer, answer, tensor_of
 from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel
 from qcore.layers.microscaling import MxFp4LinearLayerConfig, Mxfp8LinearLayerConfig
-from qcore.numerics.activation_quant import mx_scale, mxfp8_quant
-from qcore.numerics.packing import pack_uint4
-from qcore.numerics.small_floats import decode_e8m0, encode_e2m1
+from qcore.numerics.activation_quant import mxfp4_quant, mxfp8_quant
 
 from qcore_xpu.kernels.support import XpuSupport
 
-__all__ = ["XPUMxFp4LinearKernel", "XPUMxFp8LinearKernel", "mxfp4_quant"]
-
-
-def mxfp4_quant(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantize to MXFP4: codes uint8 [M, K/2] and e8m0 scales uint8 [M, K/32]; K a multiple of 32.
-
-    The numbers are those of `qcore.numerics.activation_quant.mxfp4_round`.
-    """
-    M, K = x.shape
-    blocks = x.to(torch.float32).reshape(M, K // 32, 32)
-    scale = mx_scale(blocks, emax=2)
-    codes = encode_e2m1(blocks / decode_e8m0(scale)[..., None])
-    return pack_uint4(codes.reshape(M, K)), scale
+__all__ = ["XPUMxFp4LinearKernel", "XPUMxFp8LinearKernel"]
 
 
 class XPUMxFp8LinearKernel(XpuSupport, Mxfp8LinearKernel):
@@ -69,7 +55,8 @@ class XPUMxFp8LinearKernel(XpuSupport, Mxfp8LinearKernel):
 
 
 class XPUMxFp4LinearKernel(XpuSupport, MxFp4LinearKernel):
-    """Activations rounded to MXFP4 (``fp4_gemm``), or as they are (``fp4_gemm_w4a16``)."""
+    """Activations rounded to MXFP4 (``fp4_gemm``) or to MXFP8 (``fp4_gemm_w4a8``), or as they are
+    (``fp4_gemm_w4a16``)."""
 
     weight_rounding = "input"
 
@@ -78,15 +65,15 @@ class XPUMxFp4LinearKernel(XpuSupport, MxFp4LinearKernel):
         cls, weight_key: QuantKey | None, activation_key: QuantKey | None
     ) -> bool:
         """Whether the kernel multiplies these two."""
-        return activation_key in (None, kMxfp4Dynamic)
+        return activation_key in (None, kMxfp4Dynamic, kMxfp8Dynamic)
 
     @classmethod
     def can_implement(cls, config: MxFp4LinearLayerConfig) -> Answer:
-        """MXFP4 activations, or none."""
+        """MXFP4 or MXFP8 activations, or none."""
         key = config.activation_quant_key
         return answer(
-            key not in (None, kMxfp4Dynamic)
-            and f"activations as {key}; MXFP4 and as they are, are implemented"
+            key not in (None, kMxfp4Dynamic, kMxfp8Dynamic)
+            and f"activations as {key}; MXFP4, MXFP8 and as they are, are implemented"
         )
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
@@ -103,9 +90,15 @@ class XPUMxFp4LinearKernel(XpuSupport, MxFp4LinearKernel):
         weight = tensor_of(layer, "weight").t()
         scale = tensor_of(layer, "weight_scale")
         out_dtype = self.config.out_dtype or x.dtype
-        if self.config.activation_quant_key is None:
-            product = torch.ops.qcore_xpu.fp4_gemm_w4a16.default
-            return product(x, weight, scale, out_dtype, bias)  # type: ignore[no-any-return]
-        codes, exponents = mxfp4_quant(x.reshape(-1, x.shape[-1]))
-        out = torch.ops.qcore_xpu.fp4_gemm.default(codes, weight, exponents, scale, out_dtype, bias)
+        key, ops = self.config.activation_quant_key, torch.ops.qcore_xpu
+        if key is None:
+            return ops.fp4_gemm_w4a16.default(x, weight, scale, out_dtype, bias)  # type: ignore[no-any-return]
+        rows = x.reshape(-1, x.shape[-1])
+        if key == kMxfp8Dynamic:
+            codes, exponents = mxfp8_quant(rows)
+            codes, product = codes.view(torch.uint8), ops.fp4_gemm_w4a8.default
+        else:
+            codes, exponents = mxfp4_quant(rows)
+            product = ops.fp4_gemm.default
+        out = product(codes, weight, exponents, scale, out_dtype, bias)
         return out.reshape(*x.shape[:-1], out.shape[-1])  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ from qcore.numerics.activation_quant import dynamic_int8_quant
 from qcore.numerics.dequantize import unpack_mp
 from qcore.numerics.packing import pack_int32
 
+from qcore_xpu.kernels.activation_order import order_of_groups, refuse_order
 from qcore_xpu.kernels.support import XpuSupport
 
 __all__ = ["XPUW4A8IntLinearKernel", "XPUwNa16LinearKernel"]
@@ -35,21 +36,9 @@ class _Int4(XpuSupport, MPLinearKernel):
             and "uint4 weights without zero points are not implemented",
             K % 8 != 0 and f"K={K}; multiples of 8 only",
             config.zero_points and N % 8 != 0 and f"N={N} with zero points; multiples of 8 only",
-            cls.refuse_groups(config),
+            refuse_order(config),
             cls.refuse_activations(config.act_type),
         )
-
-    @classmethod
-    def refuse_groups(cls, config: MPLinearLayerConfig) -> str | None:
-        """Why this layer's activation order is not implemented; None if it is, or there is none."""
-        if not config.has_g_idx:
-            return None
-        K, _ = config.partition_weight_shape
-        if config.partition_weight_shape[0] != config.full_weight_shape[0]:
-            return "g_idx of a part of a layer is not implemented"
-        if config.num_groups > 1 and K % config.group_size:
-            return f"g_idx with K={K} and groups of {config.group_size}; whole groups only"
-        return None
 
     @classmethod
     def refuse_activations(cls, act_type: torch.dtype) -> str | None:
@@ -69,10 +58,8 @@ class _Int4(XpuSupport, MPLinearKernel):
         packed: dict[str, torch.Tensor] = {}
         g_idx = tensors.get("weight_g_idx") if config.has_g_idx else None
         if g_idx is not None and config.num_groups > 1:
-            order = torch.argsort(g_idx.long(), stable=True)
-            expected = torch.arange(config.in_features, device=g_idx.device) // config.group_size
-            if not torch.equal(g_idx.long()[order], expected):
-                # Groups of unequal sizes: the group of each input is the scale of each input.
+            order = order_of_groups(config, g_idx)
+            if order is None:
                 return self._pack_each_input(codes, zero, tensors, g_idx)
             packed["weight_g_idx"] = order.to(torch.int32)
             codes = codes[:, order]

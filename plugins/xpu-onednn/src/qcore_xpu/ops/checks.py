@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from qcore.errors import ConfigError
 
-__all__ = ["check_dtype", "check_float_out", "check_shape", "check_weight_rows", "group_size_of"]
+__all__ = [
+    "activation_scale",
+    "check_dtype",
+    "check_float_out",
+    "check_shape",
+    "check_weight_rows",
+    "group_size_of",
+]
 
 Tensor = torch.Tensor
 
@@ -67,3 +74,22 @@ def group_size_of(op: str, name: str, count: int, size: int, axis: str) -> int:
             f"{op}: {name} has {count} groups along {axis}, and {axis}={size} is not a multiple"
         )
     return size // count
+
+
+def activation_scale(op: str, name: str, scale: Tensor, M: int, K: int) -> tuple[Tensor, int]:
+    """A scale [1], [M, 1] or [M, K / g] as `matmul` takes it, and its group.
+
+    Raises:
+        ConfigError: it has another shape.
+    """
+    if scale.numel() == 1 and scale.dim() < 2:
+        return scale.reshape(1), -1
+    if scale.dim() < 2 or scale.shape[-1] == 1:
+        check_shape(op, name, scale.reshape(-1), (M,), (1,))
+        return (
+            (scale.reshape(1), -1) if scale.numel() == 1 else (scale.reshape(M, 1).contiguous(), 0)
+        )
+    flat = scale.reshape(-1, scale.shape[-1])
+    group = group_size_of(op, name, flat.shape[1], K, "K")
+    check_shape(op, name, flat, (M, flat.shape[1]))
+    return flat.contiguous(), group

@@ -20,7 +20,13 @@ from __future__ import annotations
 import torch
 from qcore.errors import ConfigError
 
-from qcore_xpu.ops.checks import check_dtype, check_float_out, check_shape, group_size_of
+from qcore_xpu.ops.checks import (
+    activation_scale,
+    check_dtype,
+    check_float_out,
+    check_shape,
+    group_size_of,
+)
 from qcore_xpu.ops.matmul import matmul, new_result
 from qcore_xpu.ops.registration import op
 
@@ -175,7 +181,7 @@ def _fp8(
     a_group = 0
     if A_scale is not None:
         check_dtype(name, "A_scale_", A_scale, *_SCALES)
-        A_scale, a_group = _activation_scale(name, A_scale, M, K)
+        A_scale, a_group = activation_scale(name, "A_scale_", A_scale, M, K)
     b_group = (1, K)
     if B_scale is not None:
         check_dtype(name, "B_scale_", B_scale, *_SCALES)
@@ -201,21 +207,6 @@ def _fp8(
 
 def _floats(t: Tensor) -> Tensor:
     return t.view(torch.float8_e4m3fn) if t.dtype == torch.uint8 else t
-
-
-def _activation_scale(name: str, scale: Tensor, M: int, K: int) -> tuple[Tensor, int]:
-    """The scale as `matmul` takes it, and its group."""
-    if scale.numel() == 1 and scale.dim() < 2:
-        return scale.reshape(1), -1
-    if scale.dim() < 2 or scale.shape[-1] == 1:
-        check_shape(name, "A_scale_", scale.reshape(-1), (M,), (1,))
-        return (
-            (scale.reshape(1), -1) if scale.numel() == 1 else (scale.reshape(M, 1).contiguous(), 0)
-        )
-    flat = scale.reshape(-1, scale.shape[-1])
-    group = group_size_of(name, "A_scale_", flat.shape[1], K, "K")
-    check_shape(name, "A_scale_", flat, (M, flat.shape[1]))
-    return flat.contiguous(), group
 
 
 def _weight_scale(

@@ -1,4 +1,4 @@
-"""`int8_gemm`: products of bytes with full range. Not an op of vLLM's."""
+"""`int8_gemm` and `int8_gemm_w8a16`: products with bytes of full range. Not ops of vLLM's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qcore_xpu.ops.checks import check_dtype, check_float_out, check_shape
 from qcore_xpu.ops.matmul import matmul, new_result
 from qcore_xpu.ops.registration import op
 
-__all__ = ["int8_gemm"]
+__all__ = ["int8_gemm", "int8_gemm_w8a16"]
 
 Tensor = torch.Tensor
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
@@ -91,6 +91,83 @@ def int8_gemm(
         a_zero=A_zp,
         b_scale=B_scale.reshape(1) if tensor else B_scale.reshape(1, N).contiguous().t(),
         b_group=(N, K) if tensor else (1, K),
+        bias=bias,
+    )
+    return out
+
+
+def _fake_w8a16(
+    A: Tensor,
+    B: Tensor,
+    bias: Tensor | None,
+    B_scale: Tensor,
+    group_size: int,
+    g_idx: Tensor | None,
+    out_dtype: torch.dtype | None,
+) -> Tensor:
+    return new_result(A, B.shape[1], out_dtype or A.dtype)
+
+
+@op(
+    "int8_gemm_w8a16(Tensor A, Tensor B, Tensor? bias, Tensor B_scale, int group_size, "
+    "Tensor? g_idx, ScalarType? out_dtype) -> Tensor",
+    fake=_fake_w8a16,
+)
+def int8_gemm_w8a16(
+    A: Tensor,
+    B: Tensor,
+    bias: Tensor | None,
+    B_scale: Tensor,
+    group_size: int,
+    g_idx: Tensor | None,
+    out_dtype: torch.dtype | None,
+) -> Tensor:
+    """``A @ (B * B_scale) + bias``, A as it is, scales by groups.
+
+    Args:
+        A: float [..., K].
+        B: int8 [K, N], in any layout.
+        bias: [N].
+        B_scale: float [ceil(K / group_size), N].
+        group_size: inputs that share a scale; -1 for all.
+        g_idx: a permutation of the inputs: A's column ``g_idx[k]`` is multiplied with row k.
+        out_dtype: None for A's.
+
+    Returns:
+        [..., N].
+
+    Raises:
+        ConfigError: an argument does not fit; the message names it.
+    """
+    name = "int8_gemm_w8a16"
+    check_dtype(name, "A", A, *_FLOATS)
+    check_dtype(name, "B", B, torch.int8)
+    K = A.shape[-1]
+    if B.dim() != 2 or B.shape[0] != K or K == 0:
+        raise ConfigError(f"{name}: B has shape {list(B.shape)}; for this A it must be [{K}, N]")
+    N = B.shape[1]
+    if group_size != -1 and group_size < 1:
+        raise ConfigError(f"{name}: group_size is {group_size}; it must be -1 or at least 1")
+    group = K if group_size == -1 else min(group_size, K)
+    check_dtype(name, "B_scale", B_scale, *_FLOATS)
+    check_shape(name, "B_scale", B_scale, (-(-K // group), N))
+    if g_idx is not None:
+        check_dtype(name, "g_idx", g_idx, torch.int32, torch.int64)
+        check_shape(name, "g_idx", g_idx, (K,))
+        A = A.index_select(-1, g_idx)
+    if bias is not None:
+        check_dtype(name, "bias", bias, *_FLOATS)
+        check_shape(name, "bias", bias, (N,))
+        bias = bias.contiguous()
+    out = new_result(A, N, check_float_out(name, out_dtype or A.dtype))
+    if out.numel() == 0:
+        return out
+    matmul(
+        out.view(-1, N),
+        A.reshape(-1, K),
+        B.t(),
+        b_scale=B_scale.contiguous().t(),
+        b_group=(1, group),
         bias=bias,
     )
     return out
