@@ -14,6 +14,10 @@ from qcore.plugin import (
     Priority,
     hookimpl,
 )
+from qcore.triton.specs import triton_specs
+
+# Of Triton's kernels, by type: the least compute capability.
+_TRITON = {"mp": 80, "int8": 80, "fp8_block": 89, "nvfp4": 80, "mxfp4": 80, "mxfp8": 80}
 
 
 def _spec(
@@ -106,7 +110,7 @@ def qcore_kernels() -> Sequence[KernelSpec]:
         ),
         *_marlin(),
         *_torch_fp8(),
-        *_triton(),
+        *triton_specs(Platform.CUDA, _TRITON, evidence=Evidence.EXECUTED),
         KernelSpec(
             name="DeepGemmFp8BlockScaledMMKernel",
             kernel_type="fp8_block",
@@ -213,62 +217,6 @@ def _torch_fp8() -> list[KernelSpec]:
             min_capability=capability,
         )
         for index, (name, capability, description) in enumerate(described)
-    ]
-
-
-# Kernel type, module of qcore.triton, least capability, description.
-_TRITON = {
-    "TritonW4A16LinearKernel": ("mp", "w4a16", 80, "4 and 8 bits, any group size, zero points"),
-    "TritonInt8ScaledMMLinearKernel": (
-        "int8",
-        "int8",
-        80,
-        "static or dynamic, symmetric or not; exact 32-bit integer sums",
-    ),
-    "TritonFp8BlockScaledMMKernel": (
-        "fp8_block",
-        "fp8_block",
-        89,
-        "blocks of 32, 64 or 128 inputs, activations in groups of as many",
-    ),
-    "TritonNvFp4LinearKernel": (
-        "nvfp4",
-        "block_formats",
-        80,
-        "weights made 16-bit floats in registers; activations rounded, or as they are",
-    ),
-    "TritonMxFp4LinearKernel": (
-        "mxfp4",
-        "block_formats",
-        80,
-        "weights made 16-bit floats in registers; activations rounded, or as they are",
-    ),
-    "TritonMxfp8LinearKernel": (
-        "mxfp8",
-        "block_formats",
-        80,
-        "weights made 16-bit floats in registers; activations rounded, or as they are",
-    ),
-}
-
-
-def _triton() -> list[KernelSpec]:
-    """Kernels of `qcore.triton`, as far as they stand for NVIDIA's GPUs."""
-    return [
-        KernelSpec(
-            name=name,
-            kernel_type=kernel_type,
-            platforms=(Platform.CUDA,),
-            entry=f"qcore.triton.{module}:{name}",
-            priority=Priority.PORTABLE,
-            backend="triton",
-            min_capability=capability,
-            modules=("triton",),
-            batch_invariant=kernel_type == "int8",  # integer sums are exact in any order
-            evidence=Evidence.EXECUTED,
-            description=description,
-        )
-        for name, (kernel_type, module, capability, description) in _TRITON.items()
     ]
 
 
