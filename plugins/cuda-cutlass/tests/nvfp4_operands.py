@@ -11,7 +11,7 @@ _E2M1 = torch.tensor([*_HALF, *(-value for value in _HALF)], dtype=torch.float64
 
 
 def nvfp4_values(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """uint8 [M, K/2] and scales in tiles of 128 x 4, each looked up by its place: float64 [M, K]."""
+    """uint8 [M, K/2], scales in tiles of 128 x 4 looked up one by one: float64 [M, K]."""
     M, groups = codes.shape[0], codes.shape[1] // 8
     flat, wide = scale.contiguous().reshape(-1), -(-groups // 4)
     assert flat.dtype == torch.uint8

@@ -98,6 +98,16 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             "128x128 blocks of weights, 1x128 of activations; float32 sums of blocks",
             min_capability=89,
         ),
+        _spec(
+            "CutlassNvFp4LinearKernel",
+            "nvfp4",
+            "cutlass_nvfp4",
+            "weights and activations in NVFP4, on the tensor cores of SM100 and SM120",
+            # Behind packages that have run there.
+            priority=Priority.VENDOR - 10,
+            min_capability=100,
+            evidence=Evidence.COMPILED,
+        ),
         *_marlin(),
         *_torch_fp8(),
         *triton_specs(Platform.CUDA, _TRITON, evidence=Evidence.EXECUTED),

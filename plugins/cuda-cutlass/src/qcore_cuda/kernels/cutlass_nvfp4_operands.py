@@ -1,9 +1,18 @@
-"""NVFP4 operands as Blackwell's tensor cores read them: codes padded, scales in tiles."""
+"""NVFP4 layers by products that read operands as Blackwell's tensor cores do.
+
+Codes are padded, scales lie in tiles of 128 x 4.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from qcore.facts.scalar_type import scalar_types
+from qcore.kernels.base import Answer, answer, tensor_of
+from qcore.kernels.block_formats import NvFp4LinearKernel
 from qcore.layers.base import dtype_name
 from qcore.layers.microscaling import NvFp4LinearLayerConfig
 from qcore.numerics.packing import pack_uint4
@@ -12,7 +21,14 @@ from qcore.numerics.small_floats import E2M1_MAX, encode_e2m1
 from qcore_cuda import library, ops
 from qcore_cuda.kernels.padding import pad_to
 
-__all__ = ["BLOCK", "nvfp4_refusal", "pack_weight", "quantize_rows", "swizzled"]
+__all__ = [
+    "BLOCK",
+    "NvFp4BySwizzledOperands",
+    "nvfp4_refusal",
+    "pack_weight",
+    "quantize_rows",
+    "swizzled",
+]
 
 BLOCK = 16
 """Elements that share a scale."""
@@ -118,3 +134,78 @@ def _(
     M, K = x.shape[0], -(-x.shape[1] // _K) * _K
     shape = (-(-M // 128) * 128, -(-(K // BLOCK) // 4) * 4)
     return x.new_empty((M, K // 2), dtype=torch.uint8), x.new_empty(shape, dtype=torch.uint8)
+
+
+class NvFp4BySwizzledOperands(NvFp4LinearKernel):
+    """Weights and activations both NVFP4; a child says where it runs, and multiplies."""
+
+    n_multiple: ClassVar[int]
+    """N is padded to it with zeros, which are cut off the result."""
+    out_dtypes: ClassVar[tuple[torch.dtype, ...]]
+    """What results there may be."""
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        """Tensor cores of 4-bit floats: SM100."""
+        return 100
+
+    @classmethod
+    def can_implement(cls, config: NvFp4LinearLayerConfig) -> Answer:
+        """Both sides NVFP4, one scale of scales for the input."""
+        return answer(nvfp4_refusal(config, cls.out_dtypes))
+
+    def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Padded codes, scales in tiles, and what multiplies the product."""
+        outer = tensors["input_global_scale"].to(torch.float32).reshape(1)
+        codes, scale = pack_weight(tensors["weight"], tensors["weight_scale"], self.n_multiple)
+        return {
+            "weight": codes,
+            "weight_scale": scale,
+            "input_global_scale": outer,
+            "input_global_scale_inv": 1.0 / outer,
+            "alpha": tensors["weight_global_scale"].to(torch.float32).reshape(1) * outer,
+        }
+
+    def apply_weights(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Quantize ``x``, multiply, cut the padding off, add the bias."""
+        assert self.config.weight_shape is not None
+        N = self.config.weight_shape[0]
+        codes, scale = quantize_rows(
+            x.reshape(-1, x.shape[-1]),
+            tensor_of(layer, "input_global_scale"),
+            tensor_of(layer, "input_global_scale_inv"),
+        )
+        out = self.multiply(
+            codes,
+            tensor_of(layer, "weight"),
+            scale,
+            tensor_of(layer, "weight_scale"),
+            tensor_of(layer, "alpha"),
+            self.config.out_dtype or x.dtype,
+        )[:, :N]
+        if bias is not None:
+            out = out + bias.to(out.dtype)
+        return out.reshape(*x.shape[:-1], N)
+
+    @abstractmethod
+    def multiply(
+        self,
+        codes: torch.Tensor,
+        weight: torch.Tensor,
+        scale: torch.Tensor,
+        weight_scale: torch.Tensor,
+        alpha: torch.Tensor,
+        out_dtype: torch.dtype,
+    ) -> torch.Tensor:
+        """``alpha * (codes * scale) @ (weight * weight_scale).T``, [M, N'] of ``out_dtype``.
+
+        Args:
+            codes: uint8 [M, K'/2].
+            weight: uint8 [N', K'/2].
+            scale: of ``codes``, in tiles.
+            weight_scale: of ``weight``, in tiles.
+            alpha: float32 [1].
+            out_dtype: of the result.
+        """

@@ -8,25 +8,19 @@ given by name, as the schema has them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from qcore.facts.current_platform import current_platform
-from qcore.kernels.base import Answer, answer, tensor_of
-from qcore.kernels.block_formats import NvFp4LinearKernel
-from qcore.layers.microscaling import NvFp4LinearLayerConfig
+from qcore.kernels.base import Answer, answer
 
-from qcore_cuda.kernels.cutlass_nvfp4_operands import nvfp4_refusal, pack_weight, quantize_rows
+from qcore_cuda.kernels.cutlass_nvfp4_operands import NvFp4BySwizzledOperands
 
 __all__ = ["FbgemmNvFp4LinearKernel", "arguments", "missing_function"]
 
 _OPERANDS = ["XQ", "WQ", "x_scale", "w_scale"]
-_N = 16
-"""FBGEMM takes N and K / 2 in multiples of it."""
-
 _FAMILY_SINCE = (1, 9)
 """As of this release wheels are compiled for SM100's family, before it for SM100 alone."""
 
@@ -90,16 +84,14 @@ def _(
     return a.new_empty((a.shape[0], b.shape[0]), dtype=torch.bfloat16)
 
 
-class FbgemmNvFp4LinearKernel(NvFp4LinearKernel):
+class FbgemmNvFp4LinearKernel(NvFp4BySwizzledOperands):
     """NVFP4 weights and activations on SM100 and SM103, bfloat16 results.
 
     N is padded to 16 and K to 32.
     """
 
-    @classmethod
-    def get_min_capability(cls) -> int:
-        """Tensor cores of 4-bit floats as SM100 has them."""
-        return 100
+    n_multiple = 16
+    out_dtypes = (torch.bfloat16,)
 
     @classmethod
     def is_supported(cls, compute_capability: int | None = None) -> Answer:
@@ -118,36 +110,15 @@ class FbgemmNvFp4LinearKernel(NvFp4LinearKernel):
             here and missing_function(),
         )
 
-    @classmethod
-    def can_implement(cls, config: NvFp4LinearLayerConfig) -> Answer:
-        """Both sides NVFP4, one scale of scales for the input, bfloat16 results."""
-        return answer(nvfp4_refusal(config, (torch.bfloat16,)))
-
-    def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """Padded codes, scales in tiles, and what multiplies the product."""
-        outer = tensors["input_global_scale"].to(torch.float32).reshape(1)
-        codes, scale = pack_weight(tensors["weight"], tensors["weight_scale"], _N)
-        return {
-            "weight": codes,
-            "weight_scale": scale,
-            "input_global_scale": outer,
-            "input_global_scale_inv": 1.0 / outer,
-            "alpha": tensors["weight_global_scale"].to(torch.float32).reshape(1) * outer,
-        }
-
-    def apply_weights(
-        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    def multiply(
+        self,
+        codes: torch.Tensor,
+        weight: torch.Tensor,
+        scale: torch.Tensor,
+        weight_scale: torch.Tensor,
+        alpha: torch.Tensor,
+        out_dtype: torch.dtype,
     ) -> torch.Tensor:
-        """Quantize ``x``, multiply, cut the padding off, add the bias."""
-        assert self.config.weight_shape is not None
-        N = self.config.weight_shape[0]
-        codes, scale = quantize_rows(
-            x.reshape(-1, x.shape[-1]),
-            tensor_of(layer, "input_global_scale"),
-            tensor_of(layer, "input_global_scale_inv"),
-        )
-        weight, weight_scale = tensor_of(layer, "weight"), tensor_of(layer, "weight_scale")
-        out = _f4f4bf16(codes, weight, scale, weight_scale, tensor_of(layer, "alpha"))[:, :N]
-        if bias is not None:
-            out = out + bias.to(out.dtype)
-        return out.reshape(*x.shape[:-1], N)
+        """FBGEMM's product; its results are bfloat16."""
+        out: torch.Tensor = _f4f4bf16(codes, weight, scale, weight_scale, alpha)
+        return out

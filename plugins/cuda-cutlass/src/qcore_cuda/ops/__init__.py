@@ -17,6 +17,7 @@ from qcore_cuda.ops.quantize import (
     scaled_fp8_quant,
     scaled_int8_quant,
 )
+from qcore_cuda.ops.scaled_fp4_mm import cutlass_scaled_fp4_mm
 from qcore_cuda.ops.scaled_linear import fp8_block_linear, fp8_linear, int8_linear
 from qcore_cuda.ops.scaled_mm import (
     cutlass_scaled_mm,
@@ -29,6 +30,7 @@ __all__ = [
     "awq_dequantize",
     "awq_gemm",
     "awq_marlin_repack",
+    "cutlass_scaled_fp4_mm",
     "cutlass_scaled_mm",
     "cutlass_scaled_mm_azp",
     "fp8_block_linear",
