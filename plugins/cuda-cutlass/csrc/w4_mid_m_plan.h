@@ -1,0 +1,142 @@
+// Which kernel a product with packed weights takes, and how the one for a medium number of rows divides its
+// work. Nothing here needs a GPU, so that tests can ask it.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace qcore_cuda {
+
+// ---- the kernels, by rows ------------------------------------------------------------------------
+
+enum class Way {
+  kFewRows,  // w4_small_m.cuh: any GPU; words straight into registers
+  kMidRows,  // w4_mid_m_kernel.cuh: sm_90; words through shared memory, mma.sync
+  kManyRows, // w4_sm90_kernel.cuh: sm_90; words through shared memory, wgmma
+  kWhole,    // the weight is made whole in 16 bits
+};
+
+// What a weight and a device allow.
+struct Ways {
+  bool few, sm90, mid;
+};
+
+// Up to so many rows the kernel for few rows is used, beyond it weights are dequantized. Measured on an
+// H200 with `benchmarks/cuda_w4.py --crossing` (benchmarks/results/cuda_w4_crossing.json): at 32 rows
+// GPTQ's took 0.36 of the time at 28672x4096, 0.63 at 4096x14336 and 0.87 at 4096x4096; at 48 the last
+// is slower, by 1.18.
+constexpr int64_t kFewRows = 32;
+
+// The same where SM90's kernel for many rows can run the weight and the one for a medium number cannot.
+// benchmarks/results/cuda_mixed.json: at 32 rows it takes 0.78 to 0.9 of the time of the one for few.
+constexpr int64_t kFewRowsBesideSm90 = 16;
+
+//   rows                        kernel, where it can run the weight
+//   1 ... 7                     few rows
+//   8 ... 64                    medium
+//   65 ... 256                  medium, if tiles of 64 rows by 128 columns are too few for all processors
+//                               (then wgmma's kernel waits more than it multiplies); else many
+//   257 ...                     many
+// The crossings to the medium kernel are by arithmetic, not measured: see its header.
+constexpr int64_t kFewRowsBesideMid = 7, kMidRows = 64, kMidRowsOfFewTiles = 256;
+
+// `few_rows`: up to how many rows the caller wants the kernel for few; -1: as above.
+inline Way way_for(const Ways& can, int64_t m, int64_t n, int sm_count, int64_t few_rows = -1) {
+  if (few_rows < 0) few_rows = can.mid ? kFewRowsBesideMid : can.sm90 ? kFewRowsBesideSm90 : kFewRows;
+  if (can.few && m <= few_rows) return Way::kFewRows;
+  const int64_t tiles = (m + 63) / 64 * ((n + 127) / 128);
+  if (can.mid && (m <= kMidRows || (m <= kMidRowsOfFewTiles && tiles <= sm_count))) return Way::kMidRows;
+  return can.sm90 ? Way::kManyRows : Way::kWhole;
+}
+
+// ---- the medium kernel's work --------------------------------------------------------------------
+
+namespace mid_m {
+
+constexpr int kPieceK = 64;        // inputs that a warp takes at a time
+constexpr int kWarpColumns = 32;   // columns of a warp
+constexpr int kMostWarps = 8;      // of a block, that multiply
+constexpr int kMostSplit = 8;      // blocks of a cluster
+constexpr int kMostStages = 8;
+
+// A block: 8 * row_tiles rows, column_warps * 32 columns, and a part of K, of which its k_warps take turns.
+struct Plan {
+  int row_tiles, column_warps, k_warps, split;
+};
+
+// Blocks that fit a processor, by registers; and what each may have of its shared memory.
+constexpr int blocks_at_a_time(int row_tiles) { return row_tiles == 8 ? 1 : 2; }
+constexpr int shared_of_block(int row_tiles) { return (226 * 1024) / blocks_at_a_time(row_tiles) - 1024; }
+
+constexpr bool scales_after(int row_tiles) { return row_tiles <= 2; }
+// Pieces of a stage for each warp.
+constexpr int stage_pieces(int bits, int row_tiles) { return scales_after(row_tiles) && bits == 4 ? 2 : 1; }
+
+// Groups of an odd number of halves of a piece need weights that are scaled before they are multiplied.
+inline int row_tiles_for(int64_t m, bool whole_pieces) {
+  if (m <= 16 && whole_pieces) return m <= 8 ? 1 : 2;
+  return m <= 32 ? 4 : 8;
+}
+
+inline int k_warps_for(int column_warps) { return column_warps > 4 ? 1 : column_warps > 2 ? 2 : 4; }
+
+// What the busiest processor does, in pieces of a warp (1 KiB of 4-bit weights; some 50 cycles of a processor).
+inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int sm_count) {
+  const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t row_blocks = up(m, 8 * p.row_tiles);
+  const int64_t blocks = up(n, kWarpColumns * p.column_warps) * p.split * row_blocks;
+  const int64_t stage_k = int64_t{kPieceK} * p.k_warps * stage_pieces(bits, p.row_tiles);
+  const int64_t stages = up(up(k, stage_k), p.split);
+  const int64_t each = up(blocks, sm_count);  // one after another or together: it is the same work
+  const double work = static_cast<double>(each * stages * (stage_k / kPieceK) * p.column_warps);
+  // One block on a processor hides less latency than two; activations are read for each block of columns
+  // (a row tile of a piece is 1 KiB, from L2, as cheap as a third of that from memory); parts of K are
+  // written to shared memory, waited for and added up.
+  const double alone = each == 1 ? 1.1 : 1.0;
+  const double rows = 1.0 + p.row_tiles / (3.0 * p.column_warps) * 4 / bits;
+  const double parts = p.split == 1 ? 0.0 : 8.0 + p.row_tiles * p.split / 4.0;
+  return work * alone * rows + parts * static_cast<double>(std::min<int64_t>(each, 2));
+}
+
+// Fewest first, so that of equals the one with fewer warps side by side and fewer parts is taken.
+inline Plan plan_for(int64_t m, int64_t n, int64_t k, int bits, bool whole_pieces, int sm_count) {
+  Plan best{};
+  double least = 0;
+  for (int split = 1; split <= kMostSplit; split *= 2) {
+    for (int column_warps = 1; column_warps <= kMostWarps; ++column_warps) {
+      const Plan p{row_tiles_for(m, whole_pieces), column_warps, k_warps_for(column_warps), split};
+      const int64_t stage_k = int64_t{kPieceK} * p.k_warps * stage_pieces(bits, p.row_tiles);
+      if (split > 1 && k < 2 * split * stage_k) continue;
+      const double of_this = cost(p, m, n, k, bits, sm_count);
+      if (best.split == 0 || of_this < least) {
+        best = p;
+        least = of_this;
+      }
+    }
+  }
+  return best;
+}
+
+// How a stage lies in shared memory: words of each warp's columns; activations, piece after piece; scales and
+// zero points, a slot for each piece (or each of its halves).
+struct Layout {
+  int x_offset, side_offset, slot_bytes, stage_bytes, stages, shared_bytes;
+};
+
+inline Layout layout_for(const Plan& p, int bits, bool zeros) {
+  const int pieces = p.k_warps * stage_pieces(bits, p.row_tiles), rows = 8 * p.row_tiles;
+  Layout l{};
+  l.x_offset = p.column_warps * pieces * kPieceK * bits / 32 * 128;
+  l.side_offset = l.x_offset + pieces * rows * 128;
+  l.slot_bytes = p.column_warps * kWarpColumns * 2 + (zeros ? p.column_warps * kWarpColumns * bits / 8 : 0);
+  const int slots = pieces * (scales_after(p.row_tiles) ? 1 : 2);
+  l.stage_bytes = (l.side_offset + slots * l.slot_bytes + 1023) / 1024 * 1024;
+  constexpr int kBarriers = kMostStages * 16, kSlack = 1024;  // the ring begins at a multiple of 1024
+  l.stages = std::min(kMostStages, (shared_of_block(p.row_tiles) - kBarriers - kSlack) / l.stage_bytes);
+  const int sums = p.k_warps * rows * (p.column_warps * kWarpColumns + 4) * 4;
+  l.shared_bytes = std::max(l.stages * l.stage_bytes, (sums + 1023) / 1024 * 1024) + kBarriers + kSlack;
+  return l;
+}
+
+}  // namespace mid_m
+}  // namespace qcore_cuda
