@@ -11,6 +11,7 @@
 // groups lie together.
 
 #include "gptq.cuh"
+#include "w4_ways.h"
 
 namespace qcore_cuda {
 namespace {

@@ -144,6 +144,9 @@ __device__ __forceinline__ void bring(const Problem& p, const CUtensorMap* x_map
 
 // ---- what the others multiply --------------------------------------------------------------------
 
+// Makes a number one that has to be kept: the compiler would rather find it again in each round.
+__device__ __forceinline__ void keep(uint32_t& v) { asm volatile("" : "+r"(v)); }
+
 // Where a lane reads in a piece: see above.
 template <int BITS>
 struct Places {
@@ -159,10 +162,15 @@ struct Places {
       for (int i = 0; i < BITS / 4; ++i) {
         const int row = octet * (BITS / 4) + i;
         words[b][i] = row * 128 + (g ^ (row % 8)) * 16;
+        keep(words[b][i]);
       }
+      keep(x[b]);
     }
   }
 };
+
+__device__ __forceinline__ float2 floats_of(__half2 v) { return __half22float2(v); }
+__device__ __forceinline__ float2 floats_of(__nv_bfloat162 v) { return __bfloat1622float2(v); }
 
 // What a lane needs of a group: for its four columns.
 template <typename T, int BITS, bool AFTER>
@@ -175,22 +183,22 @@ struct Side {
 #pragma unroll
     for (int j = 0; j < 4; ++j) zero[j] = Codes<BITS, T>::zero(static_cast<uint32_t>(constant));
   }
-  // `slot` as it lies, `column` of the block's.
-  __device__ __forceinline__ void load(const Problem& p, const uint8_t* slot, int column) {
-    const uint2 two = *reinterpret_cast<const uint2*>(slot + column * 2);
-    const uint32_t words[2] = {two.x, two.y};
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const auto pair = as_pair<T>(__byte_perm(words[j / 2], 0, j % 2 ? 0x3232 : 0x1010));
-      if constexpr (AFTER) scale[j] = __low2float(pair);
-      else scale_pair[j] = pair;
+  // `scales` and `zeros` of the lane's first column, as they lie; of which the zero point is at bit `shift`.
+  __device__ __forceinline__ void load(const GptqZeros& rule, const uint8_t* scales, const uint8_t* zeros, int shift) {
+    const uint2 two = *reinterpret_cast<const uint2*>(scales);
+    if constexpr (AFTER) {
+      const float2 low = floats_of(as_pair<T>(two.x)), high = floats_of(as_pair<T>(two.y));
+      scale[0] = low.x, scale[1] = low.y, scale[2] = high.x, scale[3] = high.y;
+    } else {
+      scale_pair[0] = as_pair<T>(__byte_perm(two.x, 0, 0x1010));
+      scale_pair[1] = as_pair<T>(__byte_perm(two.x, 0, 0x3232));
+      scale_pair[2] = as_pair<T>(__byte_perm(two.y, 0, 0x1010));
+      scale_pair[3] = as_pair<T>(__byte_perm(two.y, 0, 0x3232));
     }
-    if (p.zeros.words) {
-      const uint8_t* const zeros = slot + p.plan.column_warps * kWarpColumns * 2;
-      const uint32_t word = *reinterpret_cast<const uint32_t*>(zeros + column * BITS / 32 * 4);
-      const uint32_t four = p.zeros.four_of<BITS>(word, 0, column * BITS % 32);
+    if (rule.words) {
+      const uint32_t four = rule.four_of<BITS>(*reinterpret_cast<const uint32_t*>(zeros), 0, shift);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) zero[j] = Codes<BITS, T>::zero(static_cast<uint32_t>(p.zeros.code<BITS>(four, j)));
+      for (int j = 0; j < 4; ++j) zero[j] = Codes<BITS, T>::zero(static_cast<uint32_t>(rule.code<BITS>(four, j)));
     }
   }
 };
@@ -328,26 +336,38 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
   const Places<BITS> places(lane);
   const uint8_t* const words = ring + (column_warp * pieces + k_warp * S::kPieces) * S::kWordBytes;
   const uint8_t* const x = ring + p.layout.x_offset + k_warp * S::kPieces * S::kXBytes;
-  const uint8_t* const slots = ring + p.layout.side_offset +
-                               (k_warp * S::kPieces * S::kSides + (S::kAfter ? 0 : q / 2)) * p.layout.slot_bytes;
+  const int slot = k_warp * S::kPieces * S::kSides + (S::kAfter ? 0 : q / 2);
+  const uint8_t* const slots = ring + p.layout.side_offset + slot * p.layout.slot_bytes;
+  uint32_t scale_at = column * 2, zero_at = p.plan.column_warps * kWarpColumns * 2 + column * BITS / 32 * 4;
+  uint32_t zero_bit = column * BITS % 32;
+  keep(scale_at), keep(zero_at), keep(zero_bit);
   float sums[ROW_TILES][2][4] = {};
   Side<T, BITS, S::kAfter> side(p.zeros.constant);
+  const bool ends = p.group_halves % (2 * S::kPieces) != 0;  // groups, between the pieces of a stage
   int stage = 0, offset = 0;
   uint32_t round = 0;
   for (int at = first; at < last; ++at) {
     barrier_wait(&full[stage], round);
+    float of_group[S::kAfter ? ROW_TILES : 1][2][4] = {};
 #pragma unroll
     for (int i = 0; i < S::kPieces; ++i) {
-      side.load(p, slots + offset + i * S::kSides * p.layout.slot_bytes, column);
       const uint8_t* const its_words = words + offset + i * S::kWordBytes;
       const uint8_t* const its_x = x + offset + i * S::kXBytes;
+      if (i == 0 || ends) {
+        const uint8_t* const its_slot = slots + offset + i * S::kSides * p.layout.slot_bytes;
+        side.load(p.zeros, its_slot + scale_at, its_slot + zero_at, zero_bit);
+      }
       if constexpr (S::kAfter) {
-        float of_piece[ROW_TILES][2][4] = {};
-        multiply<T, BITS, ROW_TILES>(of_piece, its_words, its_x, places, side);
+        multiply<T, BITS, ROW_TILES>(of_group, its_words, its_x, places, side);
+        if (i == S::kPieces - 1 || ends) {
 #pragma unroll
-        for (int r = 0; r < ROW_TILES; ++r) {
+          for (int r = 0; r < ROW_TILES; ++r) {
 #pragma unroll
-          for (int c = 0; c < 8; ++c) sums[r][c / 4][c % 4] += of_piece[r][c / 4][c % 4] * side.scale[c / 2];
+            for (int c = 0; c < 8; ++c) {
+              sums[r][c / 4][c % 4] += of_group[r][c / 4][c % 4] * side.scale[c / 2];
+              of_group[r][c / 4][c % 4] = 0.0f;
+            }
+          }
         }
       } else {
         multiply<T, BITS, ROW_TILES>(sums, its_words, its_x, places, side);

@@ -3,6 +3,7 @@
 #include "w4_emulation.h"
 
 #include "w4_mid_m_kernel.cuh"
+#include "w4_ways.h"
 
 using namespace qcore_cuda;
 
