@@ -313,7 +313,7 @@ Tensor multiply(const char* op, const Tensor& a, const GptqWeight& w, const Tens
     return torch::stable::new_empty(a, shape_with_last(a, columns), out_float ? ScalarType::Float : dtype_of(a));
   }
   const int32_t device = a.get_device_index();
-  Ways can{fits_small_m(w), false, false};
+  Ways can{fits_small_m(w), false, false, w.group_size >= w.k || w.group_size % mid_m::kPieceK == 0};
 #ifdef QCORE_CUDA_SM90A
   can.sm90 = !out_float && fits_w4_sm90(w, dtype_of(a), device);
   can.mid = fits_w4_mid_m(w, dtype_of(a), device);

@@ -55,7 +55,8 @@ bool fits_w4_mid_m(const GptqWeight& w, ScalarType type, int32_t device) {
 
 Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tensor* bias, int64_t columns,
                 bool out_float, const Launch& at, const Plan& wish) {
-  const Tensor out = torch::stable::new_empty(a, shape_with_last(a, columns), out_float ? ScalarType::Float : dtype_of(a));
+  const ScalarType type = out_float ? ScalarType::Float : dtype_of(a);
+  const Tensor out = torch::stable::new_empty(a, shape_with_last(a, columns), type);
   const Rows rows = ready_rows(op, "a", a, w.perm, w.k, at.stream());
   if (rows.m * columns == 0) return out;
   const int32_t device = a.get_device_index();
@@ -67,7 +68,8 @@ Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tens
   p.bias_float = bias && dtype_of(*bias) == ScalarType::Float;
   p.out = out.data_ptr();
   p.out_float = out_float;
-  const CUtensorMap x_map = byte_matrix_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, 8 * p.plan.row_tiles);
+  const CUtensorMap x_map =
+      byte_matrix_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, 8 * p.plan.row_tiles);
   const CUtensorMap w_map =
       byte_matrix_map(op, words.data_ptr(), words.size(0), w.n * 4, w.n * 4, p.word_box_rows(w.bits));
   const auto run = [&](auto zero) {

@@ -30,9 +30,10 @@
 // integers are scaled, rounded once, as if the whole weight had been dequantized.
 //
 // Instructions of a warp for a piece of 32 columns, 4 bits, bfloat16: 8 words of 11 each (3 shifts, 4 lop3, 4
-// subtractions) and 4 more to scale; row tiles of 2 loads, 8 mma, and 8 fma where sums are scaled: 110 with
-// one row tile, 132 with two, 163 with four, 204 with eight, and some 15 for barriers and scales. At 2 rows
-// of tiles that is 0.9 cycles of each byte's 132 / 4.8e12 s: memory is the limit, as it is up to some 40 rows.
+// subtractions) and 4 more to scale; for each tile of rows 2 loads, 8 mma, and 8 fma for sums of 64 inputs (4, if
+// groups are of 128); and some 15 to 20 for barriers, scales and the round. Memory brings a piece (1 KiB) to
+// a processor in about 57 cycles, in which it issues 228 instructions.
+//
 // One warp keeps the copy engine busy with four to eight stages; the others multiply. Blocks of a cluster have
 // a part of K each; they and the warps of a block add up through shared memory, always in the same order.
 #pragma once
@@ -77,8 +78,8 @@ inline Problem problem_of(int64_t m, int64_t k, int64_t n, int64_t n_out, int bi
   const bool whole = p.group_halves % 2 == 0;
   p.plan = plan_for(m, n_out, k, bits, whole, sm_count);
   if (wish.column_warps) {
-    const int tiles = p.plan.row_tiles;
-    p.plan = {wish.row_tiles > (whole ? 0 : 2) ? wish.row_tiles : tiles, wish.column_warps, k_warps_for(wish.column_warps), wish.split};
+    const int tiles = wish.row_tiles > (whole ? 0 : 2) ? wish.row_tiles : p.plan.row_tiles;
+    p.plan = {tiles, wish.column_warps, k_warps_for(wish.column_warps), wish.split};
   }
   p.layout = layout_for(p.plan, bits, zeros.words != nullptr);
   return p;

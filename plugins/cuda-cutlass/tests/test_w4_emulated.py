@@ -64,8 +64,11 @@ def test_padding_and_bias(M: int, dtype: torch.dtype) -> None:
             assert_product(out, with_one, both, M > 16, (bias.dtype, out_float))
 
 
+SHAPES = [(4096, 4096), (28672, 4096), (4096, 14336), (1024, 4096), (32, 32), (152064, 5120)]
+
+
 def test_plans_fill_the_processors() -> None:
-    for N, K in ((4096, 4096), (28672, 4096), (4096, 14336), (1024, 4096), (32, 32), (152064, 5120)):
+    for N, K in SHAPES:
         for M in (8, 16, 32, 64, 128, 256):
             for bits in (4, 8):
                 p = planned(M, N, K, bits)
@@ -84,6 +87,7 @@ def test_ways() -> None:
     rows = (1, 7, 8, 64, 65, 256, 257, 4096)
     assert [way(M, 4096) for M in rows] == [*["few"] * 2, *["mid"] * 4, *["many"] * 2]
     assert [way(M, 28672) for M in rows] == [*["few"] * 2, *["mid"] * 2, *["many"] * 4]
+    assert [way(M, 4096, whole=False) for M in (8, 16, 17)] == ["few", "few", "mid"]
     assert [way(M, 4096, can="few sm90") for M in (16, 17, 64)] == ["few", "many", "many"]
     assert [way(M, 4096, can="few") for M in (32, 33)] == ["few", "whole"]
     assert way(5, 4096, can="") == "whole"
