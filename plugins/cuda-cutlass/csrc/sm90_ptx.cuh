@@ -97,6 +97,12 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+// Nobody leaves while others read its shared memory. It orders nothing, and so does not wait for what this thread
+// stored to global memory.
+__device__ __forceinline__ void cluster_leave() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
 // What lies at the same place in the shared memory of another block of the cluster.
 __device__ __forceinline__ float4 of_block(const float* p, uint32_t rank) {
   float4 v;

@@ -296,7 +296,7 @@ __device__ __forceinline__ void finish(const Problem& p, float* shared, int thre
     for (int s = 0; s < p.plan.split; ++s) add_to(sum, of_block(shared + row * stride + column, s));
     store_four<T>(p, row0 + row, column0 + column, sum);
   }
-  cluster_sync();  // nobody leaves while others read
+  cluster_leave();
 }
 
 // Blocks: tiles of rows, then parts of K (a cluster), then columns.
@@ -311,6 +311,9 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
   const int warps = p.plan.column_warps * p.plan.k_warps, pieces = p.plan.k_warps * S::kPieces;
   const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
+    prefetch_map(&x_map);
+    prefetch_map(&w_map);
+#pragma unroll 1
     for (int i = 0; i < p.layout.stages; ++i) {
       barrier_init(&full[i], p.plan.column_warps + pieces * (1 + S::kSides));  // the lanes that bring
       barrier_init(&empty[i], warps);
@@ -327,7 +330,7 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
     __syncwarp();
     if (p.plan.split > 1) {
       cluster_sync();
-      cluster_sync();
+      cluster_leave();
     }
     return;
   }

@@ -239,22 +239,22 @@ inline void run_cluster(int threads, int bytes, int split, unsigned x, unsigned 
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, entry, 0);
   }
-  size_t left = c.fibers.size();
-  for (int idle = 0; left; ++idle) {
-    if (idle > 100000) stop("nobody goes on");
-    const size_t turn = c.next_random() % c.fibers.size() / 32 * 32;
+  size_t left = c.fibers.size(), slow = 0;
+  for (int turn = 0; left; ++turn) {
+    if (turn > 1000000) stop("nobody goes on");
+    // Some warps are far ahead of others, until others are.
+    if (turn % 64 == 0) slow = c.next_random() % (c.fibers.size() / 32);
     for (size_t i = 0; i < c.fibers.size(); ++i) {
-      Fiber& fiber = c.fibers[(i + turn) % c.fibers.size()];
-      if (fiber.done) continue;
+      Fiber& fiber = c.fibers[i];
+      if (fiber.done || (i / 32 == slow && turn % 64 < 60)) continue;
       go_on(fiber);
-      if (fiber.done) --left, idle = 0;
+      if (fiber.done) --left;
     }
     if (!c.copies.empty() && c.next_random() % 2) {
       const size_t which = c.next_random() % c.copies.size();
       std::swap(c.copies[which], c.copies.back());
       c.copies.back()();
       c.copies.pop_back();
-      idle = 0;
     }
   }
   if (!c.copies.empty()) stop("a block ended before its copies");
@@ -375,6 +375,7 @@ inline void sync_threads(int barrier, int threads) { emulation::meet(emulation::
 inline void cluster_sync() {
   emulation::meet(emulation::cluster->all, static_cast<int>(emulation::cluster->fibers.size()));
 }
+inline void cluster_leave() { cluster_sync(); }
 inline float4 of_block(const float* p, uint32_t rank) {
   const auto at = reinterpret_cast<const uint8_t*>(p) - emulation::block().first();
   return *reinterpret_cast<const float4*>(emulation::cluster->blocks[rank].first() + at);
@@ -395,6 +396,7 @@ inline void barrier_wait(uint64_t* barrier, uint32_t parity) {
   while (reinterpret_cast<const Barrier*>(barrier)->phase == parity) emulation::yield();
 }
 
+inline void prefetch_map(const CUtensorMap*) {}
 inline void load_box(void* target, const CUtensorMap* map, uint64_t* barrier, int x, int y, uint64_t) {
   if (reinterpret_cast<uintptr_t>(target) % 1024) emulation::stop("a box that does not begin at a multiple of 1024");
   auto* const to = static_cast<uint8_t*>(target);
