@@ -93,7 +93,16 @@ class Layer:
                 for split in (1, 2, 4, 8):
                     found[f"medium, {32 * columns} columns, {split} parts"] = partial(
                         lambda columns, split, i: mid(
-                            x, self.ours[i], self.scale_copies[i], None, 4, 8, GROUP, 0, columns, split
+                            x,
+                            self.ours[i],
+                            self.scale_copies[i],
+                            None,
+                            4,
+                            8,
+                            GROUP,
+                            0,
+                            columns,
+                            split,
                         ),
                         columns,
                         split,

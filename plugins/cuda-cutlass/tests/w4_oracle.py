@@ -104,7 +104,9 @@ def assert_product(out: Tensor, x: Tensor, weight: Tensor, rounded: bool, where:
     exact = x @ weight
     allowed = (K + 16) * 2.0**-23 * (x.abs() @ weight.abs())
     if rounded:
-        allowed += 8 * weight_unit * ((x**2) @ (weight**2)).sqrt() + 2.0**-24 * x.abs().sum(-1, True)
+        allowed += 8 * weight_unit * ((x**2) @ (weight**2)).sqrt() + 2.0**-24 * x.abs().sum(
+            -1, True
+        )
     unit = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}.get(out.dtype, 2.0**-24)
     allowed += unit * (exact.abs() + allowed) + 2.0**-24
     assert out.shape == exact.shape, (where, out.shape)
