@@ -85,11 +85,11 @@ class Layer:
             found["few rows"] = lambda i: linear(
                 x, self.ours[i], self.scale_copies[i], *rest, x.shape[0]
             )
-        if x.shape[0] <= 512:
+        if x.shape[0] <= 256:
             found["medium"] = lambda i: mid(
                 x, self.ours[i], self.scale_copies[i], None, 4, 8, GROUP
             )
-            for columns in (1, 2, 3, 4, 5, 6, 7, 8):
+            for columns in (1, 2, 4, 7, 8):
                 for split in (1, 2, 4, 8):
                     found[f"medium, {32 * columns} columns, {split} parts"] = partial(
                         lambda columns, split, i: mid(
