@@ -13,7 +13,9 @@ environment with llama-cpp-python, built for this machine:
 Every contender lives in a process of its own (`generate_peers.py`). All of them are measured in
 turn, round after round: they read a prompt and write greedily. The speed of a prompt is that of the
 median round, the speed of writing that of the median token. Perplexity is that of each token given
-all before it in a text: Python's documentation of its compound statements, from ``pydoc_data``.
+all before it in a text: Python's documentation of its compound statements, from ``pydoc_data``. It
+does not depend on threads and is computed once, with the last of ``--threads``. All of it takes
+about half an hour; what is done is said on standard error, and written after each of ``--threads``.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from pydoc_data.topics import topics  # type: ignore[import-not-found]
@@ -90,6 +93,11 @@ class Contender:
         self._process.wait()
 
 
+def say(what: str) -> None:
+    """Progress, with the time."""
+    print(f"{time.strftime('%H:%M:%S')}  {what}", file=sys.stderr, flush=True)
+
+
 def measure(threads: int, tokens: list[int], args: Any) -> list[dict[str, Any]]:
     """One row for each contender that runs here."""
     with ExitStack() as stack:
@@ -98,6 +106,7 @@ def measure(threads: int, tokens: list[int], args: Any) -> list[dict[str, Any]]:
             python = args.llama if name == "llama.cpp" else sys.executable
             if python is None:
                 continue
+            say(f"{threads} threads: load {name}")
             try:
                 contender = Contender(python, name, threads, args)
             except (RuntimeError, OSError, ValueError) as error:
@@ -108,7 +117,15 @@ def measure(threads: int, tokens: list[int], args: Any) -> list[dict[str, Any]]:
         prompt = tokens[: args.prompt]
         for turn in range(-1, args.rounds):
             for contender in contenders if turn % 2 else contenders[::-1]:
+                what = f"round {turn + 1} of {args.rounds}" if turn >= 0 else "first time"
+                say(f"{threads} threads: {what}: {contender.name}")
                 contender.round(prompt, args.new, turn >= 0)
+        surprises: dict[str, float] = {}
+        if threads == args.threads[-1]:
+            for contender in contenders:
+                say(f"perplexity: {contender.name}")
+                nats = contender.ask(do="surprise", tokens=tokens)["nats"]
+                surprises[contender.name] = math.exp(nats)
         return [
             {
                 "contender": c.name,
@@ -120,7 +137,7 @@ def measure(threads: int, tokens: list[int], args: Any) -> list[dict[str, Any]]:
                 "new_tokens": args.new,
                 "new_per_s": 1 / statistics.median(c.steps),
                 "ms_per_token": 1e3 * statistics.median(c.steps),
-                "perplexity": math.exp(c.ask(do="surprise", tokens=tokens)["nats"]),
+                "perplexity": surprises.get(c.name),
                 "prompt_seconds": c.prompts,
                 "new_seconds": c.steps,
                 "made": c.made,
@@ -137,11 +154,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     lines += [
         f"{row['contender']:<{width}}  {row['threads']:>7}  {row['prompt_per_s']:>15.0f}  "
-        f"{row['new_per_s']:>12.1f}  {row['ms_per_token']:>8.2f}  {row['perplexity']:>10.3f}  "
+        f"{row['new_per_s']:>12.1f}  {row['ms_per_token']:>8.2f}  {row['perplexity'] or '':>10.6}  "
         f"{row['load_seconds']:>6.1f}"
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def write(rows: list[dict[str, Any]], tokens: list[int], args: Any) -> None:
+    """The results as JSON."""
+    report = {
+        "environment": environment("qcore-cpu", "transformers"),
+        "load": os.getloadavg()[0],
+        "gguf_sha256": hashlib.sha256(args.gguf.read_bytes()).hexdigest(),
+        "tokens": len(tokens),
+        "tokens_sha256": hashlib.sha256(json.dumps(tokens).encode()).hexdigest(),
+        "results": rows,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def main() -> None:
@@ -164,18 +195,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for threads in args.threads:
         rows += measure(threads, tokens, args)
-    print(table(rows))
-    if args.out:
-        report = {
-            "environment": environment("qcore-cpu", "transformers"),
-            "load": os.getloadavg()[0],
-            "gguf_sha256": hashlib.sha256(args.gguf.read_bytes()).hexdigest(),
-            "tokens": len(tokens),
-            "tokens_sha256": hashlib.sha256(json.dumps(tokens).encode()).hexdigest(),
-            "results": rows,
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+        print(table(rows), flush=True)
+        if args.out:
+            write(rows, tokens, args)
 
 
 if __name__ == "__main__":

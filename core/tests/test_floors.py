@@ -26,7 +26,7 @@ ALLOWED = {
     "numerics": NUMERICS,
     "kernels": KERNELS,
     "reference": KERNELS | {"reference", "plugin"},
-    "triton": KERNELS | {"triton"},
+    "triton": KERNELS | {"triton", "plugin"},
     "registry": REGISTRY,
     "plugin": REGISTRY,
     "selection": SELECTION,

@@ -62,11 +62,13 @@ struct Codes {
 };
 
 Codes find_codes(std::string_view name) {
-  if (name == "uint2") return {2, 0};
-  if (name == "uint4") return {4, 1};
-  if (name == "uint8") return {8, 2};
+  if (name == "uint2") return {2, width_index(2)};
+  if (name == "uint4") return {4, width_index(4)};
+  if (name == "uint5") return {5, width_index(5)};
+  if (name == "uint6") return {6, width_index(6)};
+  if (name == "uint8") return {8, width_index(8)};
   if (name == "e2m1") return {4, -1};
-  QCORE_CHECK(false, kOp, ": codes is '", std::string(name), "'; allowed: uint2, uint4, uint8, e2m1");
+  QCORE_CHECK(false, kOp, ": codes is '", std::string(name), "'; allowed: uint2, uint4, uint5, uint6, uint8, e2m1");
 }
 
 // One projection of all experts.
@@ -79,18 +81,18 @@ struct Stacks {
 class Projection {
  public:
   Projection(const Stacks& s, const Codes& codes, int64_t experts, int64_t k, int64_t n)
-      : name_(s.name), k(k), n(n), blocks(ceil_div(n, kBlock)), slots_(32 / codes.bits) {
+      : name_(s.name), k(k), n(n), blocks(ceil_div(n, kBlock)), word_(code_word(codes.bits)) {
     QCORE_CHECK(s.packed.dim() == 4, kOp, ": ", name_, "_packed has shape ", shape_of(s.packed),
-                    "; it must be [experts, blocks, words, ", kBlock, "]");
+                    "; it must be [experts, blocks, lines, ", kBlock, "]");
     QCORE_CHECK(s.scale.dim() == 4, kOp, ": ", name_, "_scale has shape ", shape_of(s.scale),
                     "; it must be [experts, blocks, groups, ", kBlock, "]");
     QCORE_CHECK(s.chunks.dim() == 3 && s.chunks.size(2) >= 2, kOp, ": ", name_, "_chunks has shape ",
                     shape_of(s.chunks), "; it must be [experts, 2, chunks + 1]");
     first_.k = k;
-    first_.words = s.packed.size(2);
+    first_.words = s.packed.size(2) / word_.lines;
     first_.groups = first_.supers = s.scale.size(2);
     first_.chunks = s.chunks.size(2) - 1;
-    check("_packed", s.packed, ScalarType::Int, {experts, blocks, first_.words, kBlock});
+    check("_packed", s.packed, ScalarType::Int, {experts, blocks, first_.words * word_.lines, kBlock});
     float_dtype(kOp, "scale", s.scale);
     check("_scale", s.scale, s.scale.scalar_type(), {experts, blocks, first_.groups, kBlock});
     check("_chunks", s.chunks, ScalarType::Int, {experts, 2, first_.chunks + 1});
@@ -106,9 +108,9 @@ class Projection {
       check("_perm", s.perm, ScalarType::Int, {experts, slots()});
       first_.perm = static_cast<const int32_t*>(s.perm.data_ptr());
     } else {
-      QCORE_CHECK(first_.words == ceil_div(k, slots_), kOp, ": ", name_, "_packed has ",
-                      first_.words, " words of ", slots_, " codes; without perm, ", k, " inputs take ",
-                      ceil_div(k, slots_));
+      QCORE_CHECK(first_.words == ceil_div(k, word_.slots), kOp, ": ", name_, "_packed has ",
+                      first_.words, " words of ", word_.slots, " codes; without perm, ", k, " inputs take ",
+                      ceil_div(k, word_.slots));
     }
     if (s.bias) {
       bias_dtype_ = float_dtype(kOp, "bias", *s.bias);
@@ -120,7 +122,7 @@ class Projection {
   // Of one expert. Its tables are checked, as a wrong one would be read out of bounds.
   Wna16Weights of(int64_t e) const {
     Wna16Weights w = first_;
-    w.packed += e * blocks * w.words * 64;
+    w.packed += e * blocks * bytes();
     const int64_t factors = e * blocks * w.groups * kBlock;
     w.scale.data = static_cast<const char*>(w.scale.data) + factors * element_size(w.scale.dtype);
     if (w.zero) w.zero += factors;
@@ -129,7 +131,7 @@ class Projection {
     bool valid = w.chunk_begin[0] == 0 && w.chunk_begin[w.chunks] == w.words;
     for (int64_t c = 0; c < w.chunks; ++c) {
       const int64_t words = w.chunk_begin[c + 1] - w.chunk_begin[c];
-      valid = valid && words > 0 && words * slots_ <= kChunkSlots && w.chunk_group[c] >= 0 &&
+      valid = valid && words > 0 && words * word_.slots <= kChunkSlots && w.chunk_group[c] >= 0 &&
               w.chunk_group[c] < w.groups;
     }
     QCORE_CHECK(valid, kOp, ": ", name_, "_chunks of expert ", e, " does not divide the ", w.words,
@@ -149,8 +151,8 @@ class Projection {
     return {data, Dtype::f32, n, bias, bias_dtype_};
   }
 
-  int64_t slots() const { return first_.words * slots_; }
-  int64_t words() const { return first_.words; }
+  int64_t slots() const { return first_.words * word_.slots; }
+  int64_t bytes() const { return first_.words * word_.lines * 64; }  // of a block
   int64_t chunks() const { return first_.chunks; }
 
  private:
@@ -168,7 +170,7 @@ class Projection {
   const int64_t k, n, blocks;
 
  private:
-  int64_t slots_;  // of a word
+  CodeWord word_;
 };
 
 // ---- routing ---------------------------------------------------------------------------------
@@ -254,7 +256,7 @@ void multiply(const Projection& p, const Wna16Kernels& kernel, const std::vector
 
   // Column by column, so that each thread gets the same share of every expert.
   const int64_t all = static_cast<int64_t>(segments.size()), columns = ceil_div(p.blocks, kPanelBlocks);
-  const int64_t unit_grain = grain(kBytesPerThread, kPanelBlocks * p.words() * 64);
+  const int64_t unit_grain = grain(kBytesPerThread, kPanelBlocks * p.bytes());
   torch::stable::parallel_for(0, columns * all, unit_grain, [&](int64_t begin, int64_t end) {
     thread_local Workspace scratch_space;
     char* scratch = scratch_space.reserve(kPanelScratch);

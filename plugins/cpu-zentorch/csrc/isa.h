@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "codes.h"
+
 namespace qcore_cpu {
 
 // e4m3 and e8m0 are the scales of small floats only, and none of them is NaN or 2^-127.
@@ -37,14 +39,14 @@ struct Wna16Factor {
 // The packed weight of wna16_linear. Inputs stand in slots: those of a chunk next to each other, filled
 // up to whole words with slots that have no input (wna16_pack.cpp).
 struct Wna16Weights {
-  const uint8_t* packed;  // [blocks, words, 64 bytes], 32 / bits slots in a word
+  const uint8_t* packed;  // [blocks, words, lines, 64 bytes]: codes.h
   int64_t words;
   Wna16Factor scale;
   Wna16Factor offset;  // added to each weight of its group; without data: none, and 0
   int64_t supers;
   int span_bits;  // groups == supers << span_bits
   const uint8_t* zero;  // [blocks, groups, 16], or null: every zero point is 2^(bits-1), or with an
-                        // offset 0 (2 and 4 bits) or 128 (8 bits)
+                        // offset 0 (up to 6 bits) or 128 (8 bits)
   int64_t groups;
   const int32_t* chunk_begin;  // [chunks + 1], first word of each
   const int32_t* chunk_group;  // [chunks]
@@ -172,8 +174,8 @@ constexpr int64_t int8_space(int64_t k) { return kTileRows * ((k + 63) / 64) * 6
 struct IsaKernels {
   const char* name;
 
-  // [Compute][log2(bits) - 1]
-  Wna16Kernels wna16[3][3];
+  // [Compute][width_index(bits)]
+  Wna16Kernels wna16[3][kWidths];
 
   // One row to int8; gives its scale and azp, returns the sum of its codes. A row with NaN or infinity gets
   // the scale NaN.

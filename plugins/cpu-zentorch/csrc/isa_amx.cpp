@@ -18,13 +18,17 @@ constexpr IsaKernels make_amx() {
   IsaKernels kernels{};
   kernels.name = "amx";
   Wna16Kernels* bf16 = kernels.wna16[static_cast<int>(Compute::bf16)];
-  bf16[0] = Wna16Amx<DotBf16, 2>::table();
-  bf16[1] = Wna16Amx<DotBf16, 4>::table();
-  bf16[2] = Wna16Amx<DotBf16, 8>::table();
+  bf16[width_index(2)] = Wna16Amx<DotBf16, 2>::table();
+  bf16[width_index(4)] = Wna16Amx<DotBf16, 4>::table();
+  bf16[width_index(5)] = Wna16Amx<DotBf16, 5>::table();
+  bf16[width_index(6)] = Wna16Amx<DotBf16, 6>::table();
+  bf16[width_index(8)] = Wna16Amx<DotBf16, 8>::table();
   Wna16Kernels* int8_compute = kernels.wna16[static_cast<int>(Compute::int8)];
-  int8_compute[0] = Wna16Amx<DotInt8<2>, 2>::table();
-  int8_compute[1] = Wna16Amx<DotInt8<4>, 4>::table();
-  int8_compute[2] = Wna16Amx<DotInt8<8>, 8>::table();
+  int8_compute[width_index(2)] = Wna16Amx<DotInt8<2>, 2>::table();
+  int8_compute[width_index(4)] = Wna16Amx<DotInt8<4>, 4>::table();
+  int8_compute[width_index(5)] = Wna16Amx<DotInt8<5>, 5>::table();
+  int8_compute[width_index(6)] = Wna16Amx<DotInt8<6>, 6>::table();
+  int8_compute[width_index(8)] = Wna16Amx<DotInt8<8>, 8>::table();
   kernels.e2m1[1] = Wna16Amx<E2m1Bf16, 4>::table();
   return kernels;
 }

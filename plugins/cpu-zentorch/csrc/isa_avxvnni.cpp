@@ -12,13 +12,21 @@ namespace qcore_cpu {
 #include "int8_kernels.h"
 
 // Products of integers; the rest is avx2's.
+template <template <int> class Dot>
+constexpr void fill(Wna16Kernels* widths) {
+  widths[width_index(2)] = wna16_table<Dot<2>, 2>();
+  widths[width_index(4)] = wna16_table<Dot<4>, 4>();
+  widths[width_index(5)] = wna16_table<Dot<5>, 5>();
+  widths[width_index(6)] = wna16_table<Dot<6>, 6>();
+  widths[width_index(8)] = wna16_table<Dot<8>, 8>();
+}
+
 constexpr IsaKernels make_avxvnni() {
   IsaKernels kernels{};
   kernels.name = "avxvnni";
-  Wna16Kernels* int8_compute = kernels.wna16[static_cast<int>(Compute::int8)];
-  int8_compute[0] = wna16_table<DotInt8<2>, 2>();
-  int8_compute[1] = wna16_table<DotInt8<4>, 4>();
-  int8_compute[2] = wna16_table<DotInt8<8>, 8>();
+  fill<DotDigits>(kernels.wna16[static_cast<int>(Compute::f32)]);
+  fill<DotDigits>(kernels.wna16[static_cast<int>(Compute::bf16)]);
+  fill<DotInt8>(kernels.wna16[static_cast<int>(Compute::int8)]);
   kernels.int8 = int8_table();
   return kernels;
 }

@@ -116,7 +116,7 @@ void complete(Table& table, const Table& base) {
   if (!table.pack_rows) table = base;
 }
 
-static_assert(sizeof(IsaKernels) == 15 * sizeof(Wna16Kernels) + sizeof(Int8Kernels) + 4 * sizeof(void*),
+static_assert(sizeof(IsaKernels) == (3 * kWidths + 6) * sizeof(Wna16Kernels) + sizeof(Int8Kernels) + 4 * sizeof(void*),
               "a new entry of the table must be completed below too");
 
 // What is left out comes from the set that this one is built on; the copy is made here, by code that every
@@ -126,7 +126,7 @@ IsaKernels completed(const Candidate& candidate) {
   if (!candidate.base) return k;
   const IsaKernels& base = *candidate.base;
   for (int c = 0; c < 3; ++c) {
-    for (int b = 0; b < 3; ++b) complete(k.wna16[c][b], base.wna16[c][b]);
+    for (int b = 0; b < kWidths; ++b) complete(k.wna16[c][b], base.wna16[c][b]);
   }
   for (int i = 0; i < 2; ++i) {
     complete(k.e2m1[i], base.e2m1[i]);

@@ -119,7 +119,23 @@ inline void store_lanes(void* p, Dtype dtype, int64_t i, const VecF& a) {
   }
 }
 
-// Codes of 2 and 4 bits are masked where they stand in a half word, which saves a shift for each: the
+inline VecF s8_to_f(const int8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return to_f({_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))});
+}
+
+// Elements of 32 bits whose bit `from` is brought to bit `to`, and masked.
+template <int from, int to>
+VecI moved(VecI v, __m256i mask) {
+  if constexpr (from > to) v = {_mm256_srli_epi32(v.lo, from - to), _mm256_srli_epi32(v.hi, from - to)};
+  if constexpr (from < to) v = {_mm256_slli_epi32(v.lo, to - from), _mm256_slli_epi32(v.hi, to - from)};
+  return {_mm256_and_si256(v.lo, mask), _mm256_and_si256(v.hi, mask)};
+}
+inline VecI either(const VecI& a, const VecI& b) {
+  return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)};
+}
+
+// Codes of up to 6 bits are masked where they stand in a half word, which saves a shift for each: the
 // value is the code times a power of two, and pack_rows gives the activation the inverse, exactly.
 struct DotF32 {
   static constexpr int slots = 1;
@@ -144,21 +160,25 @@ struct DotF32 {
   template <int bits>
   static float slot_scale(int64_t slot) {
     if constexpr (bits == 8) return 1.0f;
-    const int position = static_cast<int>(slot % (32 / bits)) / 2;
-    return 1.0f / static_cast<float>(1 << (bits * position));
+    using Layout = CodeLayout<bits>;
+    return 1.0f / static_cast<float>(1 << Layout::shift(static_cast<int>(slot % Layout::slots) / 2));
   }
   template <int bits, int step>
   static Weight decode(const uint8_t* p) {
     if constexpr (bits == 8) {
-      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p) + step);
-      return to_f({_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))});
+      return s8_to_f(reinterpret_cast<const int8_t*>(p) + step * 16);
     } else {
-      VecI words = load_i(p);
-      if constexpr (step % 2 == 1) {
-        words = {_mm256_srli_epi32(words.lo, 16), _mm256_srli_epi32(words.hi, 16)};
+      using Layout = CodeLayout<bits>;
+      constexpr int pair = step / 2, half = 16 * (step % 2), place = Layout::shift(pair);
+      const __m256i mask = _mm256_set1_epi32(((1 << Layout::lower_bits) - 1) << place);
+      const VecI lower = moved<half, 0>(load_i(p + Layout::line(pair) * 64), mask);
+      if constexpr (Layout::upper_bits == 0) {
+        return to_f(lower);
+      } else {
+        const __m256i upper_mask = _mm256_set1_epi32(((1 << Layout::upper_bits) - 1) << (place + 4));
+        constexpr int from = half + Layout::upper_shift(pair);
+        return to_f(either(lower, moved<from, place + 4>(load_i(p + Layout::upper_line * 64), upper_mask)));
       }
-      const __m256i mask = _mm256_set1_epi32(((1 << bits) - 1) << (bits * (step / 2)));
-      return to_f({_mm256_and_si256(words.lo, mask), _mm256_and_si256(words.hi, mask)});
     }
   }
   static Weight load(const void* p) { return load_f(p); }
@@ -180,19 +200,22 @@ struct Int8Codes {
 
   template <int, int step>
   static Weight decode(const uint8_t* p) {
-    const VecI words = load_i(p);
     if constexpr (bits == 8) {
+      const VecI words = load_i(p);
       // Four runs of sixteen bytes: their dwords side by side, then the bytes.
       const __m256i first = _mm256_setr_epi32(0, 4, 0, 4, 1, 5, 1, 5);
       const __m256i last = _mm256_setr_epi32(2, 6, 2, 6, 3, 7, 3, 7);
       return {quads_of(words, first), quads_of(words, last)};
     }
-    const __m256i mask = _mm256_set1_epi8((1 << bits) - 1);
-    if constexpr (step == 0) {
-      return {_mm256_and_si256(words.lo, mask), _mm256_and_si256(words.hi, mask)};
+    using Layout = CodeLayout<bits>;
+    const __m256i mask = _mm256_set1_epi8((1 << Layout::lower_bits) - 1);
+    const VecI lower = moved<Layout::shift(step), 0>(load_i(p + Layout::line(step) * 64), mask);
+    if constexpr (Layout::upper_bits == 0) {
+      return lower;
+    } else {
+      const __m256i upper_mask = _mm256_set1_epi8(((1 << Layout::upper_bits) - 1) << 4);
+      return either(lower, moved<Layout::upper_shift(step), 4>(load_i(p + Layout::upper_line * 64), upper_mask));
     }
-    return {_mm256_and_si256(_mm256_srli_epi32(words.lo, bits * step), mask),
-            _mm256_and_si256(_mm256_srli_epi32(words.hi, bits * step), mask)};
   }
   static __m256i quads_of(const VecI& runs, __m256i dwords) {
     const __m256i quads = _mm256_blend_epi32(_mm256_permutevar8x32_epi32(runs.lo, dwords),
@@ -264,8 +287,8 @@ struct Int8Dot {
   }
 };
 #else
-// Activations rounded to int8. Codes of 2 and 4 bits (unsigned) x activations: pairs of products are added up
-// in 16 bits, which hold 8 of them, and then widened. Of 8 bits |weight| x activation with the
+// Activations rounded to int8. Codes of up to 6 bits (unsigned) x activations: pairs of products are added up
+// in 16 bits, which hold 8 of them (4 with 5 bits, 2 with 6), and then widened. Of 8 bits |weight| x activation with the
 // weight's sign: two products of at most 128 * 127 do not saturate, and are widened at once.
 template <int bits>
 struct DotInt8 : Int8Codes<bits> {
@@ -274,7 +297,7 @@ struct DotInt8 : Int8Codes<bits> {
     VecI words, total;
   };
   using Side = QuantSide;
-  static constexpr int flush_steps = bits == 8 ? 0 : 8;
+  static constexpr int flush_steps = bits == 8 ? 0 : bits == 6 ? 2 : bits == 5 ? 4 : 8;
   static_assert(bits == 8 || flush_steps * 2 * 127 * ((1 << bits) - 1) <= 32767, "they would saturate");
   static constexpr int rows = 4;
   static constexpr int padded(int rows) { return rows == 3 ? 4 : rows; }

@@ -81,8 +81,21 @@ inline void store_lanes(void* p, Dtype dtype, int64_t i, const VecF& a) {
   _mm256_storeu_si256(dst, _mm512_cvtepi32_epi16(_mm512_srli_epi32(fixed, 16)));
 }
 
-// Codes of 2 and 4 bits look their value up in a register (vpermps reads the low four bits of an index),
-// which needs no mask and takes off the center too.
+// Elements of 32 bits whose bit `from` is brought to bit `to`.
+template <int from, int to>
+__m512i moved(const __m512i& v) {
+  if constexpr (from > to) return _mm512_srli_epi32(v, from - to);
+  if constexpr (from < to) return _mm512_slli_epi32(v, to - from);
+  return v;
+}
+// Bits of b where mask has ones, of a elsewhere.
+inline __m512i blend_bits(__m512i a, __m512i b, __m512i mask) { return _mm512_ternarylogic_epi32(a, b, mask, 0xd8); }
+
+inline VecF s8_to_f(const int8_t* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
+
+// Of codes that stand for floats (e2m1_kernels.h), which say how they are decoded; integers take wna16_digits.h.
 struct DotF32 {
   static constexpr int slots = 1;
   using Weight = VecF;
@@ -99,28 +112,6 @@ struct DotF32 {
   static void flush(Acc&) {}
   static VecF finish(const Acc& acc, const Side&) { return acc; }
 
-  template <int bits>
-  static constexpr int center() {
-    return 1 << (bits - 1);
-  }
-  template <int bits>
-  static float slot_scale(int64_t) {
-    return 1.0f;
-  }
-  template <int bits, int step>
-  static Weight decode(const uint8_t* p) {
-    if constexpr (bits == 8) {
-      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p) + step);
-      return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
-    } else {
-      const __m512 values =
-          bits == 4 ? _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7)
-                    : _mm512_setr_ps(-2, -1, 0, 1, -2, -1, 0, 1, -2, -1, 0, 1, -2, -1, 0, 1);
-      constexpr int shift = 16 * (step % 2) + bits * (step / 2);
-      const __m512i words = _mm512_loadu_si512(p);
-      return {_mm512_permutexvar_ps(shift ? _mm512_srli_epi32(words, shift) : words, values)};
-    }
-  }
   static Weight load(const void* p) { return load_f(p); }
   static void store(void* p, const Weight& w) { store_f(p, w); }
   static void store_x(void* dst, const float* x) { __builtin_memcpy(dst, x, 4); }
@@ -130,6 +121,21 @@ struct DotF32 {
 };
 
 #ifdef __AVX512BF16__
+// bf16(i - 32) at place i.
+struct SmallBf16 {
+  uint16_t v[64];
+  constexpr SmallBf16() : v() {
+    for (int i = 0; i < 64; ++i) {
+      const int magnitude = i < 32 ? 32 - i : i - 32;
+      int exponent = 0;
+      while (magnitude >> exponent > 1) ++exponent;
+      const int fraction = magnitude ? (magnitude << (7 - exponent)) - 128 : 0;
+      v[i] = static_cast<uint16_t>((i < 32 ? 0x8000 : 0) | (magnitude ? (exponent + 127) << 7 : 0) | fraction);
+    }
+  }
+};
+alignas(64) constexpr SmallBf16 kSmallBf16;
+
 // bfloat16 activations: a code less its center is a small integer, hence exact in bfloat16, and vdpbf16ps
 // adds exact products in f32; twice the inputs in an instruction. Slots 2j and 2j + 1 stand at the same
 // place of the two half words, so that one vpermw makes the pair.
@@ -164,9 +170,17 @@ struct DotBf16 {
       const __m512i even = byte_values(p + step * 32), odd = byte_values(p + step * 32 + 16);
       return {_mm512_or_si512(_mm512_srli_epi32(even, 16), odd)};
     }
-    const __m512i words = _mm512_loadu_si512(p);
-    return {_mm512_permutexvar_epi16(step ? _mm512_srli_epi32(words, bits * step) : words,
-                                     values<bits>())};
+    using Layout = CodeLayout<bits>;
+    const __m512i lower = moved<Layout::shift(step), 0>(_mm512_loadu_si512(p + Layout::line(step) * 64));
+    if constexpr (Layout::upper_bits == 0) {
+      return {_mm512_permutexvar_epi16(lower, values<bits>())};
+    } else {
+      const __m512i upper = moved<Layout::upper_shift(step), 4>(_mm512_loadu_si512(p + Layout::upper_line * 64));
+      const __m512i code = blend_bits(lower, upper, _mm512_set1_epi16(((1 << Layout::upper_bits) - 1) << 4));
+      const __m512i low = _mm512_loadu_si512(kSmallBf16.v), high = _mm512_loadu_si512(kSmallBf16.v + 32);
+      if constexpr (bits == 6) return {_mm512_permutex2var_epi16(low, code, high)};
+      return {_mm512_permutexvar_epi16(code, _mm512_loadu_si512(kSmallBf16.v + 16))};
+    }
   }
   static __m512i byte_values(const uint8_t* p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -223,8 +237,8 @@ struct DotInt8 {
   }
   template <int, int step>
   static Weight decode(const uint8_t* p) {
-    const __m512i words = _mm512_loadu_si512(p);
     if constexpr (bits == 8) {
+      const __m512i words = _mm512_loadu_si512(p);
       // Four runs of sixteen bytes: their dwords side by side, then the bytes; less 128 no more.
       const __m512i dwords = _mm512_permutexvar_epi32(
           _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), words);
@@ -233,8 +247,16 @@ struct DotInt8 {
                       _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
       return {_mm512_xor_si512(quads, _mm512_set1_epi8(-128))};
     }
-    return {_mm512_and_si512(step ? _mm512_srli_epi32(words, bits * step) : words,
-                             _mm512_set1_epi8((1 << bits) - 1))};
+    using Layout = CodeLayout<bits>;
+    const __m512i line = _mm512_loadu_si512(p + Layout::line(step) * 64);
+    const __m512i lower =
+        _mm512_and_si512(moved<Layout::shift(step), 0>(line), _mm512_set1_epi8((1 << Layout::lower_bits) - 1));
+    if constexpr (Layout::upper_bits == 0) {
+      return {lower};
+    } else {
+      const __m512i upper = moved<Layout::upper_shift(step), 4>(_mm512_loadu_si512(p + Layout::upper_line * 64));
+      return {blend_bits(lower, upper, _mm512_set1_epi8(((1 << Layout::upper_bits) - 1) << 4))};
+    }
   }
   static Weight load(const void* p) { return load_i(p); }
   static void store(void* p, const Weight& w) { _mm512_storeu_si512(p, w.v); }

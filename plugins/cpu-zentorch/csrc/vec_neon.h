@@ -141,7 +141,16 @@ inline void store_lanes(void* p, Dtype dtype, int64_t at, const VecF& a) {
   }
 }
 
-// Codes of 2 and 4 bits are masked where they stand in a half word; the activation carries the inverse power
+// Elements of 32 bits whose bit `from` is brought to bit `to`, and masked.
+template <int from, int to, uint32_t mask>
+inline uint32x4_t moved(int32x4_t v) {
+  uint32x4_t bits = vreinterpretq_u32_s32(v);
+  if constexpr (from > to) bits = vshrq_n_u32(bits, from - to);
+  if constexpr (from < to) bits = vshlq_n_u32(bits, to - from);
+  return vandq_u32(bits, vdupq_n_u32(mask));
+}
+
+// Codes of up to 6 bits are masked where they stand in a half word; the activation carries the inverse power
 // of two, as for avx2.
 struct DotF32 {
   static constexpr int slots = 1;
@@ -166,21 +175,26 @@ struct DotF32 {
   template <int bits>
   static float slot_scale(int64_t slot) {
     if constexpr (bits == 8) return 1.0f;
-    const int position = static_cast<int>(slot % (32 / bits)) / 2;
-    return 1.0f / static_cast<float>(1 << (bits * position));
+    using Layout = CodeLayout<bits>;
+    return 1.0f / static_cast<float>(1 << Layout::shift(static_cast<int>(slot % Layout::slots) / 2));
   }
   template <int bits, int step>
   static Weight decode(const uint8_t* p) {
     if constexpr (bits == 8) {
       return s8_to_f(reinterpret_cast<const int8_t*>(p) + step * 16);
     } else {
-      const VecI words = load_i(p);
-      const uint32x4_t mask = vdupq_n_u32(((1u << bits) - 1) << (bits * (step / 2)));
+      using Layout = CodeLayout<bits>;
+      constexpr int pair = step / 2, half = 16 * (step % 2), place = Layout::shift(pair);
+      const VecI lower = load_i(p + Layout::line(pair) * 64);
       VecF r;
       QCORE_QUARTERS {
-        uint32x4_t word = vreinterpretq_u32_s32(words.v[i]);
-        if constexpr (step % 2 == 1) word = vshrq_n_u32(word, 16);
-        r.v[i] = vcvtq_f32_u32(vandq_u32(word, mask));
+        uint32x4_t code = moved<half, 0, (1u << Layout::lower_bits) - 1 << place>(lower.v[i]);
+        if constexpr (Layout::upper_bits > 0) {
+          constexpr uint32_t mask = (1u << Layout::upper_bits) - 1 << (place + 4);
+          const int32x4_t upper = vld1q_s32(reinterpret_cast<const int32_t*>(p + Layout::upper_line * 64) + 4 * i);
+          code = vorrq_u32(code, moved<half + Layout::upper_shift(pair), place + 4, mask>(upper));
+        }
+        r.v[i] = vcvtq_f32_u32(code);
       }
       return r;
     }
@@ -210,7 +224,7 @@ inline void add_dots(VecI& acc, const VecI& w, int8x16_t quad) {
   acc.v[3] = vdotq_s32(acc.v[3], vreinterpretq_s8_s32(w.v[3]), quad);
 }
 
-// Activations rounded to int8: sdot takes signed bytes, which codes of 2 and 4 bits are too; those of 8 bits
+// Activations rounded to int8: sdot takes signed bytes, which codes of up to 6 bits are too; those of 8 bits
 // are less 128.
 template <int bits>
 struct DotInt8 {
@@ -231,7 +245,8 @@ struct DotInt8 {
   }
   template <int, int step>
   static Weight decode(const uint8_t* p) {
-    VecI words = load_i(p);
+    using Layout = CodeLayout<bits>;
+    VecI words = load_i(p + Layout::line(step) * 64);
     if constexpr (bits == 8) {
       // Four runs of sixteen bytes, interleaved.
       const int8x16x4_t runs = {{vreinterpretq_s8_s32(words.v[0]), vreinterpretq_s8_s32(words.v[1]),
@@ -240,11 +255,15 @@ struct DotInt8 {
       vst4q_s8(quads, runs);
       return load_i(quads);
     }
-    const uint8x16_t mask = vdupq_n_u8((1 << bits) - 1);
+    constexpr uint32_t bytes = 0x01010101;
     QCORE_QUARTERS {
-      uint8x16_t bytes = vreinterpretq_u8_s32(words.v[i]);
-      if constexpr (step > 0) bytes = vshrq_n_u8(bytes, bits * step);
-      words.v[i] = vreinterpretq_s32_u8(vandq_u8(bytes, mask));
+      uint32x4_t code = moved<Layout::shift(step), 0, ((1 << Layout::lower_bits) - 1) * bytes>(words.v[i]);
+      if constexpr (Layout::upper_bits > 0) {
+        constexpr uint32_t mask = (((1 << Layout::upper_bits) - 1) << 4) * bytes;
+        const int32x4_t upper = vld1q_s32(reinterpret_cast<const int32_t*>(p + Layout::upper_line * 64) + 4 * i);
+        code = vorrq_u32(code, moved<Layout::upper_shift(step), 4, mask>(upper));
+      }
+      words.v[i] = vreinterpretq_s32_u32(code);
     }
     return words;
   }

@@ -166,6 +166,16 @@ inline void store_lanes(void* p, Dtype dtype, int64_t i, const VecF& a) {
   }
 }
 
+inline VecF s8_to_f(const int8_t* p) {
+  VecF r;
+  QCORE_LANES r.v[lane] = p[lane];
+  return r;
+}
+
+inline uint32_t some_bits(int32_t word, int first, int count) {
+  return static_cast<uint32_t>(word) >> first & ((1u << count) - 1);
+}
+
 // How wna16 multiplies: one step is `slots` inputs of one activation row against 16 outputs. Weights are
 // stored codes less `center`, times 1 / slot_scale; the fold (wna16_kernels.h) and pack_rows make up.
 struct DotF32 {
@@ -192,19 +202,20 @@ struct DotF32 {
   static float slot_scale(int64_t) {
     return 1.0f;
   }
-  // The codes at `step` of the 64 bytes at p: one packed word of 16 outputs.
+  // The codes at `step` of the lines at p: one packed word of 16 outputs.
   template <int bits, int step>
   static Weight decode(const uint8_t* p) {
     VecF r;
     if constexpr (bits == 8) {
-      const int8_t* codes = reinterpret_cast<const int8_t*>(p) + step * 16;
-      QCORE_LANES r.v[lane] = codes[lane];
+      return s8_to_f(reinterpret_cast<const int8_t*>(p) + step * 16);
     } else {
-      const VecI words = load_i(p);
-      constexpr int shift = 16 * (step % 2) + bits * (step / 2);
-      constexpr uint32_t mask = (1u << bits) - 1;
+      using Layout = CodeLayout<bits>;
+      constexpr int pair = step / 2, half = 16 * (step % 2);
+      const VecI lower = load_i(p + Layout::line(pair) * 64), upper = load_i(p + Layout::upper_line * 64);
       QCORE_LANES {
-        const uint32_t code = (static_cast<uint32_t>(words.v[lane]) >> shift) & mask;
+        uint32_t code = some_bits(lower.v[lane], half + Layout::shift(pair), Layout::lower_bits);
+        code |= some_bits(upper.v[lane], half + Layout::upper_shift(pair), Layout::upper_bits)
+                << Layout::lower_bits;
         r.v[lane] = static_cast<float>(static_cast<int>(code) - center<bits>());
       }
     }
@@ -245,12 +256,16 @@ struct DotInt8 {
   }
   template <int, int step>
   static Weight decode(const uint8_t* p) {
+    using Layout = CodeLayout<bits>;
     Weight w;
     for (int i = 0; i < 64; ++i) {
       if constexpr (bits == 8) {
         w.v[i] = static_cast<int8_t>(p[i % 4 * 16 + i / 4]);
       } else {
-        w.v[i] = p[i] >> (bits * step) & ((1 << bits) - 1);
+        const uint32_t lower = some_bits(p[Layout::line(step) * 64 + i], Layout::shift(step), Layout::lower_bits);
+        const uint32_t upper =
+            some_bits(p[Layout::upper_line * 64 + i], Layout::upper_shift(step), Layout::upper_bits);
+        w.v[i] = static_cast<int16_t>(lower | upper << Layout::lower_bits);
       }
     }
     return w;

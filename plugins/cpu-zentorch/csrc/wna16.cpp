@@ -2,8 +2,8 @@
 // An empty zero or perm, as wna16_pack returns it for a layer without, is the same as none; so are an
 // empty offset, super_scale and super_offset, which make a layer of the blocks of a GGUF file:
 //
-//   offset                     float [blocks, G, 16]   added to each weight of the group. The codes of 2 and
-//                                                      4 bits have then no zero point, and those of 8 bits
+//   offset                     float [blocks, G, 16]   added to each weight of the group. The codes of up to
+//                                                      6 bits have then no zero point, and those of 8 bits
 //                                                      are the signed bytes of packed (unless zero is given)
 //   super_scale, super_offset  f16 [blocks, S, 16]     scale, or offset, is then int8: an integer for each
 //                                                      group, times the half of G / S groups (a power of 2)
@@ -53,20 +53,20 @@ Wna16Weights check_weights(const char* op, const Tensor& packed, const Tensor& s
                            const std::optional<Tensor>& offset,
                            const std::optional<Tensor>& super_scale,
                            const std::optional<Tensor>& super_offset, bool small_scales) {
-  QCORE_CHECK(bits == 2 || bits == 4 || bits == 8, op, ": bits is ", bits,
-                  "; allowed: 2, 4, 8 (wna16_pack stores 3 as 4, and 5 to 7 as 8)");
+  QCORE_CHECK(width_index(bits) >= 0, op, ": bits is ", bits,
+                  "; allowed: 2, 4, 5, 6, 8 (wna16_pack stores 3 as 4, and 7 as 8)");
   QCORE_CHECK(n >= 1, op, ": out_features is ", n, "; it must be at least 1");
   QCORE_CHECK(k >= 1, op, ": in_features is ", k, "; it must be at least 1");
-  const int64_t blocks = ceil_div(n, kBlock), slots = 32 / bits;
+  const int64_t blocks = ceil_div(n, kBlock), slots = code_word(bits).slots, lines = code_word(bits).lines;
   QCORE_CHECK(packed.dim() == 3, op, ": packed has shape ", shape_of(packed), "; it must be [",
                   blocks, ", words, ", kBlock, "]");
   QCORE_CHECK(scale.dim() == 3, op, ": scale has shape ", shape_of(scale), "; it must be [",
                   blocks, ", groups, ", kBlock, "]");
   Wna16Weights w{};
   w.k = k;
-  w.words = packed.size(1);
+  w.words = packed.size(1) / lines;
   w.groups = scale.size(1);
-  check_tensor(op, "packed", packed, ScalarType::Int, {blocks, w.words, kBlock});
+  check_tensor(op, "packed", packed, ScalarType::Int, {blocks, w.words * lines, kBlock});
   w.packed = static_cast<const uint8_t*>(packed.data_ptr());
   w.supers = w.groups;
   if (given(super_scale)) {
@@ -114,7 +114,7 @@ Wna16Weights check_weights(const char* op, const Tensor& packed, const Tensor& s
 void wna16_run(const Wna16Kernels& kernel, const Wna16Weights& w, int64_t bits, bool per_row,
                const Rows& x, const Output& out, const RoundedRows* rounded) {
   thread_local Workspace panel_space;
-  const int64_t slots = w.words * (32 / bits), blocks = ceil_div(out.n, kBlock);
+  const int64_t slots = w.words * code_word(bits).slots, blocks = ceil_div(out.n, kBlock);
   const bool few = x.rows <= kernel.rows;
   const int64_t most = std::min(x.rows, kPanelRows);  // of a panel, less what fills up the last tile
   const int64_t panel_rows = few ? kernel.padded(static_cast<int>(most))
@@ -143,7 +143,7 @@ void wna16_run(const Wna16Kernels& kernel, const Wna16Weights& w, int64_t bits, 
   if (few) {
     const int rows = static_cast<int>(x.rows);
     pack(0, rows, 0, 1);
-    const int64_t block_grain = grain(kBytesPerThread, w.words * 64);
+    const int64_t block_grain = grain(kBytesPerThread, w.words * code_word(bits).lines * 64);
     torch::stable::parallel_for(0, blocks, block_grain, [&](int64_t begin, int64_t end) {
       kernel.narrow(w, rows, panel, sides, begin, end, out, 0);
     });
@@ -192,8 +192,7 @@ void run(const Tensor& x, const Wna16Weights& w, const std::optional<Tensor>& bi
   const Compute compute = mode != Activations::floats ? Compute::int8
                           : rows.dtype == Dtype::bf16 ? Compute::bf16
                                                       : Compute::f32;
-  const int index = bits == 2 ? 0 : bits == 4 ? 1 : 2;
-  const Wna16Kernels& kernel = active_isa().wna16[static_cast<int>(compute)][index];
+  const Wna16Kernels& kernel = active_isa().wna16[static_cast<int>(compute)][width_index(bits)];
   wna16_run(kernel, w, bits, mode == Activations::int8_rows, rows, output);
 }
 

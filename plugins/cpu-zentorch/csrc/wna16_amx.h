@@ -13,7 +13,8 @@ template <class Dot, int bits>
 struct Wna16Amx {
   static constexpr int kRows = 16;
   static constexpr int kFew = Dot::quantizes ? 8 : 0;
-  static constexpr int kSteps = 32 / bits / Dot::slots;  // of a word
+  using Layout = CodeLayout<bits>;
+  static constexpr int kSteps = Layout::slots / Dot::slots;  // of a word
   static constexpr int64_t kMaxSteps = kChunkSlots / Dot::slots;
   static constexpr int64_t kWeights = kMaxSteps * 64;  // bytes of a block
   static_assert(kPanelBlocks == 4, "four tiles of sums");
@@ -25,7 +26,7 @@ struct Wna16Amx {
   // The table of avx512_bf16 for the same codes.
   static const Wna16Kernels& base() {
     constexpr int compute = static_cast<int>(Dot::quantizes ? Compute::int8 : Compute::bf16);
-    return avx512_bf16_kernels.wna16[compute][bits == 2 ? 0 : bits == 4 ? 1 : 2];
+    return avx512_bf16_kernels.wna16[compute][width_index(bits)];
   }
 
   static int padded(int rows) { return rows <= kFew ? base().padded(rows) : kRows; }
@@ -97,8 +98,8 @@ struct Wna16Amx {
       const int64_t first = w.chunk_begin[c], words = w.chunk_begin[c + 1] - first, steps = words * kSteps;
       Fold folds[kPanelBlocks];
       for (int b = 0; b < blocks; ++b) {
-        const uint8_t* p = w.packed + ((begin + b) * w.words + first) * 64;
-        for (int64_t i = 0; i < words; ++i) decode_word(p + i * 64, weights + b * kWeights + i * kSteps * 64);
+        const uint8_t* p = w.packed + ((begin + b) * w.words + first) * Layout::word_bytes;
+        for (int64_t i = 0; i < words; ++i) decode_word(p + i * Layout::word_bytes, weights + b * kWeights + i * kSteps * 64);
         folds[b] = Fold::template load<Terms::all>(w, c, begin + b);
       }
       for (int r = 0; r < rows; r += kRows) {

@@ -9,6 +9,14 @@ template <class Dot>
 constexpr bool takes_table = false;
 template <class Dot>
 constexpr bool only_scales = false;
+// Whether it adds integers, which start from the zero point; and whether these are digits (wna16_digits.h).
+template <class Dot>
+constexpr bool integer_sums = Dot::quantizes;
+template <class Dot>
+constexpr bool takes_digits = false;
+// Of one row in one step.
+template <class Dot>
+constexpr int step_bytes = takes_digits<Dot> ? 16 : 4;
 
 // Sixteen scales of one byte (wfp_kernels.h).
 VecF load_small(const void* p, Dtype dtype, int64_t i);
@@ -91,7 +99,7 @@ struct Wna16Fold {
     const int64_t i = (block * w.groups + group) * kBlock;
     if (!f.super) return load_lanes(f.data, f.dtype, i);
     const int64_t super = (block * w.supers + (group >> w.span_bits)) * kBlock;
-    const VecF integers = DotF32::decode<8, 0>(static_cast<const uint8_t*>(f.data) + i);
+    const VecF integers = s8_to_f(static_cast<const int8_t*>(f.data) + i);
     return mul(integers, load_lanes(f.super, Dtype::f16, super));
   }
 
@@ -114,7 +122,7 @@ struct Wna16Fold {
       const uint8_t* zero = w.zero + (block * w.groups + group) * kBlock;
       f.zero = sub(u8_to_f(zero), set1(Dot::template center<bits>()));
     } else {
-      f.zero = set1(Dot::quantizes ? 0 : common_zero_of<Dot, bits>(w.offset.data));
+      f.zero = set1(integer_sums<Dot> ? 0 : common_zero_of<Dot, bits>(w.offset.data));
     }
     return f;
   }
@@ -124,7 +132,7 @@ struct Wna16Fold {
                           VecF total) const {
     // Integers start from the zero point that all groups have (QuantSide::start), and floats have often none.
     constexpr bool has_zero =
-        terms != Terms::scale || (!Dot::quantizes && common_zero_of<Dot, bits>(false) != 0);
+        terms != Terms::scale || (!integer_sums<Dot> && common_zero_of<Dot, bits>(false) != 0);
     VecF value = Dot::finish(acc, side);
     if constexpr (has_zero) value = fma(zero, set1(-side.sum), value);
     if constexpr (terms == Terms::all) total = fma(offset, set1(side.sum), total);

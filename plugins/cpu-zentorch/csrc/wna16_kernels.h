@@ -7,6 +7,7 @@
 #include "unroll.h"
 #include "wna16_fold.h"
 #include "wna16_rows.h"
+#include "wna16_digits.h"
 #include "wna16_narrow.h"
 #include "wna16_wide.h"
 
@@ -15,7 +16,7 @@ namespace {
 template <class Dot, int bits>
 constexpr Wna16Kernels wna16_table() {
   return {Dot::rows,
-          Dot::slots,
+          Dot::slots * 4 / step_bytes<Dot>,
           sizeof(typename Dot::Side),
           [](int rows) { return Dot::padded(rows); },
           Wna16Rows<Dot, bits>::pack,

@@ -4,8 +4,11 @@ namespace {
 
 template <class Dot, int bits>
 struct Wna16Narrow {
-  static constexpr int kSteps = 32 / bits / Dot::slots;  // of a word
-  static constexpr int64_t kFlushWords = Dot::flush_steps / kSteps;
+  using Layout = CodeLayout<bits>;
+  static constexpr int kSteps = Layout::slots / Dot::slots;  // of a word
+  // A word with more steps than `flush_steps` is flushed on the way, too.
+  static constexpr int64_t kFlushWords =
+      Dot::flush_steps && Dot::flush_steps < kSteps ? 1 : Dot::flush_steps / kSteps;
   using Fold = Wna16Fold<Dot, bits>;
   using Side = typename Dot::Side;
   using Acc = typename Dot::Acc;
@@ -15,8 +18,11 @@ struct Wna16Narrow {
     if constexpr (step < kSteps) {
       const auto weight = decode_step<Dot, bits, step>(w, p);
       repeat<rows>([&](auto r) QCORE_BODY {
-        Dot::accumulate(acc[r], weight, x + (step * rows + r) * 4);
+        Dot::accumulate(acc[r], weight, x + (step * rows + r) * step_bytes<Dot>);
       });
+      if constexpr (Dot::flush_steps && step + 1 < kSteps && (step + 1) % Dot::flush_steps == 0) {
+        repeat<rows>([&](auto r) QCORE_BODY { Dot::flush(acc[r]); });
+      }
       word<rows, step + 1>(w, acc, p, x);
     }
   }
@@ -25,7 +31,7 @@ struct Wna16Narrow {
   template <int rows, int blocks>
   QCORE_NOINLINE static void tile(const Wna16Weights& w, int used, const void* x_tile,
                                   const Side* sides, int64_t block, const Output& out, int64_t row) {
-    const uint8_t* p = w.packed + block * w.words * 64;
+    const uint8_t* p = w.packed + block * w.words * Layout::word_bytes;
     VecF total[blocks][rows];
     repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { total[b][r] = set1(0.0f); });
     for (int64_t c = 0; c < w.chunks; ++c, sides += rows) {
@@ -35,8 +41,8 @@ struct Wna16Narrow {
       for (int64_t i = w.chunk_begin[c]; i < end;) {
         const int64_t pause = kFlushWords && end - i > kFlushWords ? i + kFlushWords : end;
         for (; i < pause; ++i) {
-          const char* x = static_cast<const char*>(x_tile) + i * kSteps * rows * 4;
-          repeat<blocks>([&](auto b) QCORE_BODY { word<rows>(w, acc[b], p + (b * w.words + i) * 64, x); });
+          const char* x = static_cast<const char*>(x_tile) + i * kSteps * rows * step_bytes<Dot>;
+          repeat<blocks>([&](auto b) QCORE_BODY { word<rows>(w, acc[b], p + (b * w.words + i) * Layout::word_bytes, x); });
         }
         repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { Dot::flush(acc[b][r]); });
       }

@@ -1,14 +1,12 @@
 // wna16_pack: the canonical tensors of a layer with packed integer weights, to what wna16_linear reads.
 //
-//   packed  int32 [blocks, words, 16]   word w of the 16 outputs of a block side by side. 2 and 4 bits:
-//                                       slots 2j and 2j + 1 of a word at bit `bits * j` of its low and
-//                                       its high half; 8 bits: four runs of 16 bytes, one a slot, less 128
+//   packed  int32 [blocks, lines, 16]   words of the 16 outputs of a block side by side: codes.h
 //   scale   float [blocks, G, 16]       in the dtype of the checkpoint
 //   zero    uint8 [blocks, G, 16]       empty where every zero point is 2^(bits-1)
 //   perm    int32 [words * slots]       the input at each slot, -1 for none; empty where slot == input
 //   chunks  int32 [2, chunks + 1]       first word of each chunk; its group
 //
-// 3 bits are stored as 4, and 5 to 7 as 8, in the middle of the range. Inputs are sorted by group, each
+// 3 bits are stored as 4, and 7 as 8, in the middle of the range. Inputs are sorted by group, each
 // group filled up to whole words.
 
 #include <cstring>
@@ -70,21 +68,32 @@ struct Codes {
   }
 };
 
-// One word of one output, into its place among the 64 bytes at dst.
-void store_word(const Codes& codes, int64_t n, const int32_t* perm, int bits, int lane, uint8_t* dst) {
-  if (bits == 8) {
-    for (int s = 0; s < 4; ++s) {
+// One word of one output, into its place among the lines at dst.
+template <int bits>
+void store_word(const Codes& codes, int64_t n, const int32_t* perm, int lane, uint8_t* dst) {
+  using Layout = CodeLayout<bits>;
+  if constexpr (bits == 8) {
+    for (int s = 0; s < Layout::slots; ++s) {
       const uint32_t code = perm[s] < 0 ? 128 : codes.at(n, perm[s]);
       dst[s * kBlock + lane] = static_cast<uint8_t>(code - 128);
     }
     return;
   }
-  uint32_t word = 0;
-  for (int s = 0; s < 32 / bits; ++s) {
-    if (perm[s] >= 0) word |= codes.at(n, perm[s]) << (16 * (s % 2) + bits * (s / 2));
+  uint32_t lines[Layout::lines] = {};
+  for (int s = 0; s < Layout::slots; ++s) {
+    if (perm[s] < 0) continue;
+    const uint32_t code = codes.at(n, perm[s]);
+    const int pair = s / 2, half = 16 * (s % 2);
+    lines[Layout::line(pair)] |= (code & ((1u << Layout::lower_bits) - 1)) << (half + Layout::shift(pair));
+    if constexpr (Layout::upper_bits > 0) {
+      lines[Layout::upper_line] |= code >> Layout::lower_bits << (half + Layout::upper_shift(pair));
+    }
   }
-  std::memcpy(dst + lane * 4, &word, 4);
+  for (int i = 0; i < Layout::lines; ++i) std::memcpy(dst + i * 64 + lane * 4, &lines[i], 4);
 }
+using StoreWord = void (*)(const Codes&, int64_t, const int32_t*, int, uint8_t*);
+constexpr StoreWord kStoreWord[kWidths] = {store_word<2>, store_word<4>, store_word<5>, store_word<6>,
+                                           store_word<8>};
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> wna16_pack(
     const Tensor& weight_packed, const Tensor& weight_scale, const std::optional<Tensor>& zero_point,
@@ -127,8 +136,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> wna16_pack(
     }
   }
 
-  const int stored = bits == 2 ? 2 : bits <= 4 ? 4 : 8;
-  const int64_t slots = 32 / stored, blocks = ceil_div(n, kBlock);
+  const int stored = bits == 3 ? 4 : bits == 7 ? 8 : static_cast<int>(bits);
+  const int64_t slots = code_word(stored).slots, lines = code_word(stored).lines;
+  const int64_t blocks = ceil_div(n, kBlock), word_bytes = lines * 64;
+  const StoreWord store_word = kStoreWord[width_index(stored)];
   const Plan plan = make_plan(group_of, k, group_size, groups, slots);
   // Narrower codes are stored in the middle of the wider range: their zero point is then its center,
   // and the sum over x that a zero point costs stays small beside the result.
@@ -139,7 +150,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> wna16_pack(
   auto make = [&](std::initializer_list<int64_t> shape, ScalarType type) {
     return torch::stable::new_empty(weight_packed, shape, type);
   };
-  Tensor packed = new_weight(weight_packed, {blocks, plan.words, kBlock}, ScalarType::Int);
+  Tensor packed = new_weight(weight_packed, {blocks, plan.words * lines, kBlock}, ScalarType::Int);
   Tensor scale = make({blocks, groups, kBlock}, weight_scale.scalar_type());
   Tensor zero = make({with_zero ? blocks : 0, groups, kBlock}, ScalarType::Byte);
   Tensor perm = make({plan.identity ? 0 : plan.words * slots}, ScalarType::Int);
@@ -172,11 +183,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> wna16_pack(
   const int64_t size = static_cast<int64_t>(weight_scale.element_size());
   std::memset(scales, 0, blocks * groups * kBlock * size);
 
-  const int64_t block_grain = grain(kBytesPerThread, plan.words * 64);
+  const int64_t block_grain = grain(kBytesPerThread, plan.words * word_bytes);
   torch::stable::parallel_for(0, blocks, block_grain, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
-      uint8_t* line = words + block * plan.words * 64;
-      std::memset(line, 0, plan.words * 64);
+      uint8_t* line = words + block * plan.words * word_bytes;
+      std::memset(line, 0, plan.words * word_bytes);
       for (int lane = 0; lane < kBlock; ++lane) {
         const int64_t row = block * kBlock + lane;
         for (int64_t g = 0; g < groups; ++g) {
@@ -191,7 +202,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> wna16_pack(
         }
         if (row >= n) continue;
         for (int64_t w = 0; w < plan.words; ++w) {
-          store_word(codes, row, plan.perm.data() + w * slots, stored, lane, line + w * 64);
+          store_word(codes, row, plan.perm.data() + w * slots, lane, line + w * word_bytes);
         }
       }
     }

@@ -10,8 +10,8 @@ inline float largest_lane(const VecF& v) {
   return best;
 }
 
-// The scale that brings floats into -127 ... 127; NaN if one of them is not finite.
-inline float int8_scale(const float* line, int64_t count) {
+// The largest magnitude; NaN if a float is not finite.
+inline float largest_of(const float* line, int64_t count) {
   const VecF zero = set1(0.0f);
   VecF low = zero, high = zero, nan = zero;
   for (int64_t i = 0; i < count; i += 16) {
@@ -24,13 +24,33 @@ inline float int8_scale(const float* line, int64_t count) {
   store_f(lanes, nan);
   float taint = 0.0f;
   for (int lane = 0; lane < 16; ++lane) taint += lanes[lane];
-  return largest_lane(max(high, sub(zero, low))) / 127.0f + taint;
+  return largest_lane(max(high, sub(zero, low))) + taint;
+}
+
+// The scale that brings floats into -127 ... 127; NaN if one of them is not finite.
+inline float int8_scale(const float* line, int64_t count) { return largest_of(line, count) / 127.0f; }
+
+// In an order of its own.
+inline float sum_of(const float* line, int64_t count) {
+  alignas(64) float lanes[16];
+  VecF total = set1(0.0f);
+  int64_t s = 0;
+  for (; s + 16 <= count; s += 16) total = add(total, load_f(line + s));
+  store_f(lanes, total);
+  for (int lane = 0; s < count; ++s, ++lane) lanes[lane] += line[s];
+  for (int half = 8; half > 0; half /= 2) {
+    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  }
+  return lanes[0];
 }
 
 template <class Dot, int bits>
+struct DigitRows;  // wna16_digits.h
+
+template <class Dot, int bits>
 struct Wna16Rows {
-  static constexpr int kSlots = 32 / bits;            // of a word
-  static constexpr int kSteps = kSlots / Dot::slots;  // of a word
+  static constexpr int kSlots = CodeLayout<bits>::slots;  // of a word
+  static constexpr int kSteps = kSlots / Dot::slots;      // of a word
   using Side = typename Dot::Side;
 
   // A row in the order of the slots, as floats.
@@ -49,19 +69,6 @@ struct Wna16Rows {
     for (; s < slots; ++s) line[s] = 0.0f;
   }
 
-  static float sum(const float* line, int64_t count) {
-    alignas(64) float lanes[16];
-    VecF total = set1(0.0f);
-    int64_t s = 0;
-    for (; s + 16 <= count; s += 16) total = add(total, load_f(line + s));
-    store_f(lanes, total);
-    for (int lane = 0; s < count; ++s, ++lane) lanes[lane] += line[s];
-    for (int half = 8; half > 0; half /= 2) {
-      for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    }
-    return lanes[0];
-  }
-
   static void pack(const Wna16Weights& w, const void* x, Dtype dtype, int rows, int64_t stride,
                    bool per_row, float* line, void* panel, void* sides, int64_t panel_rows,
                    int64_t first) {
@@ -75,10 +82,12 @@ struct Wna16Rows {
       const float row_scale = Dot::quantizes && per_row ? int8_scale(line, w.words * kSlots) : 0.0f;
       for (int64_t c = 0; c < w.chunks; ++c) {
         const int64_t begin = w.chunk_begin[c], words = w.chunk_begin[c + 1] - begin;
-        char* dst = static_cast<char*>(panel) + ((begin * panel_rows + first * words) * kSteps + r) * 4;
+        char* dst = static_cast<char*>(panel) + ((begin * panel_rows + first * words) * kSteps + r) * step_bytes<Dot>;
         Side* side = static_cast<Side*>(sides) + c * panel_rows + first + r;
         float* values = line + begin * kSlots;
-        if constexpr (Dot::quantizes) {
+        if constexpr (takes_digits<Dot>) {
+          *side = DigitRows<Dot, bits>::pack(w, count, words, values, dst);
+        } else if constexpr (Dot::quantizes) {
           const float scale = per_row ? row_scale : int8_scale(values, words * kSlots);
           *side = pack_int8(w, count, words, values, scale, dst);
         } else {
@@ -90,7 +99,7 @@ struct Wna16Rows {
 
   // A chunk of one of `rows` rows; so is the other.
   static Side pack_floats(int rows, int64_t words, float* values, char* dst) {
-    const Side side{sum(values, words * kSlots)};
+    const Side side{sum_of(values, words * kSlots)};
     float scales[kSlots];
     for (int s = 0; s < kSlots; ++s) scales[s] = Dot::template slot_scale<bits>(s);
     for (int64_t s = 0; s < words * kSlots; s += kSlots) {
@@ -100,26 +109,19 @@ struct Wna16Rows {
     return side;
   }
 
-  // Codes in the order in which `decode` gives weights: four slots a step. Slots 2j and 2j + 1 of a word of
-  // 2 or 4 bits stand in its two halves, and step t takes them from both bytes of each half.
+  // Codes in the order in which `decode` gives weights, four slots a step: the first and the second half of a
+  // word by turns, so that step t has pair t in the lower bytes of the two half words, and in the upper ones the
+  // pair half a word on.
   static void store_codes(const int8_t* codes, int rows, int64_t words, char* dst) {
+    constexpr int half = kSlots / 2;
     for (int64_t word = 0; word < words; ++word, codes += kSlots) {
-      for (int t = 0; t < kSteps; ++t, dst += rows * 4) {
-        uint32_t quad;
-        if constexpr (bits == 8) {
-          __builtin_memcpy(&quad, codes, 4);
-        } else {
-          quad = spread(codes + 2 * t) | spread(codes + kSlots / 2 + 2 * t) << 8;
-        }
-        __builtin_memcpy(dst, &quad, 4);
+      int8_t quads[kSlots];
+      for (int i = 0; i < half; ++i) {
+        quads[bits == 8 ? i : 2 * i] = codes[i];
+        quads[bits == 8 ? half + i : 2 * i + 1] = codes[half + i];
       }
+      for (int t = 0; t < kSteps; ++t, dst += rows * 4) __builtin_memcpy(dst, quads + 4 * t, 4);
     }
-  }
-  // Two bytes into the even ones of four.
-  static uint32_t spread(const int8_t* codes) {
-    uint16_t pair;
-    __builtin_memcpy(&pair, codes, 2);
-    return (pair & 0xffu) | (pair & 0xff00u) << 8;
   }
 
   static Side pack_int8(const Wna16Weights& w, int rows, int64_t words, const float* values, float scale,

@@ -5,7 +5,8 @@ namespace {
 
 template <class Dot, int bits>
 struct Wna16Wide {
-  static constexpr int kSteps = 32 / bits / Dot::slots;  // of a word
+  using Layout = CodeLayout<bits>;
+  static constexpr int kSteps = Layout::slots / Dot::slots;  // of a word
   // Blocks that a tile takes together lie together: lines far apart would fall into a few sets of the cache.
   static constexpr int64_t kLine = Dot::wide_blocks * 64;
   static constexpr int64_t kWeights = kChunkSlots * kLine, kTotals = (kPanelRows + kTileRows) * kLine;
@@ -33,10 +34,10 @@ struct Wna16Wide {
       typename Dot::Weight weight[blocks];
       repeat<blocks>([&](auto b) QCORE_BODY { weight[b] = Dot::load(weights + s * kLine + b * 64); });
       repeat2<rows, blocks>([&](auto r, auto b) QCORE_BODY {
-        Dot::accumulate(acc[r][b], weight[b], x + (s * rows + r) * 4);
+        Dot::accumulate(acc[r][b], weight[b], x + (s * rows + r) * step_bytes<Dot>);
       });
     };
-    for (; steps >= kUnroll; steps -= kUnroll, weights += kUnroll * kLine, x += kUnroll * rows * 4) {
+    for (; steps >= kUnroll; steps -= kUnroll, weights += kUnroll * kLine, x += kUnroll * rows * step_bytes<Dot>) {
       repeat<kUnroll>(step);
       repeat2<rows, blocks>([&](auto r, auto b) QCORE_BODY { Dot::flush(acc[r][b]); });
     }
@@ -80,9 +81,9 @@ struct Wna16Wide {
       const int64_t first = w.chunk_begin[c], words = w.chunk_begin[c + 1] - first;
       Fold folds[kPanelBlocks];
       for (int b = 0; b < blocks; ++b) {
-        const uint8_t* p = w.packed + ((begin + b) * w.words + first) * 64;
+        const uint8_t* p = w.packed + ((begin + b) * w.words + first) * Layout::word_bytes;
         char* to = weights + place(b, kWeights);
-        for (int64_t i = 0; i < words; ++i) decode_word(w, p + i * 64, to + i * kSteps * kLine);
+        for (int64_t i = 0; i < words; ++i) decode_word(w, p + i * Layout::word_bytes, to + i * kSteps * kLine);
         folds[b] = Fold::template load<Terms::all>(w, c, begin + b);
       }
       for (int b = 0; b < blocks;) {
@@ -90,7 +91,7 @@ struct Wna16Wide {
         for (int r = 0; r < rows; r += Dot::rows) {
           const int used = rows - r < Dot::rows ? rows - r : Dot::rows;
           const int64_t at = first_row + r;
-          const char* x = static_cast<const char*>(panel) + (first * panel_rows + at * words) * kSteps * 4;
+          const char* x = static_cast<const char*>(panel) + (first * panel_rows + at * words) * kSteps * step_bytes<Dot>;
           const Side* side = static_cast<const Side*>(sides) + c * panel_rows + at;
           char* to = totals + place(b, kTotals) + r * kLine;
           const char* from = weights + place(b, kWeights);

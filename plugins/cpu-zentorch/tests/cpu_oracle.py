@@ -41,7 +41,7 @@ class Layer:
 
     @property
     def stored_bits(self) -> int:
-        return 2 if self.bits == 2 else 4 if self.bits <= 4 else 8
+        return {3: 4, 7: 8}.get(self.bits, self.bits)
 
     def kernel_tensors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
         """The first arguments of wna16_linear after x."""

@@ -32,6 +32,8 @@ CONFIGS = {
     "int4": _wna16(),
     "int2 zero points": _wna16(2, zero_points=True, activation="gelu"),
     "int8 g_idx": _wna16(8, has_g_idx=True, activation="gelu_tanh"),
+    "int5 zero points": _wna16(5, zero_points=True),
+    "int6 g_idx": _wna16(6, has_g_idx=True),
     "int3 one group, bias": _wna16(3, -1, has_bias=True, activation="swigluoai"),
     "mxfp4": _mxfp4(),
     "mxfp4 silu": _mxfp4(activation="silu", has_bias=False),
@@ -228,7 +230,7 @@ def test_opcheck() -> None:
         (8, torch.zeros(5, 96), r"w13_bias has shape \[5, 96\]; it must be \[5, 192\]"),
         (9, torch.zeros(5, 4, 16, dtype=torch.int32), r"w2_packed has shape \[5, 4, 16\]"),
         (15, 0, "intermediate_size is 0"),
-        (16, "uint3", "codes is 'uint3'; allowed: uint2, uint4, uint8, e2m1"),
+        (16, "uint3", "codes is 'uint3'; allowed: uint2, uint4, uint5, uint6, uint8, e2m1"),
         (17, "relu", "activation is 'relu'; allowed: silu, gelu, gelu_tanh, swigluoai"),
     ],
 )

@@ -49,6 +49,10 @@ LAYERS = (
     (4, 32, False, False),
     (4, 16, True, False),
     (4, 32, False, True),
+    (5, 32, False, False),
+    (5, 64, True, True),
+    (6, 16, False, False),
+    (6, 32, True, False),
     (8, 16, False, False),
     (8, 32, True, True),
 )
@@ -270,7 +274,7 @@ def test_error_of_int8_is_that_of_the_rounding() -> None:
 
 
 @pytest.mark.parametrize("kernel_class", [CPUGGUFLinearKernel, CPUGGUFInt8LinearKernel])
-@pytest.mark.parametrize("qtype", ["Q2_K", "Q4_K", "Q5_K", "Q6_K", "Q4_1"])
+@pytest.mark.parametrize("qtype", ["Q2_K", "Q4_K", "Q5_0", "Q5_K", "Q6_K", "Q4_1"])
 def test_row_does_not_depend_on_batch_or_threads(
     isa: str, qtype: str, kernel_class: type[CPUGGUFLinearKernel]
 ) -> None:
@@ -293,10 +297,10 @@ PACKED_BITS = {
     "Q4_0": 4.5,
     "Q4_1": 5.0,
     "Q4_K": 4.625,
-    "Q5_0": 8.5,
-    "Q5_1": 9.0,
-    "Q5_K": 8.625,
-    "Q6_K": 8.5625,
+    "Q5_0": 5.5,
+    "Q5_1": 6.0,
+    "Q5_K": 5.625,
+    "Q6_K": 6.5625,
     "Q8_0": 8.5,
     "IQ4_NL": 8.5,
     "IQ4_XS": 8.3125,

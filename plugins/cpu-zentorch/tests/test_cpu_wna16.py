@@ -61,7 +61,7 @@ def test_signed_codes(isa: str, bits: int) -> None:
         assert_close(layer.run(x), x, layer.weight)
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 5, 6, 8])
 def test_plain_unsigned_codes(isa: str, bits: int) -> None:
     """uintB without zero points: the code is the value."""
     layer = make_layer(21, 72, bits, 24, bias=0)
@@ -71,7 +71,7 @@ def test_plain_unsigned_codes(isa: str, bits: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 5, 6, 8])
 def test_row_does_not_depend_on_batch_or_threads(isa: str, bits: int, dtype: torch.dtype) -> None:
     for N, K, group_size, zero_points in ((100, 300, 100, True), (150, 512, 128, False)):
         layer = make_layer(N, K, bits, group_size, zero_points)
@@ -304,7 +304,7 @@ def test_linear_errors() -> None:
         ({"chunks": chunks[0]}, "chunks has shape"),
         ({"bias": torch.randn(21)}, r"bias has shape \[21\]; it must be \[20\]"),
         ({"bias": torch.randn(20).double()}, "bias is Double"),
-        ({"bits": 3}, "bits is 3; allowed: 2, 4, 8"),
+        ({"bits": 3}, "bits is 3; allowed: 2, 4, 5, 6, 8"),
         ({"n": 0}, "out_features is 0"),
         ({"k": 0}, "in_features is 0"),
         ({"out_dtype": torch.float64}, "out_dtype is Double"),

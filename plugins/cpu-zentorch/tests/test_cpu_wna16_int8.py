@@ -51,7 +51,7 @@ def run(layer: Layer, x: Tensor, per_row: bool, bias: Tensor | None = None) -> T
 
 
 @pytest.mark.parametrize("per_row", [False, True])
-@pytest.mark.parametrize("bits", [2, 3, 4, 5, 7, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
 def test_linear(isa: str, bits: int, per_row: bool) -> None:
     for index, (N, K, group_size, zero_points, g_idx) in enumerate(LAYERS):
         layer = make_layer(N, K, bits, group_size, zero_points, g_idx, DTYPES[index % 3])
@@ -65,7 +65,7 @@ def test_linear(isa: str, bits: int, per_row: bool) -> None:
                 assert_close(out, rounded(layer, x, per_row), layer.weight, bias)
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 5, 6, 8])
 def test_no_sum_saturates(isa: str, bits: int) -> None:
     """Every product at its largest, of both signs: 16 bits hold only so many of them."""
     for code in (0, (1 << bits) - 1):
@@ -92,7 +92,7 @@ def test_error_is_that_of_the_rounding(isa: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 5, 6, 8])
 def test_row_does_not_depend_on_batch_or_threads(isa: str, bits: int, dtype: torch.dtype) -> None:
     for N, K, group_size, zero_points in ((100, 300, 100, True), (150, 512, 128, False)):
         layer = make_layer(N, K, bits, group_size, zero_points)
@@ -133,7 +133,7 @@ def test_extremes(isa: str) -> None:
 
 
 def test_offsets_and_integer_scales(isa: str) -> None:
-    for bits in (2, 4, 8):
+    for bits in (2, 4, 5, 6, 8):
         layer = make_layer(37, 512, bits, 32)
         integers, halves = torch.randint(-128, 128, (2, 37, 16)), torch.rand(2, 37, 2).half() * 1e-3
         values = integers.double() * halves.double().repeat_interleave(8, 2)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from qcore.facts.current_platform import weighing
 from qcore.facts.target import Target
+from qcore.kernels.deep_gemm import deep_gemm_fault
 from qcore.testing import (
     Arithmetic,
     Subject,
@@ -27,7 +28,7 @@ from qcore.testing import (
 )
 from qcore.testing.answers import check_answers
 from qcore_cuda import plugin
-from qcore_cuda.kernels.deep_gemm import DeepGemmFp8BlockScaledMMKernel, missing_function
+from qcore_cuda.kernels.deep_gemm import DeepGemmFp8BlockScaledMMKernel
 
 SPEC = next(s for s in plugin.qcore_kernels() if s.name == "DeepGemmFp8BlockScaledMMKernel")
 CONFIGS = conformance_configs("fp8_block")
@@ -82,9 +83,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     module = ModuleType("deep_gemm")
     module.fp8_gemm_nt = fp8_gemm_nt  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "deep_gemm", module)
-    missing_function.cache_clear()
+    deep_gemm_fault.cache_clear()
     yield module
-    missing_function.cache_clear()
+    deep_gemm_fault.cache_clear()
 
 
 def subject() -> Subject:
@@ -121,17 +122,17 @@ def test_reasons(stand_in: ModuleType) -> None:
         (None, "has no fp8_gemm_nt"),
     ]:
         stand_in.fp8_gemm_nt = broken  # type: ignore[attr-defined]
-        missing_function.cache_clear()
+        deep_gemm_fault.cache_clear()
         assert why in ask(here)
     sys.modules["deep_gemm"] = None  # type: ignore[assignment]
-    missing_function.cache_clear()
+    deep_gemm_fault.cache_clear()
     assert "importing deep_gemm raised" in ask(here)
 
 
 @pytest.mark.skipif(find_spec("deep_gemm") is None, reason="deep_gemm is not installed")
 def test_the_installed_package_has_the_signature() -> None:
-    missing_function.cache_clear()
-    assert missing_function() is None
+    deep_gemm_fault.cache_clear()
+    assert deep_gemm_fault() is None
     import deep_gemm
 
     assert list(inspect.signature(deep_gemm.fp8_gemm_nt).parameters) == PARAMETERS

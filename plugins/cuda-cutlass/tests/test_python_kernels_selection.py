@@ -58,6 +58,7 @@ LAYERS: dict[str, MMLinearLayerConfig] = {
         kFp8Static128BlockSym, kFp8Dynamic128Sym, SHAPE, BF16, BF16
     ),
     "nvfp4": NvFp4LinearLayerConfig(SHAPE, None, BF16),
+    "w4a4": NvFp4LinearLayerConfig(SHAPE, input_dtype=BF16),
     "mxfp4": MxFp4LinearLayerConfig(SHAPE, None, BF16),
     "mxfp8": Mxfp8LinearLayerConfig(SHAPE, input_dtype=BF16),
 }
@@ -65,6 +66,7 @@ ALL_TRITON = {
     "mp": "TritonW4A16LinearKernel",
     "int8": "TritonInt8ScaledMMLinearKernel",
     "nvfp4": "TritonNvFp4LinearKernel",
+    "w4a4": "TritonNvFp4LinearKernel",
     "mxfp4": "TritonMxFp4LinearKernel",
     "mxfp8": "TritonMxfp8LinearKernel",
 }
@@ -81,11 +83,11 @@ ROWS = {**WITH_FP8, "token": "RowWiseTorchFP8ScaledMMLinearKernel"}
 @pytest.mark.parametrize(
     ("arch", "chosen"),
     [
-        (75, {}),
+        (75, {"mp": "HummingLinearKernel"}),
         (80, ALL_TRITON),
         (89, WITH_FP8),
         (90, {**ROWS, "block": "DeepGemmFp8BlockScaledMMKernel"}),
-        (100, ROWS),
+        (100, {**ROWS, "w4a4": "FbgemmNvFp4LinearKernel"}),
         (120, ROWS),
     ],
 )

@@ -59,7 +59,7 @@ def generator() -> torch.Generator:
 @pytest.fixture
 def deep_gemm(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """A stand-in for DeepGEMM with the names of sgl-deep-gemm 0.2.5; the rows of its calls."""
-    from qcore_flashinfer.kernels.fp8_deep_gemm import deep_gemm_fault
+    from qcore.kernels.deep_gemm import deep_gemm_fault
 
     rows: list[int] = []
 

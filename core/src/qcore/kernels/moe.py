@@ -114,7 +114,7 @@ class GroupedExpertsKernel(ExpertsKernel[ConfigT]):
         topk_weights: torch.Tensor,
         topk_ids: torch.Tensor,
     ) -> torch.Tensor:
-        """See `MoeWNA16Kernel.apply`."""
+        """See `ExpertsKernel.apply`."""
         E, J = self.config.num_experts, topk_ids.shape[-1]
         join = gated(self.config.activation)
         out = x.new_zeros(x.shape, dtype=torch.float32)

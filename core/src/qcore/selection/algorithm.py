@@ -2,7 +2,7 @@
 
 The kernels of the layer's type are taken in order: those the user forces, then by falling priority,
 then by the name of their distribution. Each is asked the questions of `Stage`, in that order, until
-one refuses it or none does; the first that no question refuses is chosen. The first six questions
+one refuses it or none does; the first that no question refuses is chosen. The first seven questions
 are answered by the declaration alone, so a class is imported only when it is really wanted.
 """
 

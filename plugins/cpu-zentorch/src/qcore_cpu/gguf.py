@@ -12,11 +12,15 @@ from qcore.layers.gguf import GGUFBlockType, GGUFLinearLayerConfig
 from qcore.numerics.gguf_blocks import decode_blocks
 
 from qcore_cpu import library
+from qcore_cpu.wna16 import stored_bits
 
 __all__ = ["CPUGGUFInt8LinearKernel", "CPUGGUFLinearKernel"]
 
-_BITS = {"Q2_K": 2, "Q3_K": 3, "Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "IQ4_NL": 8, "IQ4_XS": 8}
-"""Bits of a code; 8 where a type is not named: wider codes are stored as bytes."""
+_BITS = {
+    "Q2_K": 2, "Q3_K": 3, "Q4_0": 4, "Q4_1": 4, "Q4_K": 4,
+    "Q5_0": 5, "Q5_1": 5, "Q5_K": 5, "Q6_K": 6,
+}
+"""Bits of a code; 8 where a type is not named: IQ4's values are bytes of a table."""
 
 _SINGLES = 32
 """Weights in a block that has one scale; larger blocks have integer scales too."""
@@ -30,7 +34,8 @@ class CPUGGUFLinearKernel(GGUFLinearKernel):
     and are multiplied when they are used, exactly. A row's result does not depend on the other
     rows of the batch.
 
-    Codes take 2, 4 or 8 bits: Q3_K is widened to 4, and Q5, Q6 and IQ4 to 8.
+    Codes take the bits that they have in the file, but for those of Q3_K, which are widened to 4,
+    and of IQ4, to 8.
     """
 
     @classmethod
@@ -47,7 +52,7 @@ class CPUGGUFLinearKernel(GGUFLinearKernel):
         super().__init__(config)
         library.load()
         self.bits = _BITS.get(config.qtype, 8)
-        self.stored_bits = 4 if self.bits == 3 else self.bits
+        self.stored_bits = stored_bits(self.bits)
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The layout of ``csrc/wna16_pack.cpp`` and, by ``csrc/wna16.cpp``, what GGUF adds.

@@ -21,6 +21,7 @@ from qcore.layers.moe import (
 from qcore.numerics.small_floats import decode_e8m0
 
 from qcore_cpu import library
+from qcore_cpu.wna16 import stored_bits
 
 __all__ = ["CPUMoeMxfp4Kernel", "CPUMoeWNA16Kernel"]
 
@@ -116,7 +117,7 @@ class CPUMoeWNA16Kernel(_CPUExperts[MoeWNA16LayerConfig], MoeWNA16Kernel):
     def __init__(self, config: MoeWNA16LayerConfig) -> None:
         super().__init__(config)
         bits = config.weight_type.size_bits
-        self.stored_bits = 2 if bits == 2 else 4 if bits <= 4 else 8
+        self.stored_bits = stored_bits(bits)
         self.codes = f"uint{self.stored_bits}"
 
     def pack_matrix(
@@ -138,7 +139,7 @@ class CPUMoeWNA16Kernel(_CPUExperts[MoeWNA16LayerConfig], MoeWNA16Kernel):
         parts = dict(zip(_PARTS, found, strict=True))
         if linear.has_g_idx and not parts["perm"].numel():
             # Slot by slot, as the op leaves it out: other experts of the layer may need theirs.
-            K, slots = linear.in_features, parts["packed"].shape[1] * (32 // self.stored_bits)
+            K, slots = linear.in_features, parts["packed"].shape[1] * 32 // self.stored_bits
             perm = torch.arange(slots, dtype=torch.int32)
             parts["perm"] = torch.where(perm < K, perm, -1).to(torch.int32)
         return parts

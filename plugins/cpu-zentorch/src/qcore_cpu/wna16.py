@@ -13,7 +13,12 @@ from qcore.layers.params import FLOAT_DTYPES
 
 from qcore_cpu import library
 
-__all__ = ["CPUWNA16LinearKernel"]
+__all__ = ["CPUWNA16LinearKernel", "stored_bits"]
+
+
+def stored_bits(bits: int) -> int:
+    """The width to which ``wna16_pack`` brings codes of 2 to 8 bits: 3 to 4, 7 to 8."""
+    return {3: 4, 7: 8}.get(bits, bits)
 
 
 class CPUWNA16LinearKernel(MPLinearKernel):
@@ -47,8 +52,7 @@ class CPUWNA16LinearKernel(MPLinearKernel):
     ) -> None:
         super().__init__(c, w_q_param_name, w_s_param_name, w_zp_param_name, w_gidx_param_name)
         library.load()
-        bits = c.weight_type.size_bits
-        self.stored_bits = 2 if bits == 2 else 4 if bits <= 4 else 8
+        self.stored_bits = stored_bits(c.weight_type.size_bits)
         self.out_type = c.out_type
         self.shape = (c.in_features, c.out_features)
         self._held = (  # what a call takes from the layer

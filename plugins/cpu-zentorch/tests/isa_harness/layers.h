@@ -96,7 +96,7 @@ struct Layer {
   // Where `exact`, scales are powers of two and offsets small integers.
   Layer(const Shape& s, int stored_bits, bool e2m1, bool exact, Random& random)
       : shape(s), bits(stored_bits) {
-    const int64_t slots = 32 / bits, blocks = ceil_div(s.n, kBlock), groups = ceil_div(s.k, s.group);
+    const int64_t slots = code_word(bits).slots, blocks = ceil_div(s.n, kBlock), groups = ceil_div(s.k, s.group);
     std::vector<int32_t> order(s.k);
     for (int64_t i = 0; i < s.k; ++i) order[i] = static_cast<int32_t>(i);
     if (s.perm) {
@@ -116,7 +116,7 @@ struct Layer {
         group.push_back(static_cast<int32_t>(g));
       }
     }
-    packed.resize(blocks * words * 64);  // any bits are codes
+    packed.resize(blocks * words * code_word(bits).lines * 64);  // any bits are codes
     for (uint8_t& byte : packed) byte = static_cast<uint8_t>(random.next());
 
     const int64_t cells = blocks * groups * kBlock, supers = ceil_div(groups, 2);
@@ -180,7 +180,7 @@ struct Inputs {
             exact ? static_cast<float>(random.below(255) - 127) : 4 * (random.unit() - 0.5f));
     }
     if (!exact) return;
-    const int64_t slots = 32 / layer.bits;
+    const int64_t slots = code_word(layer.bits).slots;
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < layer.w.chunks; ++c) {
         const int64_t input = layer.perm[layer.begin[c] * slots];
@@ -195,7 +195,7 @@ struct Inputs {
 inline void run_wna16(const Wna16Kernels& kernel, const Layer& layer, const Inputs& x, int64_t first_row,
                       int64_t row_count, bool per_row, const Output& out) {
   const Wna16Weights& w = layer.w;
-  const int64_t slots = w.words * (32 / layer.bits), blocks = ceil_div(out.n, kBlock);
+  const int64_t slots = w.words * code_word(layer.bits).slots, blocks = ceil_div(out.n, kBlock);
   const bool few = row_count <= kernel.rows;
   const int64_t most = std::min(row_count, kPanelRows);
   const int64_t panel_rows = few ? kernel.padded(static_cast<int>(most))

@@ -276,9 +276,10 @@ void check_int8(const IsaKernels& isa, const IsaKernels& reference, Random& rand
 int check(const IsaKernels& isa, uint64_t seed) {
   Random random{seed};
   for (int compute = 0; compute < kNames; ++compute) {
-    for (int b = 0; b < 3; ++b) {
+    for (const int bits : {2, 4, 5, 6, 8}) {
+      const int b = width_index(bits);
       const std::string name = std::string("wna16 ") + kComputes[compute];
-      check_wna16({name.c_str(), isa.wna16[compute][b], scalar_kernels.wna16[compute][b], 2 << b, false,
+      check_wna16({name.c_str(), isa.wna16[compute][b], scalar_kernels.wna16[compute][b], bits, false,
                    compute == 2, compute == 1},
                   random);
     }

@@ -14,6 +14,10 @@ from qcore.plugin import (
     Priority,
     hookimpl,
 )
+from qcore.triton.specs import triton_specs
+
+# Of Triton's kernels, by type: the least compute capability.
+_TRITON = {"mp": 80, "int8": 80, "fp8_block": 89, "nvfp4": 80, "mxfp4": 80, "mxfp8": 80}
 
 
 def _spec(
@@ -55,6 +59,8 @@ def qcore_plugin() -> PluginInfo:
             "cutlass": "scaled products: CUTLASS on SM90, mma.sync on every other generation",
             "torch": "torch._scaled_mm: what torch has",
             "deep_gemm": "DeepGEMM, where the package deep_gemm is installed",
+            "fbgemm": "FBGEMM, where fbgemm-gpu-genai is installed",
+            "humming": "Humming, where humming-kernels is installed; compiles where it runs",
             "triton": "Triton, compiled where it runs; source shared with other plugins",
         },
     )
@@ -94,7 +100,7 @@ def qcore_kernels() -> Sequence[KernelSpec]:
         ),
         *_marlin(),
         *_torch_fp8(),
-        *_triton(),
+        *triton_specs(Platform.CUDA, _TRITON, evidence=Evidence.EXECUTED),
         KernelSpec(
             name="DeepGemmFp8BlockScaledMMKernel",
             kernel_type="fp8_block",
@@ -108,6 +114,20 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             modules=("deep_gemm",),
             evidence=Evidence.CONTRACT,
             description="128x128 blocks by the package deep_gemm, bfloat16 results",
+        ),
+        *_humming(),
+        KernelSpec(
+            name="FbgemmNvFp4LinearKernel",
+            kernel_type="nvfp4",
+            platforms=(Platform.CUDA,),
+            entry="qcore_cuda.kernels.fbgemm:FbgemmNvFp4LinearKernel",
+            priority=Priority.VENDOR - 20,
+            backend="fbgemm",
+            min_capability=100,
+            max_capability=103,
+            modules=("fbgemm_gpu",),
+            evidence=Evidence.CONTRACT,
+            description="weights and activations in NVFP4, bfloat16 results",
         ),
     ]
 
@@ -146,6 +166,29 @@ def _marlin() -> list[KernelSpec]:
     ]
 
 
+def _humming() -> list[KernelSpec]:
+    """Wrappers that no GPU has run yet; behind what one has."""
+    described = [
+        ("HummingLinearKernel", "mp", "humming", "2 to 8 bits, groups from 16 on, zero points"),
+        ("HummingFP8ScaledMMLinearKernel", "fp8", "humming_fp8", "weight-only, tensor and channel"),
+    ]
+    return [
+        KernelSpec(
+            name=name,
+            kernel_type=kernel_type,
+            platforms=(Platform.CUDA,),
+            entry=f"qcore_cuda.kernels.{module}:{name}",
+            priority=Priority.PORTABLE - 10,
+            backend="humming",
+            min_capability=75,
+            modules=("humming",),
+            evidence=Evidence.CONTRACT,
+            description=description,
+        )
+        for name, kernel_type, module, description in described
+    ]
+
+
 def _torch_fp8() -> list[KernelSpec]:
     """Products of torch, the one with the most of its work inside first."""
     described = [
@@ -164,62 +207,6 @@ def _torch_fp8() -> list[KernelSpec]:
             min_capability=capability,
         )
         for index, (name, capability, description) in enumerate(described)
-    ]
-
-
-# Kernel type, module of qcore.triton, least capability, description.
-_TRITON = {
-    "TritonW4A16LinearKernel": ("mp", "w4a16", 80, "4 and 8 bits, any group size, zero points"),
-    "TritonInt8ScaledMMLinearKernel": (
-        "int8",
-        "int8",
-        80,
-        "static or dynamic, symmetric or not; exact 32-bit integer sums",
-    ),
-    "TritonFp8BlockScaledMMKernel": (
-        "fp8_block",
-        "fp8_block",
-        89,
-        "blocks of 32, 64 or 128 inputs, activations in groups of as many",
-    ),
-    "TritonNvFp4LinearKernel": (
-        "nvfp4",
-        "block_formats",
-        80,
-        "weights made 16-bit floats in registers; activations rounded, or as they are",
-    ),
-    "TritonMxFp4LinearKernel": (
-        "mxfp4",
-        "block_formats",
-        80,
-        "weights made 16-bit floats in registers; activations rounded, or as they are",
-    ),
-    "TritonMxfp8LinearKernel": (
-        "mxfp8",
-        "block_formats",
-        80,
-        "weights made 16-bit floats in registers; activations rounded, or as they are",
-    ),
-}
-
-
-def _triton() -> list[KernelSpec]:
-    """Kernels of `qcore.triton`, as far as they stand for NVIDIA's GPUs."""
-    return [
-        KernelSpec(
-            name=name,
-            kernel_type=kernel_type,
-            platforms=(Platform.CUDA,),
-            entry=f"qcore.triton.{module}:{name}",
-            priority=Priority.PORTABLE,
-            backend="triton",
-            min_capability=capability,
-            modules=("triton",),
-            batch_invariant=kernel_type == "int8",  # integer sums are exact in any order
-            evidence=Evidence.EXECUTED,
-            description=description,
-        )
-        for name, (kernel_type, module, capability, description) in _TRITON.items()
     ]
 
 

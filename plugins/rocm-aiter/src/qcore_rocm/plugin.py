@@ -14,10 +14,19 @@ from qcore.plugin import (
     Priority,
     hookimpl,
 )
+from qcore.triton.specs import triton_specs
 
 _MATRIX = ("gfx90a", "gfx942", "gfx950", "gfx1201")
 _MATRIX_FP8 = ("gfx942", "gfx950", "gfx1201")
-_ROUNDED = "weights made 16-bit floats in registers; activations rounded, or as they are"
+# Of Triton's kernels, by type: the architectures.
+_TRITON = {
+    "mp": _MATRIX,
+    "int8": _MATRIX,
+    "fp8_block": ("gfx950",),
+    "nvfp4": _MATRIX,
+    "mxfp4": _MATRIX,
+    "mxfp8": _MATRIX,
+}
 
 
 @hookimpl
@@ -37,7 +46,8 @@ def qcore_plugin() -> PluginInfo:
 @hookimpl
 def qcore_kernels() -> Sequence[KernelSpec]:
     """All kernels."""
-    return [*_hip(), *_aiter(), *_triton()]
+    triton = triton_specs(Platform.ROCM, _TRITON, evidence=Evidence.STAND_IN)
+    return [*_hip(), *_aiter(), *triton]
 
 
 def _hip() -> list[KernelSpec]:
@@ -131,52 +141,6 @@ def _aiter() -> list[KernelSpec]:
             description=description,
         )
         for name, kernel_type, module, ahead, description in described
-    ]
-
-
-# Kernel type, module of qcore.triton, architectures, description.
-_TRITON = {
-    "TritonW4A16LinearKernel": (
-        "mp",
-        "w4a16",
-        _MATRIX,
-        "4 and 8 bits, any group size, zero points",
-    ),
-    "TritonInt8ScaledMMLinearKernel": (
-        "int8",
-        "int8",
-        _MATRIX,
-        "static or dynamic, symmetric or not; exact 32-bit integer sums",
-    ),
-    "TritonFp8BlockScaledMMKernel": (
-        "fp8_block",
-        "fp8_block",
-        ("gfx950",),
-        "blocks of 32, 64 or 128 inputs, activations in groups of as many",
-    ),
-    "TritonNvFp4LinearKernel": ("nvfp4", "block_formats", _MATRIX, _ROUNDED),
-    "TritonMxFp4LinearKernel": ("mxfp4", "block_formats", _MATRIX, _ROUNDED),
-    "TritonMxfp8LinearKernel": ("mxfp8", "block_formats", _MATRIX, _ROUNDED),
-}
-
-
-def _triton() -> list[KernelSpec]:
-    """Kernels of `qcore.triton`, as far as they stand for AMD's GPUs."""
-    return [
-        KernelSpec(
-            name=name,
-            kernel_type=kernel_type,
-            platforms=(Platform.ROCM,),
-            entry=f"qcore.triton.{module}:{name}",
-            priority=Priority.PORTABLE,
-            backend="triton",
-            archs=archs,
-            modules=("triton",),
-            batch_invariant=kernel_type == "int8",  # integer sums are exact in any order
-            evidence=Evidence.STAND_IN,
-            description=description,
-        )
-        for name, (kernel_type, module, archs, description) in _TRITON.items()
     ]
 
 

@@ -1,21 +1,14 @@
-"""`DeepGemmFp8BlockScaledMMKernel`: block FP8 by DeepGEMM's product, where it is installed.
-
-The package ``deep_gemm`` is DeepSeek's, or SGLang's build of it (``sgl-deep-gemm`` on PyPI). What
-is called is ``deep_gemm.fp8_gemm_nt``, which DeepGEMM has since its second version and the build
-has as of 0.2: it takes both sides by rows, each with its float32 scales, and writes bfloat16.
-"""
+"""`DeepGemmFp8BlockScaledMMKernel`: block FP8 by DeepGEMM's product, where it is installed."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from functools import lru_cache
-from importlib import import_module
 
 import torch
 from qcore.facts.current_platform import current_platform
-from qcore.kernels.base import Answer, answer, tensor_of
+from qcore.kernels.base import Answer, answer
 from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
+from qcore.kernels.deep_gemm import deep_gemm_fault, fp8_gemm_nt
 from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig
 from qcore.numerics.activation_quant import group_fp8_quant
 from qcore.numerics.tensor_core import FP8_SUM_UNIT
@@ -23,47 +16,9 @@ from qcore.numerics.tensor_core import FP8_SUM_UNIT
 from qcore_cuda import library, ops
 from qcore_cuda.kernels.cutlass_fp8 import fp8_refusal
 
-__all__ = ["DeepGemmFp8BlockScaledMMKernel", "missing_function"]
+__all__ = ["DeepGemmFp8BlockScaledMMKernel"]
 
 _EPS = 1e-30  # of a group of zeros: any scale will do that is no denormal
-
-
-@lru_cache(maxsize=1)
-def missing_function() -> str | None:
-    """Why ``deep_gemm.fp8_gemm_nt`` cannot be called as it is here; None where it can."""
-    try:
-        package = import_module("deep_gemm")
-    except Exception as error:  # it compiles and looks for CUDA when it is imported
-        return f"importing deep_gemm raised {type(error).__name__}: {error}"
-    function = getattr(package, "fp8_gemm_nt", None)
-    if function is None:
-        return "this deep_gemm has no fp8_gemm_nt; version 2 and later have it"
-    try:
-        names = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # of a compiled function nothing can be read
-        return None
-    if names[:3] != ["a", "b", "d"]:
-        return f"deep_gemm.fp8_gemm_nt takes ({', '.join(names)}); (a, b, d, ...) was expected"
-    return None
-
-
-@torch.library.custom_op("qcore_cuda_deep_gemm::fp8_gemm_nt", mutates_args=())
-def _fp8_gemm_nt(
-    a: torch.Tensor, a_scale: torch.Tensor, b: torch.Tensor, b_scale: torch.Tensor
-) -> torch.Tensor:
-    # Bytes come in: torch copies and compares those on every device.
-    out = a.new_empty((a.shape[0], b.shape[0]), dtype=torch.bfloat16)
-    if out.numel():
-        left, right = (a.view(torch.float8_e4m3fn), a_scale), (b.view(torch.float8_e4m3fn), b_scale)
-        import_module("deep_gemm").fp8_gemm_nt(left, right, out)
-    return out
-
-
-@_fp8_gemm_nt.register_fake
-def _(
-    a: torch.Tensor, a_scale: torch.Tensor, b: torch.Tensor, b_scale: torch.Tensor
-) -> torch.Tensor:
-    return a.new_empty((a.shape[0], b.shape[0]), dtype=torch.bfloat16)
 
 
 class DeepGemmFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
@@ -87,7 +42,7 @@ class DeepGemmFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
             compute_capability is not None
             and compute_capability != 90
             and f"scales as they are need compute capability 90, this is {compute_capability}",
-            here and missing_function(),
+            here and deep_gemm_fault(),
         )
 
     @classmethod
@@ -116,17 +71,6 @@ class DeepGemmFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
         weight = tensors["weight"].contiguous().view(torch.uint8)
         return {"weight": weight, "weight_scale_inv": scale}
 
-    def apply_weights(
-        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Quantize ``x`` in groups, multiply, add the bias."""
-        rows = x.reshape(-1, x.shape[-1])
-        weight, scale = tensor_of(layer, "weight"), tensor_of(layer, "weight_scale_inv")
-        out = self.apply_block_scaled_mm(rows, weight, None, scale)
-        if bias is not None:
-            out = out + bias.to(out.dtype)
-        return out.reshape(*x.shape[:-1], weight.shape[0])
-
     def apply_block_scaled_mm(
         self, A: torch.Tensor, B: torch.Tensor, As: torch.Tensor | None, Bs: torch.Tensor
     ) -> torch.Tensor:
@@ -135,5 +79,5 @@ class DeepGemmFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
             codes, scale = ops.per_token_group_fp8_quant(A.contiguous(), 128, _EPS)
         else:
             codes, scale = group_fp8_quant(A.contiguous(), 128)
-        out: torch.Tensor = _fp8_gemm_nt(codes.view(torch.uint8), scale, B.view(torch.uint8), Bs)
+        out: torch.Tensor = fp8_gemm_nt(codes.view(torch.uint8), scale, B.view(torch.uint8), Bs)
         return out
