@@ -81,11 +81,34 @@ class Layer:
         """Each of qcore's kernels, and the divisions of the one for SM90."""
         found = {"marlin_linear": self._marlin_linear(x)}
         linear, sm90 = torch.ops.qcore_cuda.wna16_linear, torch.ops.qcore_cuda.wna16_sm90
+        mid = torch.ops.qcore_cuda.wna16_mid_m
         rest = (None, None, None, None, 4, 8, GROUP, self.K, self.N, False)
         if x.shape[0] <= 128:
             found["few rows"] = lambda i: linear(
                 x, self.ours[i], self.scale_copies[i], *rest, x.shape[0]
             )
+        if x.shape[0] <= 256:
+            found["medium"] = lambda i: mid(
+                x, self.ours[i], self.scale_copies[i], None, 4, 8, GROUP
+            )
+            for columns in (1, 2, 4, 7, 8):
+                for split in (1, 2, 4, 8):
+                    found[f"medium, {32 * columns} columns, {split} parts"] = partial(
+                        lambda columns, split, i: mid(
+                            x,
+                            self.ours[i],
+                            self.scale_copies[i],
+                            None,
+                            4,
+                            8,
+                            GROUP,
+                            0,
+                            columns,
+                            split,
+                        ),
+                        columns,
+                        split,
+                    )
         for rows in (64, 128, 256):
             for parts in (0, 1, 2, 4, 8):
                 blocks = -(-x.shape[0] // rows) * -(-self.N // 128) * max(parts, 1)

@@ -6,6 +6,7 @@
 
 #include "w4_small_m.cuh"
 #include "w4_support.h"
+#include "w4_ways.h"
 
 namespace qcore_cuda {
 namespace {

@@ -11,6 +11,7 @@
 // groups lie together.
 
 #include "gptq.cuh"
+#include "w4_ways.h"
 
 namespace qcore_cuda {
 namespace {
@@ -304,23 +305,27 @@ Tensor gptq_dequantize(const Tensor& q_weight, const Tensor& qzeros, const Tenso
   return out;
 }
 
-// Few rows: the kernel for them (`few_rows`: how many; -1: as measured). Many: SM90's, or the weight made
-// whole, as for groups that neither can take.
+// By the kernel that `way_for` names (`few_rows`: up to how many the one for few is to take; -1: as there).
 Tensor multiply(const char* op, const Tensor& a, const GptqWeight& w, const Tensor* bias, int64_t columns,
                 bool out_float, int64_t few_rows, const Launch& launch) {
   const int64_t k = a.size(a.dim() - 1), m = k ? a.numel() / k : 0;
   if (m == 0 || columns == 0) {
     return torch::stable::new_empty(a, shape_with_last(a, columns), out_float ? ScalarType::Float : dtype_of(a));
   }
-  bool sm90 = false;
+  const int32_t device = a.get_device_index();
+  Ways can{fits_small_m(w), false, false, w.group_size >= w.k || w.group_size % mid_m::kPieceK == 0};
 #ifdef QCORE_CUDA_SM90A
-  sm90 = !out_float && fits_w4_sm90(w, dtype_of(a), a.get_device_index());
+  can.sm90 = !out_float && fits_w4_sm90(w, dtype_of(a), device);
+  can.mid = fits_w4_mid_m(w, dtype_of(a), device);
 #endif
-  if (few_rows < 0) few_rows = sm90 ? kFewRowsBesideSm90 : kFewRows;
-  if (m <= few_rows && fits_small_m(w)) return small_m_gptq(op, a, w, bias, columns, out_float, {}, launch);
+  switch (way_for(can, m, columns, device_facts(device).sm_count, few_rows)) {
+    case Way::kFewRows: return small_m_gptq(op, a, w, bias, columns, out_float, {}, launch);
 #ifdef QCORE_CUDA_SM90A
-  if (sm90) return w4_sm90(op, a, w, bias, columns, launch);
+    case Way::kMidRows: return w4_mid_m(op, a, w, bias, columns, out_float, launch);
+    case Way::kManyRows: return w4_sm90(op, a, w, bias, columns, launch);
 #endif
+    default: break;
+  }
   const Tensor whole = torch::stable::new_empty(a, {k, w.n});
   dequantize_gptq(op, w, whole, launch.stream());
   const Tensor used = columns == w.n ? whole : torch::stable::narrow(const_cast<Tensor&>(whole), 1, 0, columns);
@@ -428,6 +433,30 @@ Tensor wna16_sm90(const Tensor& a, const Tensor& q_weight, const Tensor& scales,
 #endif
 }
 
+// SM90's kernel for a medium number of rows, likewise: rows of a block / 8 (1, 2, 4, 8), warps by columns and
+// parts of K (0, with column_warps of 0: all as it would be).
+Tensor wna16_mid_m(const Tensor& a, const Tensor& q_weight, const Tensor& scales, const std::optional<Tensor>& zeros,
+                   int64_t bits, int64_t zero, int64_t group_size, int64_t row_tiles, int64_t column_warps, int64_t split) {
+  const char* op = "wna16_mid_m";
+  const GptqWeight w = layer_weight(op, a, q_weight, scales, zeros, std::nullopt, std::nullopt, bits, zero, group_size);
+#ifdef QCORE_CUDA_SM90A
+  QCORE_CHECK(fits_w4_mid_m(w, dtype_of(a), a.get_device_index()), op, ": bits=", bits, ", group_size=", group_size,
+                  ", scales of ", dtype_name(dtype_of(scales)), "; it runs 4 and 8 bits in groups of a multiple of 32, "
+                  "with scales of a's dtype and zero points aligned to 16 bytes, on sm_90");
+  const bool halves = group_size < w.k && group_size % 64 != 0;
+  QCORE_CHECK(row_tiles == 0 || row_tiles == 4 || row_tiles == 8 || (!halves && (row_tiles == 1 || row_tiles == 2)), op,
+              ": row_tiles=", row_tiles, "; allowed: 0, 4, 8, and 1 and 2 where a group is a multiple of 64");
+  QCORE_CHECK(column_warps >= 0 && column_warps <= mid_m::kMostWarps &&
+                  (column_warps ? split == 1 || split == 2 || split == 4 || split == 8 : row_tiles == 0 && split == 0),
+              op, ": row_tiles=", row_tiles, ", column_warps=", column_warps, ", split=", split,
+              "; allowed: all 0, or column_warps 1 ... 8 and split 1, 2, 4, 8");
+  return w4_mid_m(op, a, w, nullptr, w.n, false, Launch(a),
+                  {static_cast<int>(row_tiles), static_cast<int>(column_warps), 0, static_cast<int>(split)});
+#else
+  fail(op, ": qcore-cuda was compiled without sm_90a");
+#endif
+}
+
 }  // namespace
 }  // namespace qcore_cuda
 
@@ -443,6 +472,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
         "int column_warps=0, int k_warps=0, int split=0) -> Tensor");
   m.def("wna16_sm90(Tensor a, Tensor q_weight, Tensor scales, Tensor? zeros, int bits, int zero, int group_size, "
         "int rows=0, int parts=0) -> Tensor");
+  m.def("wna16_mid_m(Tensor a, Tensor q_weight, Tensor scales, Tensor? zeros, int bits, int zero, int group_size, "
+        "int row_tiles=0, int column_warps=0, int split=0) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {
@@ -452,4 +483,5 @@ STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {
   m.impl("wna16_linear", TORCH_BOX(&qcore_cuda::wna16_linear));
   m.impl("wna16_small_m", TORCH_BOX(&qcore_cuda::wna16_small_m));
   m.impl("wna16_sm90", TORCH_BOX(&qcore_cuda::wna16_sm90));
+  m.impl("wna16_mid_m", TORCH_BOX(&qcore_cuda::wna16_mid_m));
 }

@@ -1,6 +1,7 @@
 // GPTQ's weights, checked: codes of `bits` along K in int32 [K * bits / 32, N], without gaps.
 #pragma once
 
+#include "w4_mid_m_plan.h"
 #include "w4_small_m.cuh"
 #include "w4_support.h"
 
@@ -35,5 +36,11 @@ Tensor small_m_gptq(const char* op, const Tensor& x, const GptqWeight& w, const 
 bool fits_w4_sm90(const GptqWeight& w, ScalarType type, int32_t device);
 Tensor w4_sm90(const char* op, const Tensor& x, const GptqWeight& w, const Tensor* bias, int64_t columns,
                const Launch& launch, int rows = 0, int parts = 0);
+
+// The same by SM90's kernel for a medium number of rows (w4_mid_m.cu), where it can run the weight. `wish`:
+// with column_warps of 0 the work is divided as the kernel would.
+bool fits_w4_mid_m(const GptqWeight& w, ScalarType type, int32_t device);
+Tensor w4_mid_m(const char* op, const Tensor& x, const GptqWeight& w, const Tensor* bias, int64_t columns,
+                bool out_float, const Launch& launch, const mid_m::Plan& wish = {});
 
 }  // namespace qcore_cuda

@@ -15,6 +15,19 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// A block's dynamic shared memory, from a multiple of `alignment` on.
+__device__ __forceinline__ uint8_t* shared_memory(uint32_t alignment) {
+  extern __shared__ uint8_t dynamic_bytes[];
+  return dynamic_bytes + (-shared_address(dynamic_bytes) & (alignment - 1));
+}
+
+__device__ __forceinline__ uint4 shared_vector(const uint8_t* p) { return *reinterpret_cast<const uint4*>(p); }
+
+// A barrier for so many threads of a block.
+__device__ __forceinline__ void sync_threads(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
 // ---- barriers in shared memory -----------------------------------------------------------------
 
 __device__ __forceinline__ void barrier_init(uint64_t* barrier, uint32_t arrivals) {
@@ -84,6 +97,25 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+// Nobody leaves while others read its shared memory. It orders nothing, and so does not wait for what this thread
+// stored to global memory.
+__device__ __forceinline__ void cluster_leave() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
+// What lies at the same place in the shared memory of another block of the cluster.
+__device__ __forceinline__ float4 of_block(const float* p, uint32_t rank) {
+  float4 v;
+  asm volatile(
+      "{.reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %4, %5;\n"
+      "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [there];}"
+      : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+      : "r"(shared_address(p)), "r"(rank)
+      : "memory");
+  return v;
+}
+
 // ---- the tensor copy engine ----------------------------------------------------------------------
 
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
@@ -112,6 +144,15 @@ __device__ __forceinline__ void load_box_for(uint16_t blocks, void* target, cons
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
       "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(target)),
       "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "h"(blocks)
+      : "memory");
+}
+
+// Bytes without a map: both addresses and the number are multiples of 16.
+__device__ __forceinline__ void load_bytes(void* target, const void* source, uint32_t bytes, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          shared_address(target)),
+      "l"(source), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }
 

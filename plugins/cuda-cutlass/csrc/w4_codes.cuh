@@ -33,6 +33,7 @@ __device__ __forceinline__ uint32_t as_bits(Pair pair) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
+#ifndef QCORE_W4_EMULATED
 // (a & mask) | base, by one instruction: which has room for one constant, so that the other has to be in
 // a register. The compiler, which sees two constants, would take two instructions.
 __device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t mask, uint32_t base) {
@@ -40,6 +41,7 @@ __device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t mask, uint32_t b
   asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(v) : "r"(a), "r"(mask), "r"(base));
   return v;
 }
+#endif
 
 __device__ __forceinline__ void assign_to(float& to, float v) { to = v; }
 __device__ __forceinline__ void assign_to(__half& to, float v) { to = __float2half_rn(v); }
@@ -103,6 +105,7 @@ struct Codes<8, __nv_bfloat16> {
   }
 };
 
+#ifndef QCORE_W4_EMULATED
 // d += a * b on tensor cores: 16 x 16 by 16 x 8, sums in float32.
 template <typename T>
 __device__ __forceinline__ void mma_16816(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
@@ -119,6 +122,7 @@ __device__ __forceinline__ void mma_16816(float (&d)[4], uint32_t a0, uint32_t a
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
   }
 }
+#endif
 
 // ---- zero points and scales ----------------------------------------------------------------------
 

@@ -8,16 +8,6 @@
 
 namespace qcore_cuda {
 
-// Up to so many rows the kernel for few rows is used, beyond it weights are dequantized. Measured on an
-// H200 with `benchmarks/cuda_w4.py --crossing` (benchmarks/results/cuda_w4_crossing.json): at 32 rows
-// GPTQ's took 0.36 of the time at 28672x4096, 0.63 at 4096x14336 and 0.87 at 4096x4096; at 48 the last
-// is slower, by 1.18.
-constexpr int64_t kFewRows = 32;
-
-// The same where SM90's kernel for many rows can run the weight. benchmarks/results/cuda_mixed.json: at 32
-// rows it takes 0.78 to 0.9 of the time of the one for few; fewer were not measured.
-constexpr int64_t kFewRowsBesideSm90 = 16;
-
 inline bool aligned_16(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0; }
 
 // The tensor, or a copy of it that begins where 16-byte loads can.

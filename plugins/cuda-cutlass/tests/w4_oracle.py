@@ -99,12 +99,14 @@ def assert_product(out: Tensor, x: Tensor, weight: Tensor, rounded: bool, where:
             standard deviations with a probability of 2 exp(-32).
         where: for the message.
     """
+    weight_unit = 2.0**-8 if x.dtype == torch.bfloat16 else 2.0**-11
     x, out, K = x.cpu().double(), out.cpu(), weight.shape[0]
     exact = x @ weight
     allowed = (K + 16) * 2.0**-23 * (x.abs() @ weight.abs())
     if rounded:
-        unit = 2.0**-8 if out.dtype == torch.bfloat16 else 2.0**-11
-        allowed += 8 * unit * ((x**2) @ (weight**2)).sqrt() + 2.0**-24 * x.abs().sum(-1, True)
+        allowed += 8 * weight_unit * ((x**2) @ (weight**2)).sqrt() + 2.0**-24 * x.abs().sum(
+            -1, True
+        )
     unit = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}.get(out.dtype, 2.0**-24)
     allowed += unit * (exact.abs() + allowed) + 2.0**-24
     assert out.shape == exact.shape, (where, out.shape)

@@ -194,3 +194,19 @@ def _wna16_sm90(
     parts: int = 0,
 ) -> Tensor:
     return a.new_empty((*a.shape[:-1], q_weight.shape[1]))
+
+
+@fake("wna16_mid_m")
+def _wna16_mid_m(
+    a: Tensor,
+    q_weight: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    zero: int,
+    group_size: int,
+    row_tiles: int = 0,
+    column_warps: int = 0,
+    split: int = 0,
+) -> Tensor:
+    return a.new_empty((*a.shape[:-1], q_weight.shape[1]))

@@ -1,0 +1,85 @@
+// SM90: a medium number of rows times packed integer weights: the launch of its kernel.
+
+#include "gptq.cuh"
+#include "tensor_map.h"
+#include "w4_mid_m_kernel.cuh"
+
+namespace qcore_cuda {
+namespace {
+
+using mid_m::Plan;
+using mid_m::Problem;
+
+template <typename T, int BITS, int ROW_TILES>
+void launch(const char* op, const CUtensorMap& x, const CUtensorMap& words, const Problem& p, int32_t device,
+            cudaStream_t stream) {
+  const auto kernel = mid_m::mid_m_kernel<T, BITS, ROW_TILES>;
+  static std::atomic<uint64_t> allowed{0};
+  allow_shared(op, reinterpret_cast<const void*>(kernel), mid_m::shared_of_block(ROW_TILES), device, allowed);
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(ceil_div(p.m, 8 * ROW_TILES)), static_cast<unsigned>(p.plan.split),
+                        static_cast<unsigned>(ceil_div(p.n_out, mid_m::kWarpColumns * p.plan.column_warps)));
+  config.blockDim = dim3(32 * (p.plan.column_warps * p.plan.k_warps + 1));
+  config.dynamicSmemBytes = p.layout.shared_bytes;
+  config.stream = stream;
+  cudaLaunchAttribute attributes[2];
+  config.attrs = attributes;
+  // Its blocks may be placed while the kernel before it ends: they wait for that before they read.
+  attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  if (p.plan.split > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {1, static_cast<unsigned>(p.plan.split), 1};
+  }
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, x, words, p);
+  QCORE_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+}
+
+template <typename T, int BITS>
+void with_tiles(const char* op, const CUtensorMap& x, const CUtensorMap& words, const Problem& p, int32_t device,
+                cudaStream_t stream) {
+  switch (p.plan.row_tiles) {
+    case 1: return launch<T, BITS, 1>(op, x, words, p, device, stream);
+    case 2: return launch<T, BITS, 2>(op, x, words, p, device, stream);
+    case 4: return launch<T, BITS, 4>(op, x, words, p, device, stream);
+    default: return launch<T, BITS, 8>(op, x, words, p, device, stream);
+  }
+}
+
+}  // namespace
+
+// The copy engine takes zero points where they lie.
+bool fits_w4_mid_m(const GptqWeight& w, ScalarType type, int32_t device) {
+  return fits_w4_sm90(w, type, device) && reinterpret_cast<uintptr_t>(w.zeros.words) % 16 == 0;
+}
+
+Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tensor* bias, int64_t columns,
+                bool out_float, const Launch& at, const Plan& wish) {
+  const ScalarType type = out_float ? ScalarType::Float : dtype_of(a);
+  const Tensor out = torch::stable::new_empty(a, shape_with_last(a, columns), type);
+  const Rows rows = ready_rows(op, "a", a, w.perm, w.k, at.stream());
+  if (rows.m * columns == 0) return out;
+  const int32_t device = a.get_device_index();
+  const Tensor words = aligned(w.words), scales = aligned(w.scales);
+  Problem p = mid_m::problem_of(rows.m, w.k, w.n, columns, w.bits, w.group_size, scales.size(0), w.zeros, wish,
+                                device_facts(device).sm_count);
+  p.scales = scales.data_ptr();
+  p.bias = bias ? bias->data_ptr() : nullptr;
+  p.bias_float = bias && dtype_of(*bias) == ScalarType::Float;
+  p.out = out.data_ptr();
+  p.out_float = out_float;
+  const CUtensorMap x_map =
+      byte_matrix_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, 8 * p.plan.row_tiles);
+  const CUtensorMap w_map =
+      byte_matrix_map(op, words.data_ptr(), words.size(0), w.n * 4, w.n * 4, p.word_box_rows(w.bits));
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    if (w.bits == 4) with_tiles<T, 4>(op, x_map, w_map, p, device, at.stream());
+    else with_tiles<T, 8>(op, x_map, w_map, p, device, at.stream());
+  };
+  if (dtype_of(a) == ScalarType::Half) run(__half{});
+  else run(__nv_bfloat16{});
+  return out;
+}
+
+}  // namespace qcore_cuda

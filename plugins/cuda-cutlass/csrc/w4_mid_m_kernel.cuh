@@ -1,0 +1,405 @@
+// SM90: a medium number of rows times packed integer weights of 4 or 8 bits, by m16n8k16. Weights are the
+// left operand, 16 columns a tile, activations the right one, 8 rows a tile.
+//
+// No order of weights but GPTQ's (shuffled) is needed for lanes to read fragments by 16 bytes. The tensor core
+// multiplies equal positions of K with each other, so any order of K will do that both operands have; and any
+// four columns can be a lane's. A piece is 64 inputs of 32 columns: of 4 bits, 8 rows of 32 words, which the
+// copy engine puts into rows of 128 bytes, vector v (four columns) of row r at v ^ r. Lane 4g + q reads vector
+// g of two rows, at first (a) and then (b):
+//
+//              columns   0..3  4..7  8..11      28..31        activations of row g (of 8), inputs
+//   inputs  0 ...  7      0a    4a     8a  ...   28a           0..7    8..15   16..23   ...   56..63
+//           8 ... 15      0b    4b     8b        28b         (4g+0)a  (4g+0)b  (4g+1)a      (4g+3)a
+//          16 ... 23      1a    5a     9a        29a
+//          24 ... 31      1b    5b     9b        29b         The same lane has the same inputs of its row
+//          32 ... 39      2b    6b    10b        30b         of activations, by the same rule: vector v of
+//          40 ... 47      2a    6a    10a        30a         row g lies at v ^ g. No ldmatrix, no shuffles.
+//          48 ... 55      3b    7b    11b        31b
+//          56 ... 63      3a    7a    11a        31a
+//
+// Of any eight lanes that read at a time, 4g' ... 4g' + 7, all eight vectors lie in different banks: rows of
+// (a) are 0, 2, 5, 7, and xor with g = 2j and 2j + 1 makes all of 0 ... 7 of them. 8 bits have 16 rows of
+// words, of which two make the eight inputs of a lane's row above.
+//
+// A word holds pairs of neighbours: for tile t of a lane's columns 4g + 2t (row g of the operand) and 4g + 2t + 1
+// (row g + 8), step s of two takes pairs 2s and 2s + 1 of both, and registers 2s and 2s + 1 of the activations.
+// The product is out^T: a lane has columns 4g ... 4g + 3 of rows 2q and 2q + 1 of each tile of rows.
+//
+// Up to 16 rows, activations are multiplied with integers (code - zero), exactly, and the float32 sums of each
+// piece meet their scale in float32: that is fewer instructions than to scale weights. With more rows, the
+// integers are scaled, rounded once, as if the whole weight had been dequantized.
+//
+// Instructions of a warp for a piece of 32 columns, 4 bits, bfloat16: 8 words of 11 each (3 shifts, 4 lop3, 4
+// subtractions) and 4 more to scale; for each tile of rows 2 loads, 8 mma, and 8 fma for sums of 64 inputs (4, if
+// groups are of 128); and some 15 to 20 for barriers, scales and the round. Memory brings a piece (1 KiB) to
+// a processor in about 57 cycles, in which it issues 228 instructions.
+//
+// One warp keeps the copy engine busy with four to eight stages; the others multiply. Blocks of a cluster have
+// a part of K each; they and the warps of a block add up through shared memory, always in the same order.
+#pragma once
+
+#ifndef QCORE_W4_EMULATED  // tests put the same functions, for a processor without a GPU, before this file
+#include "sm90_ptx.cuh"
+#endif
+#include "w4_codes.cuh"
+#include "w4_mid_m_plan.h"
+
+namespace qcore_cuda::mid_m {
+
+using namespace sm90;
+
+struct Problem {
+  const void* scales;  // [groups, n]
+  GptqZeros zeros;
+  const void* bias;  // [n_out]; or null
+  void* out;         // [m, n_out], dense
+  bool bias_float, out_float;
+  int m, n, n_out;   // columns that there are, a multiple of 32, and that are wanted
+  int pieces;        // of K
+  int groups, group_halves;  // inputs of a group / 32
+  Plan plan;
+  Layout layout;
+
+  // Of the copy engine's boxes of words: those of a stage.
+  int word_box_rows(int bits) const { return plan.k_warps * stage_pieces(bits, plan.row_tiles) * kPieceK * bits / 32; }
+};
+
+// All but the addresses. `k` and `n` of the weight; where `wish` has no warps, the division is chosen here.
+inline Problem problem_of(int64_t m, int64_t k, int64_t n, int64_t n_out, int bits, int64_t group_size,
+                          int64_t groups, const GptqZeros& zeros, Plan wish, int sm_count) {
+  Problem p{};
+  p.zeros = zeros;
+  p.m = static_cast<int>(m);
+  p.n = static_cast<int>(n);
+  p.n_out = static_cast<int>(n_out);
+  p.pieces = static_cast<int>((k + kPieceK - 1) / kPieceK);
+  p.groups = static_cast<int>(groups);
+  p.group_halves = group_size >= k ? 2 * p.pieces : static_cast<int>(group_size / 32);
+  const bool whole = p.group_halves % 2 == 0;
+  p.plan = plan_for(m, n_out, k, bits, whole, sm_count);
+  if (wish.column_warps) {
+    const int tiles = wish.row_tiles > (whole ? 0 : 2) ? wish.row_tiles : p.plan.row_tiles;
+    p.plan = {tiles, wish.column_warps, k_warps_for(wish.column_warps), wish.split};
+  }
+  p.layout = layout_for(p.plan, bits, zeros.words != nullptr);
+  return p;
+}
+
+template <int BITS, int ROW_TILES>
+struct Shape {
+  static constexpr int kRows = 8 * ROW_TILES;
+  static constexpr bool kAfter = scales_after(ROW_TILES);
+  static constexpr int kSides = kAfter ? 1 : 2;  // slots of scales for a piece
+  static constexpr int kPieces = stage_pieces(BITS, ROW_TILES);
+  static constexpr int kWordRows = kPieceK * BITS / 32, kWordBytes = kWordRows * 128;
+  static constexpr int kXBytes = kRows * 128;
+};
+
+// ---- what one warp brings ------------------------------------------------------------------------
+
+// Lanes 0 ... 7: the words of a warp's columns; 8 ... 15: a piece of activations; 16 ...: a slot of scales and
+// zero points. Each lane waits, announces its bytes and copies for itself.
+constexpr int kXLane = 8, kSideLane = 16;
+
+template <int BITS, class S>
+__device__ __forceinline__ void bring(const Problem& p, const CUtensorMap* x_map, const CUtensorMap* w_map,
+                                      uint8_t* ring, uint64_t* full, uint64_t* empty, int first, int last) {
+  const int lane = threadIdx.x % 32, pieces = p.plan.k_warps * S::kPieces;
+  const int column = blockIdx.z * p.plan.column_warps * kWarpColumns, row = blockIdx.x * S::kRows;
+  const int columns = min(p.plan.column_warps * kWarpColumns, p.n - column);
+  const int zero_bytes = p.zeros.words ? columns * BITS / 8 : 0;
+  const bool of_words = lane < p.plan.column_warps, of_x = lane >= kXLane && lane < kXLane + pieces;
+  const bool of_sides = lane >= kSideLane && lane < kSideLane + pieces * S::kSides;
+  if (!of_words && !of_x && !of_sides) return;
+  const uint32_t bytes = of_words ? pieces * S::kWordBytes : of_x ? S::kXBytes : columns * 2 + zero_bytes;
+  int stage = 0;
+  uint32_t round = 1;  // the first time the stages are free
+  for (int at = first; at < last; ++at) {
+    barrier_wait(&empty[stage], round);
+    barrier_expect(&full[stage], bytes);
+    uint8_t* const to = ring + stage * p.layout.stage_bytes;
+    const int piece = at * pieces;
+    if (of_words) {
+      load_box(to + lane * pieces * S::kWordBytes, w_map, &full[stage], (column + lane * kWarpColumns) * 4,
+               piece * S::kWordRows, kEvictFirst);
+    } else if (of_x) {
+      const int mine = lane - kXLane;
+      load_box(to + p.layout.x_offset + mine * S::kXBytes, x_map, &full[stage], (piece + mine) * 128, row, kEvictLast);
+    } else {
+      const int slot = lane - kSideLane;
+      const int half = 2 * (piece + slot / S::kSides) + slot % S::kSides;
+      const int64_t group = min(half / p.group_halves, p.groups - 1);  // beyond K, where activations are zeros
+      uint8_t* const side = to + p.layout.side_offset + slot * p.layout.slot_bytes;
+      load_bytes(side, static_cast<const uint16_t*>(p.scales) + group * p.n + column, columns * 2, &full[stage]);
+      if (zero_bytes) {
+        load_bytes(side + p.plan.column_warps * kWarpColumns * 2,
+                   p.zeros.words + group * p.zeros.stride + column * BITS / 32, zero_bytes, &full[stage]);
+      }
+    }
+    if (++stage == p.layout.stages) {
+      stage = 0;
+      round ^= 1;
+    }
+  }
+}
+
+// ---- what the others multiply --------------------------------------------------------------------
+
+// Makes a number one that has to be kept: the compiler would rather find it again in each round.
+__device__ __forceinline__ void keep(uint32_t& v) { asm volatile("" : "+r"(v)); }
+
+// Where a lane reads in a piece: see above.
+template <int BITS>
+struct Places {
+  uint32_t words[2][BITS / 4], x[2];
+
+  __device__ __forceinline__ explicit Places(int lane) {
+    const int g = lane / 4, q = lane % 4;
+#pragma unroll
+    for (int b = 0; b < 2; ++b) {
+      const int octet = 2 * q + (b ^ (q / 2));  // of inputs
+      x[b] = g * 128 + (octet ^ g) * 16;
+#pragma unroll
+      for (int i = 0; i < BITS / 4; ++i) {
+        const int row = octet * (BITS / 4) + i;
+        words[b][i] = row * 128 + (g ^ (row % 8)) * 16;
+        keep(words[b][i]);
+      }
+      keep(x[b]);
+    }
+  }
+};
+
+__device__ __forceinline__ float2 floats_of(__half2 v) { return __half22float2(v); }
+__device__ __forceinline__ float2 floats_of(__nv_bfloat162 v) { return __bfloat1622float2(v); }
+
+// What a lane needs of a group: for its four columns.
+template <typename T, int BITS, bool AFTER>
+struct Side {
+  typename Codes<BITS, T>::Zero zero[4];
+  float scale[4];                          // AFTER
+  typename PairOf<T>::Type scale_pair[4];  // else
+
+  __device__ __forceinline__ explicit Side(int constant) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) zero[j] = Codes<BITS, T>::zero(static_cast<uint32_t>(constant));
+  }
+  // `scales` and `zeros` of the lane's first column, as they lie; of which the zero point is at bit `shift`.
+  __device__ __forceinline__ void load(const GptqZeros& rule, const uint8_t* scales, const uint8_t* zeros, int shift) {
+    const uint2 two = *reinterpret_cast<const uint2*>(scales);
+    if constexpr (AFTER) {
+      const float2 low = floats_of(as_pair<T>(two.x)), high = floats_of(as_pair<T>(two.y));
+      scale[0] = low.x, scale[1] = low.y, scale[2] = high.x, scale[3] = high.y;
+    } else {
+      scale_pair[0] = as_pair<T>(__byte_perm(two.x, 0, 0x1010));
+      scale_pair[1] = as_pair<T>(__byte_perm(two.x, 0, 0x3232));
+      scale_pair[2] = as_pair<T>(__byte_perm(two.y, 0, 0x1010));
+      scale_pair[3] = as_pair<T>(__byte_perm(two.y, 0, 0x3232));
+    }
+    if (rule.words) {
+      const uint32_t four = rule.four_of<BITS>(*reinterpret_cast<const uint32_t*>(zeros), 0, shift);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) zero[j] = Codes<BITS, T>::zero(static_cast<uint32_t>(rule.code<BITS>(four, j)));
+    }
+  }
+};
+
+// A piece: 32 columns by 64 inputs by all rows.
+template <typename T, int BITS, int ROW_TILES>
+__device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const uint8_t* words, const uint8_t* x,
+                                         const Places<BITS>& places,
+                                         const Side<T, BITS, scales_after(ROW_TILES)>& side) {
+  using C = Codes<BITS, T>;
+#pragma unroll
+  for (int b = 0; b < 2; ++b) {
+    uint32_t of_column[BITS / 4][4];
+#pragma unroll
+    for (int i = 0; i < BITS / 4; ++i) {
+      const uint4 v = shared_vector(words + places.words[b][i]);
+      of_column[i][0] = v.x, of_column[i][1] = v.y, of_column[i][2] = v.z, of_column[i][3] = v.w;
+    }
+    uint32_t w[2][2][4];  // [tile][step]
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int j = 2 * t + e;
+        const uint32_t low = of_column[0][j], high = of_column[BITS / 4 - 1][j];
+        w[t][0][e] = C::template pair<0>(low, side.zero[j]);
+        w[t][0][2 + e] = C::template pair<1>(low, side.zero[j]);
+        w[t][1][e] = C::template pair<2>(high, side.zero[j]);
+        w[t][1][2 + e] = C::template pair<3>(high, side.zero[j]);
+        if constexpr (!scales_after(ROW_TILES)) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            uint32_t& pair = w[t][i / 2][i % 2 * 2 + e];
+            pair = as_bits(__hmul2(as_pair<T>(pair), side.scale_pair[j]));
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < ROW_TILES; ++r) {
+      const uint4 v = shared_vector(x + r * 1024 + places.x[b]);
+#pragma unroll
+      for (int t = 0; t < 2; ++t) mma_16816<T>(sums[r][t], w[t][0][0], w[t][0][1], w[t][0][2], w[t][0][3], v.x, v.y);
+#pragma unroll
+      for (int t = 0; t < 2; ++t) mma_16816<T>(sums[r][t], w[t][1][0], w[t][1][1], w[t][1][2], w[t][1][3], v.z, v.w);
+    }
+  }
+}
+
+__device__ __forceinline__ float as_float(__half v) { return __half2float(v); }
+__device__ __forceinline__ float as_float(__nv_bfloat16 v) { return __bfloat162float(v); }
+
+template <typename T>
+__device__ __forceinline__ void store_four(const Problem& p, int row, int column, const float4& four) {
+  float v[4] = {four.x, four.y, four.z, four.w};
+  const int64_t at = static_cast<int64_t>(row) * p.n_out + column;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    if (column + j >= p.n_out) return;
+    if (p.bias) {
+      v[j] += p.bias_float ? static_cast<const float*>(p.bias)[column + j]
+                           : as_float(static_cast<const T*>(p.bias)[column + j]);
+    }
+    if (p.out_float) static_cast<float*>(p.out)[at + j] = v[j];
+    else assign_to(static_cast<T*>(p.out)[at + j], v[j]);
+  }
+}
+
+__device__ __forceinline__ void add_to(float4& sum, const float4& v) {
+  sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+}
+
+// Sums lie in `shared` for each part of a block's K, [rows, stride]: their total goes to memory.
+template <typename T, class S>
+__device__ __forceinline__ void finish(const Problem& p, float* shared, int threads) {
+  const int columns = p.plan.column_warps * kWarpColumns, stride = columns + 4, tile = S::kRows * stride;
+  const int fours = columns / 4, row0 = blockIdx.x * S::kRows, column0 = blockIdx.z * columns;
+  const int wanted = min(S::kRows, p.m - row0) * fours;
+  for (int i = threadIdx.x; i < wanted; i += threads) {
+    const int row = i / fours, column = i % fours * 4;
+    auto* const at = reinterpret_cast<float4*>(shared + row * stride + column);
+    float4 sum = *at;
+    for (int k = 1; k < p.plan.k_warps; ++k) add_to(sum, at[k * tile / 4]);
+    if (p.plan.split > 1) *at = sum;
+    else store_four<T>(p, row0 + row, column0 + column, sum);
+  }
+  if (p.plan.split == 1) return;
+  cluster_sync();
+  const int each = (wanted + p.plan.split - 1) / p.plan.split;
+  const int begin = each * blockIdx.y, end = min(wanted, begin + each);
+  for (int i = begin + threadIdx.x; i < end; i += threads) {
+    const int row = i / fours, column = i % fours * 4;
+    float4 sum = {};
+    for (int s = 0; s < p.plan.split; ++s) add_to(sum, of_block(shared + row * stride + column, s));
+    store_four<T>(p, row0 + row, column0 + column, sum);
+  }
+  cluster_leave();
+}
+
+// Blocks: tiles of rows, then parts of K (a cluster), then columns.
+template <typename T, int BITS, int ROW_TILES>
+__global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TILES))
+    mid_m_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
+                 const __grid_constant__ Problem p) {
+  using S = Shape<BITS, ROW_TILES>;
+  uint8_t* const ring = shared_memory(1024);
+  auto* const full = reinterpret_cast<uint64_t*>(ring + p.layout.shared_bytes - 1024 - kMostStages * 16);
+  uint64_t* const empty = full + kMostStages;
+  const int warps = p.plan.column_warps * p.plan.k_warps, pieces = p.plan.k_warps * S::kPieces;
+  const int warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) {
+    prefetch_map(&x_map);
+    prefetch_map(&w_map);
+#pragma unroll 1
+    for (int i = 0; i < p.layout.stages; ++i) {
+      barrier_init(&full[i], p.plan.column_warps + pieces * (1 + S::kSides));  // the lanes that bring
+      barrier_init(&empty[i], warps);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+  cudaGridDependencySynchronize();  // launched before its turn: wait until what came before is done
+
+  const int stages = (p.pieces + pieces - 1) / pieces;
+  const int first = stages * blockIdx.y / p.plan.split, last = stages * (blockIdx.y + 1) / p.plan.split;
+  if (warp == warps) {
+    bring<BITS, S>(p, &x_map, &w_map, ring, full, empty, first, last);
+    __syncwarp();
+    if (p.plan.split > 1) {
+      cluster_sync();
+      cluster_leave();
+    }
+    return;
+  }
+
+  const int column_warp = warp % p.plan.column_warps, k_warp = warp / p.plan.column_warps;
+  const int g = lane / 4, q = lane % 4, column = column_warp * kWarpColumns + 4 * g;
+  const Places<BITS> places(lane);
+  const uint8_t* const words = ring + (column_warp * pieces + k_warp * S::kPieces) * S::kWordBytes;
+  const uint8_t* const x = ring + p.layout.x_offset + k_warp * S::kPieces * S::kXBytes;
+  const int slot = k_warp * S::kPieces * S::kSides + (S::kAfter ? 0 : q / 2);
+  const uint8_t* const slots = ring + p.layout.side_offset + slot * p.layout.slot_bytes;
+  uint32_t scale_at = column * 2, zero_at = p.plan.column_warps * kWarpColumns * 2 + column * BITS / 32 * 4;
+  uint32_t zero_bit = column * BITS % 32;
+  keep(scale_at), keep(zero_at), keep(zero_bit);
+  float sums[ROW_TILES][2][4] = {};
+  Side<T, BITS, S::kAfter> side(p.zeros.constant);
+  const bool ends = p.group_halves % (2 * S::kPieces) != 0;  // groups, between the pieces of a stage
+  int stage = 0, offset = 0;
+  uint32_t round = 0;
+  for (int at = first; at < last; ++at) {
+    barrier_wait(&full[stage], round);
+    float of_group[S::kAfter ? ROW_TILES : 1][2][4] = {};
+#pragma unroll
+    for (int i = 0; i < S::kPieces; ++i) {
+      const uint8_t* const its_words = words + offset + i * S::kWordBytes;
+      const uint8_t* const its_x = x + offset + i * S::kXBytes;
+      if (i == 0 || ends) {
+        const uint8_t* const its_slot = slots + offset + i * S::kSides * p.layout.slot_bytes;
+        side.load(p.zeros, its_slot + scale_at, its_slot + zero_at, zero_bit);
+      }
+      if constexpr (S::kAfter) {
+        multiply<T, BITS, ROW_TILES>(of_group, its_words, its_x, places, side);
+        if (i == S::kPieces - 1 || ends) {
+#pragma unroll
+          for (int r = 0; r < ROW_TILES; ++r) {
+#pragma unroll
+            for (int c = 0; c < 8; ++c) {
+              sums[r][c / 4][c % 4] += of_group[r][c / 4][c % 4] * side.scale[c / 2];
+              of_group[r][c / 4][c % 4] = 0.0f;
+            }
+          }
+        }
+      } else {
+        multiply<T, BITS, ROW_TILES>(sums, its_words, its_x, places, side);
+      }
+    }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&empty[stage]);
+    offset += p.layout.stage_bytes;
+    if (++stage == p.layout.stages) {
+      stage = offset = 0;
+      round ^= 1;
+    }
+  }
+
+  // All stages that were brought have been read: their room is for the sums.
+  sync_threads(1, warps * 32);
+  auto* const shared = reinterpret_cast<float*>(ring);
+  const int stride = p.plan.column_warps * kWarpColumns + 4;
+#pragma unroll
+  for (int r = 0; r < ROW_TILES; ++r) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      *reinterpret_cast<float4*>(shared + (k_warp * S::kRows + 8 * r + 2 * q + e) * stride + column) =
+          make_float4(sums[r][0][e], sums[r][0][2 + e], sums[r][1][e], sums[r][1][2 + e]);
+    }
+  }
+  sync_threads(1, warps * 32);
+  finish<T, S>(p, shared, warps * 32);
+}
+
+}  // namespace qcore_cuda::mid_m

@@ -1,0 +1,99 @@
+// How the kernel for a medium number of rows divides its work. Nothing here needs a GPU, so that tests can ask
+// it.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace qcore_cuda::mid_m {
+
+constexpr int kPieceK = 64;        // inputs that a warp takes at a time
+constexpr int kWarpColumns = 32;   // columns of a warp
+constexpr int kMostWarps = 8;      // of a block, that multiply
+constexpr int kMostSplit = 8;      // blocks of a cluster
+constexpr int kMostStages = 8;
+
+// A block: 8 * row_tiles rows, column_warps * 32 columns, and a part of K, of which its k_warps take turns.
+struct Plan {
+  int row_tiles, column_warps, k_warps, split;
+};
+
+// Blocks that fit a processor, by registers; and what each may have of its shared memory.
+constexpr int blocks_at_a_time(int row_tiles) { return row_tiles == 8 ? 1 : 2; }
+constexpr int shared_of_block(int row_tiles) { return (226 * 1024) / blocks_at_a_time(row_tiles) - 1024; }
+
+constexpr bool scales_after(int row_tiles) { return row_tiles <= 2; }
+// Pieces of a stage for each warp.
+constexpr int stage_pieces(int bits, int row_tiles) { return scales_after(row_tiles) && bits == 4 ? 2 : 1; }
+
+// Groups of an odd number of halves of a piece need weights that are scaled before they are multiplied.
+inline int row_tiles_for(int64_t m, bool whole_pieces) {
+  if (m <= 16 && whole_pieces) return m <= 8 ? 1 : 2;
+  return m <= 32 ? 4 : 8;
+}
+
+inline int k_warps_for(int column_warps) { return column_warps > 4 ? 1 : column_warps > 2 ? 2 : 4; }
+
+// Cycles of the busiest processor, by the figures of an H200: 132 processors at 1.75 GHz. For a piece of a warp:
+// its words come from memory at 18 bytes a cycle (4.3e12 a second) and with the activations, of which the
+// block's columns share a piece, through L2 at 32; an mma of 16 x 8 x 16 takes about 6.5 of a quarter, and
+// there are 8 for a tile of rows.
+inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int sm_count) {
+  const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t blocks = up(n, kWarpColumns * p.column_warps) * p.split * up(m, 8 * p.row_tiles);
+  const int64_t of_warp = stage_pieces(bits, p.row_tiles), of_stage = p.k_warps * of_warp;
+  const int64_t stages = up(up(k, kPieceK * of_stage), p.split);
+  const int64_t each = up(blocks, sm_count);  // one after another or together: it is the same work
+  const int64_t rounds = up(each, blocks_at_a_time(p.row_tiles));
+  const double words = bits / 4.0, rows = p.row_tiles, columns = p.column_warps;
+  const double piece = std::max({57 * words, 32 * (words + rows / columns), 13 * rows});
+  const double work = static_cast<double>(each * stages * of_stage) * columns * piece;
+  // A warp alone is not faster than its instructions wait for each other.
+  const double alone = static_cast<double>(rounds * stages * of_warp) * (250 * words + 25 * rows);
+  // Until the first stage is there; parts are written to shared memory, waited for, and read by the other
+  // blocks at 24 bytes a cycle; clusters of eight may not fit all processors.
+  const double ends = 1000 + (p.split == 1 ? 300 : 1000 + 43 * rows * columns + (p.split == 8 ? 500 : 0));
+  return std::max(work, alone) + static_cast<double>(rounds) * ends;
+}
+
+// Fewest first, so that of equals the one with fewer warps side by side and fewer parts is taken.
+inline Plan plan_for(int64_t m, int64_t n, int64_t k, int bits, bool whole_pieces, int sm_count) {
+  Plan best{};
+  double least = 0;
+  for (int split = 1; split <= kMostSplit; split *= 2) {
+    for (int column_warps = 1; column_warps <= kMostWarps; ++column_warps) {
+      const Plan p{row_tiles_for(m, whole_pieces), column_warps, k_warps_for(column_warps), split};
+      const int64_t stage_k = int64_t{kPieceK} * p.k_warps * stage_pieces(bits, p.row_tiles);
+      if (split > 1 && k < 2 * split * stage_k) continue;
+      const double of_this = cost(p, m, n, k, bits, sm_count);
+      if (best.split == 0 || of_this < least) {
+        best = p;
+        least = of_this;
+      }
+    }
+  }
+  return best;
+}
+
+// How a stage lies in shared memory: words of each warp's columns; activations, piece after piece; scales and
+// zero points, a slot for each piece (or each of its halves).
+struct Layout {
+  int x_offset, side_offset, slot_bytes, stage_bytes, stages, shared_bytes;
+};
+
+inline Layout layout_for(const Plan& p, int bits, bool zeros) {
+  const int pieces = p.k_warps * stage_pieces(bits, p.row_tiles), rows = 8 * p.row_tiles;
+  Layout l{};
+  l.x_offset = p.column_warps * pieces * kPieceK * bits / 32 * 128;
+  l.side_offset = l.x_offset + pieces * rows * 128;
+  l.slot_bytes = p.column_warps * kWarpColumns * 2 + (zeros ? p.column_warps * kWarpColumns * bits / 8 : 0);
+  const int slots = pieces * (scales_after(p.row_tiles) ? 1 : 2);
+  l.stage_bytes = (l.side_offset + slots * l.slot_bytes + 1023) / 1024 * 1024;
+  constexpr int kBarriers = kMostStages * 16, kSlack = 1024;  // the ring begins at a multiple of 1024
+  l.stages = std::min(kMostStages, (shared_of_block(p.row_tiles) - kBarriers - kSlack) / l.stage_bytes);
+  const int sums = p.k_warps * rows * (p.column_warps * kWarpColumns + 4) * 4;
+  l.shared_bytes = std::max(l.stages * l.stage_bytes, (sums + 1023) / 1024 * 1024) + kBarriers + kSlack;
+  return l;
+}
+
+}  // namespace qcore_cuda::mid_m

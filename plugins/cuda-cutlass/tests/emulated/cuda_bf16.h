@@ -1,0 +1,2 @@
+// In the place of CUDA's, for kernels that run on a processor without a GPU.
+#include "../w4_emulation.h"

@@ -1,0 +1,95 @@
+"""The kernel for a medium number of rows, run on the processor; see w4_emulation.h."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from w4_emulated import COMPILER, emulated, planned, way
+from w4_oracle import activations, assert_product, random_weight
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++ for the emulation of kernels")
+
+HALF, BFLOAT = torch.float16, torch.bfloat16
+
+
+def rounds_weights(M: int, group_size: int) -> bool:
+    return M > 16 or group_size % 64 != 0
+
+
+@pytest.mark.parametrize("M", [1, 8, 16, 17, 63, 65])
+@pytest.mark.parametrize("group_size", [-1, 32, 64, 128])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_and_groups(bits: int, group_size: int, M: int) -> None:
+    K, N = 384, 160
+    for dtype in (HALF, BFLOAT):
+        w = random_weight(K, N, bits, group_size, dtype)
+        x = activations(M, K, dtype)
+        size = K if group_size == -1 else group_size
+        for v2 in (False, True):
+            out = emulated(x, w, v2=v2)
+            assert_product(out, x, w.exact, rounds_weights(M, size), (dtype, v2))
+
+
+@pytest.mark.parametrize("column_warps", range(1, 9))
+@pytest.mark.parametrize("M", [12, 20])
+def test_divisions(M: int, column_warps: int) -> None:
+    """Any division, and threads and copies in any order, give the same to the last bit."""
+    K, N = 1056, 288
+    w = random_weight(K, N, 4, 96 if M > 16 else -1, BFLOAT)
+    x = activations(M, K, BFLOAT)
+    for split in (1, 2, 4, 8):
+        first = None
+        for seed in (1, 2):
+            out = emulated(x, w, column_warps=column_warps, split=split, seed=seed)
+            assert_product(out, x, w.exact, M > 16, (split, seed))
+            first = out if first is None else first
+            assert torch.equal(out, first)
+
+
+@pytest.mark.parametrize("dtype", [HALF, BFLOAT])
+@pytest.mark.parametrize("M", [9, 33])
+def test_padding_and_bias(M: int, dtype: torch.dtype) -> None:
+    """Fewer inputs than codes, fewer columns, a last group that is not whole, any result."""
+    K, N, n_out, k_in = 416, 96, 77, 403
+    w = random_weight(K, N, 4, 128, dtype)
+    w.zeros[:] = 8
+    x = activations(M, k_in, dtype)
+    exact = w.exact[:k_in, :n_out]
+    for bias in (torch.randn(n_out), torch.randn(n_out).to(dtype)):
+        for out_float in (False, True):
+            out = emulated(x, w, constant=8, bias=bias, n_out=n_out, out_float=out_float)
+            # The bias is one more input, of 1.
+            with_one = torch.cat([x, torch.ones(M, 1, dtype=dtype)], 1)
+            both = torch.cat([exact, bias.double()[None]])
+            assert_product(out, with_one, both, M > 16, (bias.dtype, out_float))
+
+
+SHAPES = [(4096, 4096), (28672, 4096), (4096, 14336), (1024, 4096), (32, 32), (152064, 5120)]
+
+
+def test_plans_fill_the_processors() -> None:
+    for N, K in SHAPES:
+        for M in (8, 16, 32, 64, 128, 256):
+            for bits in (4, 8):
+                p = planned(M, N, K, bits)
+                assert p["stages"] >= 3, (N, K, M, p)
+                assert p["bytes"] <= 227 * 1024 // (1 if p["row_tiles"] == 8 else 2) - 1024
+                assert p["column_warps"] * p["k_warps"] <= 8
+                warps = N // 32 * -(-M // (8 * p["row_tiles"])) * p["split"]
+                blocks = -(-N // 32 // p["column_warps"]) * p["split"]
+                blocks *= -(-M // (8 * p["row_tiles"]))
+                busiest = -(-blocks // 132) * p["column_warps"]
+                if warps >= 8 * 132 and K >= 4096:
+                    assert warps / 132 / busiest > 0.8, (N, K, M, p)
+
+
+def test_ways() -> None:
+    rows = (1, 7, 8, 64, 65, 256, 257, 4096)
+    assert [way(M, 4096) for M in rows] == [*["few"] * 2, *["mid"] * 4, *["many"] * 2]
+    assert [way(M, 28672) for M in rows] == [*["few"] * 2, *["mid"] * 2, *["many"] * 4]
+    assert [way(M, 4096, whole=False) for M in (8, 16, 17)] == ["few", "few", "mid"]
+    assert [way(M, 4096, can="few sm90") for M in (16, 17, 64)] == ["few", "many", "many"]
+    assert [way(M, 4096, can="few") for M in (32, 33)] == ["few", "whole"]
+    assert way(5, 4096, can="") == "whole"
+    assert way(33, 4096, few_rows=40) == "few"
+    assert way(33, 4096, few_rows=0) == "mid"

@@ -1,0 +1,69 @@
+// What tests ask of csrc/w4_mid_m_*: the whole kernel on the processor, and how it divides the work.
+#define QCORE_W4_EMULATED
+#include "w4_emulation.h"
+
+#include "w4_mid_m_kernel.cuh"
+#include "w4_ways.h"
+
+using namespace qcore_cuda;
+
+struct Arguments {
+  const void *x, *words, *scales, *zeros, *bias;
+  void* out;
+  int64_t x_stride;
+  int m, x_k, k, n, n_out, groups, group_size;
+  int bits, zero, add, bfloat, bias_float, out_float;
+  int row_tiles, column_warps, split, seed;
+};
+
+template <typename T, int BITS, int ROW_TILES>
+void run(const mid_m::Problem& p, const CUtensorMap& x, const CUtensorMap& w, int seed) {
+  const unsigned rows = (p.m + 8 * ROW_TILES - 1) / (8 * ROW_TILES), width = 32 * p.plan.column_warps;
+  for (unsigned z = 0; z < (p.n_out + width - 1) / width; ++z) {
+    for (unsigned r = 0; r < rows; ++r) {
+      emulation::run_cluster(32 * (p.plan.column_warps * p.plan.k_warps + 1), p.layout.shared_bytes, p.plan.split, r, z,
+                             seed + r + 100 * z, [&] { mid_m::mid_m_kernel<T, BITS, ROW_TILES>(x, w, p); });
+    }
+  }
+}
+
+template <typename T, int BITS>
+void with_tiles(const mid_m::Problem& p, const CUtensorMap& x, const CUtensorMap& w, int seed) {
+  switch (p.plan.row_tiles) {
+    case 1: return run<T, BITS, 1>(p, x, w, seed);
+    case 2: return run<T, BITS, 2>(p, x, w, seed);
+    case 4: return run<T, BITS, 4>(p, x, w, seed);
+    default: return run<T, BITS, 8>(p, x, w, seed);
+  }
+}
+
+extern "C" void multiply(const Arguments* a) {
+  const auto* const zeros = static_cast<const uint32_t*>(a->zeros);
+  mid_m::Problem p = mid_m::problem_of(a->m, a->k, a->n, a->n_out, a->bits, a->group_size, a->groups,
+                                       {zeros, zeros ? a->n * a->bits / 32 : 0, a->zero, a->add},
+                                       {a->row_tiles, a->column_warps, 0, a->split}, 132);
+  p.scales = a->scales;
+  p.bias = a->bias;
+  p.bias_float = a->bias_float;
+  p.out = a->out;
+  p.out_float = a->out_float;
+  const CUtensorMap x{static_cast<const uint8_t*>(a->x), a->m, a->x_k * 2, a->x_stride * 2, 8 * p.plan.row_tiles};
+  const CUtensorMap w{static_cast<const uint8_t*>(a->words), a->k * a->bits / 32, a->n * 4, a->n * 4,
+                      p.word_box_rows(a->bits)};
+  if (a->bits == 4) {
+    a->bfloat ? with_tiles<__nv_bfloat16, 4>(p, x, w, a->seed) : with_tiles<__half, 4>(p, x, w, a->seed);
+  } else {
+    a->bfloat ? with_tiles<__nv_bfloat16, 8>(p, x, w, a->seed) : with_tiles<__half, 8>(p, x, w, a->seed);
+  }
+}
+
+extern "C" void plan(int m, int n, int k, int bits, int whole, int sm_count, int* out) {
+  const mid_m::Plan p = mid_m::plan_for(m, n, k, bits, whole, sm_count);
+  const mid_m::Layout l = mid_m::layout_for(p, bits, true);
+  const int found[] = {p.row_tiles, p.column_warps, p.k_warps, p.split, l.stages, l.stage_bytes, l.shared_bytes};
+  std::copy(std::begin(found), std::end(found), out);
+}
+
+extern "C" int way(int few, int sm90, int mid, int whole_pieces, int m, int n, int sm_count, int few_rows) {
+  return static_cast<int>(way_for({few != 0, sm90 != 0, mid != 0, whole_pieces != 0}, m, n, sm_count, few_rows));
+}

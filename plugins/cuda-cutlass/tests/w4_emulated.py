@@ -1,0 +1,127 @@
+"""Runs csrc/w4_mid_m_kernel.cuh on the processor, compiled with w4_emulation.h."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from qcore_cuda.kernels.gptq_packing import pack_along_k
+from w4_oracle import Weight
+
+__all__ = ["COMPILER", "WAYS", "emulated", "planned", "way"]
+
+HERE = Path(__file__).parent
+COMPILER = shutil.which("g++")
+WAYS = ("few", "mid", "many", "whole")
+
+Tensor = torch.Tensor
+
+
+class Arguments(ctypes.Structure):
+    """Of w4_emulated.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "words", "scales", "zeros", "bias", "out")),
+        ("x_stride", ctypes.c_int64),
+        *((name, ctypes.c_int) for name in ("m", "x_k", "k", "n", "n_out", "groups", "group_size")),
+        *((name, ctypes.c_int) for name in ("bits", "zero", "add", "bfloat")),
+        *((name, ctypes.c_int) for name in ("bias_float", "out_float")),
+        *((name, ctypes.c_int) for name in ("row_tiles", "column_warps", "split", "seed")),
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    assert COMPILER is not None
+    folder = tempfile.TemporaryDirectory(prefix="qcore-w4-emulated-")
+    built = Path(folder.name) / "w4.so"
+    flags = ["-std=c++17", "-O1", "-w", "-shared", "-fPIC"]
+    paths = [f"-I{HERE / 'emulated'}", f"-I{HERE.parent / 'csrc'}", f"-I{HERE}"]
+    source = str(HERE / "w4_emulated.cpp")
+    subprocess.run([COMPILER, *flags, *paths, source, "-o", str(built)], check=True)
+    library = ctypes.CDLL(str(built))
+    folder.cleanup()
+    return library
+
+
+def aligned(t: Tensor) -> Tensor:
+    """A copy that begins where copies of 16 bytes can."""
+    room = torch.empty(t.numel() * t.element_size() + 16, dtype=torch.uint8)
+    at = -room.data_ptr() % 16
+    view = room[at : at + t.numel() * t.element_size()].view(t.dtype).reshape(t.shape)
+    view.copy_(t)
+    return view
+
+
+def emulated(
+    x: Tensor,
+    w: Weight,
+    *,
+    constant: int | None = None,
+    v2: bool = True,
+    bias: Tensor | None = None,
+    n_out: int | None = None,
+    out_float: bool = False,
+    row_tiles: int = 0,
+    column_warps: int = 0,
+    split: int = 0,
+    seed: int = 1,
+) -> Tensor:
+    """``x`` [M, K or less] times a weight of 4 or 8 bits, K and N multiples of 32.
+
+    Args:
+        x: float16 or bfloat16, like the weight's scales.
+        w: codes, zero points, scales.
+        constant: the one zero point of all; None for the weight's own.
+        v2: how zero points are stored.
+        bias: of x's dtype or float32.
+        n_out: columns that are wanted; None for all.
+        out_float: whether the result is float32.
+        row_tiles: 1, 2, 4 or 8; 0 as the kernel chooses.
+        column_warps: 1 to 8; 0 for the division that the kernel chooses.
+        split: 1, 2, 4 or 8, where column_warps is given.
+        seed: the order of threads and copies.
+    """
+    K, N = w.codes.shape
+    groups = w.scales.shape[0]
+    n_out = N if n_out is None else n_out
+    codes = torch.from_numpy(w.codes).to(torch.uint8)
+    rows = torch.full((x.shape[0], -(-x.shape[1] // 8) * 8 + 8), 77.0).to(x.dtype)
+    rows[:, : x.shape[1]] = x
+    given = [aligned(t) for t in (rows, pack_along_k(codes, w.bits), w.scales)]
+    zeros = aligned(w.qzeros(v2)) if constant is None else None
+    bias = None if bias is None else bias.contiguous()
+    out = torch.full((x.shape[0], n_out), float("nan"))
+    out = out if out_float else out.to(x.dtype)
+    arguments = Arguments(
+        *(t.data_ptr() for t in given),
+        *(None if t is None else t.data_ptr() for t in (zeros, bias)),
+        out.data_ptr(), rows.stride(0),
+        x.shape[0], x.shape[1], K, N, n_out, groups, -(-K // groups // 32) * 32,
+        w.bits, constant or 0, int(not v2), int(x.dtype == torch.bfloat16),
+        int(bias is not None and bias.dtype == torch.float32), int(out_float),
+        row_tiles, column_warps, split, seed,
+    )  # fmt: skip
+    _library().multiply(ctypes.byref(arguments))
+    return out
+
+
+def planned(M: int, N: int, K: int, bits: int = 4, whole: bool = True) -> dict[str, int]:
+    """The division on 132 processors, for groups of whole pieces or others."""
+    found = (ctypes.c_int * 7)()
+    _library().plan(M, N, K, bits, int(whole), 132, found)
+    names = ("row_tiles", "column_warps", "k_warps", "split", "stages", "stage_bytes", "bytes")
+    return dict(zip(names, found, strict=True))
+
+
+def way(
+    M: int, N: int, *, can: str = "few sm90 mid", whole: bool = True, few_rows: int = -1
+) -> str:
+    """Which kernel is taken on 132 processors, of those that ``can`` run the weight."""
+    fits = [int(name in can.split()) for name in ("few", "sm90", "mid")]
+    return WAYS[_library().way(*fits, int(whole), M, N, 132, few_rows)]
