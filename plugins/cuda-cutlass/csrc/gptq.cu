@@ -316,7 +316,7 @@ Tensor multiply(const char* op, const Tensor& a, const GptqWeight& w, const Tens
   Ways can{fits_small_m(w), false, false, w.group_size >= w.k || w.group_size % mid_m::kPieceK == 0};
 #ifdef QCORE_CUDA_SM90A
   can.sm90 = !out_float && fits_w4_sm90(w, dtype_of(a), device);
-  can.mid = fits_w4_mid_m(w, dtype_of(a), device);
+  can.mid = kMidRowsHasRun && fits_w4_mid_m(w, dtype_of(a), device);
 #endif
   switch (way_for(can, m, columns, device_facts(device).sm_count, few_rows)) {
     case Way::kFewRows: return small_m_gptq(op, a, w, bias, columns, out_float, {}, launch);

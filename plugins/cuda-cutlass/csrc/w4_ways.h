@@ -38,6 +38,9 @@ constexpr int64_t kFewRowsBesideSm90 = 16;
 // So up to 16 rows no weight is rounded. The crossings to the medium kernel are by arithmetic, not measured.
 constexpr int64_t kFewRowsBesideMid = 7, kMidRows = 64, kMidRowsOfFewTiles = 256;
 
+// Until a GPU has run the kernel for a medium number of rows, no layer takes it: only `wna16_mid_m` does.
+constexpr bool kMidRowsHasRun = false;
+
 // `few_rows`: up to how many rows the caller wants the kernel for few; -1: as above.
 inline Way way_for(const Ways& can, int64_t m, int64_t n, int sm_count, int64_t few_rows = -1) {
   if (few_rows < 0) {

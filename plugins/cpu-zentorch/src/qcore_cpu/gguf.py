@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from qcore.facts.current_platform import current_platform
-from qcore.kernels.base import Answer, answer, tensor_of
+from qcore.kernels.base import Answer, answer, tensors_of
 from qcore.kernels.gguf import GGUFLinearKernel
 from qcore.layers.gguf import GGUFBlockType, GGUFLinearLayerConfig
 from qcore.numerics.gguf_blocks import decode_blocks
@@ -17,10 +17,27 @@ from qcore_cpu.wna16 import stored_bits
 __all__ = ["CPUGGUFInt8LinearKernel", "CPUGGUFLinearKernel"]
 
 _BITS = {
-    "Q2_K": 2, "Q3_K": 3, "Q4_0": 4, "Q4_1": 4, "Q4_K": 4,
-    "Q5_0": 5, "Q5_1": 5, "Q5_K": 5, "Q6_K": 6,
+    "Q2_K": 2,
+    "Q3_K": 3,
+    "Q4_0": 4,
+    "Q4_1": 4,
+    "Q4_K": 4,
+    "Q5_0": 5,
+    "Q5_1": 5,
+    "Q5_K": 5,
+    "Q6_K": 6,
 }
 """Bits of a code; 8 where a type is not named: IQ4's values are bytes of a table."""
+
+_HELD = (
+    "weight",
+    "weight_scale",
+    "weight_chunks",
+    "weight_offset",
+    "weight_super_scale",
+    "weight_super_offset",
+)
+"""What a call takes from the layer."""
 
 _SINGLES = 32
 """Weights in a block that has one scale; larger blocks have integer scales too."""
@@ -53,6 +70,8 @@ class CPUGGUFLinearKernel(GGUFLinearKernel):
         library.load()
         self.bits = _BITS.get(config.qtype, 8)
         self.stored_bits = stored_bits(self.bits)
+        self.out_type = config.out_dtype
+        self.shape = (config.in_features, config.out_features)
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The layout of ``csrc/wna16_pack.cpp`` and, by ``csrc/wna16.cpp``, what GGUF adds.
@@ -103,26 +122,15 @@ class CPUGGUFLinearKernel(GGUFLinearKernel):
     ) -> torch.Tensor:
         """Run the layer; ``x`` may be strided."""
         packed, factors = self._arguments(layer, bias)
-        op = torch.ops.qcore_cpu.wna16_linear
-        return op(x, *packed, self.config.out_dtype, *factors)  # type: ignore[no-any-return]
+        op = torch.ops.qcore_cpu.wna16_linear.default
+        return op(x, *packed, self.out_type, *factors)  # type: ignore[no-any-return]
 
     def _arguments(
         self, layer: torch.nn.Module, bias: torch.Tensor | None
-    ) -> tuple[tuple[object, ...], tuple[torch.Tensor, ...]]:
+    ) -> tuple[tuple[object, ...], list[torch.Tensor]]:
         """What both ops take before and after the arguments in which they differ."""
-        packed = (
-            tensor_of(layer, "weight"),
-            tensor_of(layer, "weight_scale"),
-            None,
-            None,
-            tensor_of(layer, "weight_chunks"),
-            bias,
-            self.stored_bits,
-            self.config.in_features,
-            self.config.out_features,
-        )
-        names = ("weight_offset", "weight_super_scale", "weight_super_offset")
-        return packed, tuple(tensor_of(layer, name) for name in names)
+        weight, scale, chunks, *factors = tensors_of(layer, *_HELD)
+        return (weight, scale, None, None, chunks, bias, self.stored_bits, *self.shape), factors
 
 
 class CPUGGUFInt8LinearKernel(CPUGGUFLinearKernel):
@@ -138,8 +146,8 @@ class CPUGGUFInt8LinearKernel(CPUGGUFLinearKernel):
     ) -> torch.Tensor:
         """Run the layer; ``x`` may be strided."""
         packed, factors = self._arguments(layer, bias)
-        op = torch.ops.qcore_cpu.wna16_int8_linear
-        return op(x, *packed, False, self.config.out_dtype, *factors)  # type: ignore[no-any-return]
+        op = torch.ops.qcore_cpu.wna16_int8_linear.default
+        return op(x, *packed, False, self.out_type, *factors)  # type: ignore[no-any-return]
 
 
 def _with_halves_of_one(blocks: torch.Tensor, kind: GGUFBlockType) -> torch.Tensor:
