@@ -23,9 +23,6 @@ KERNELS = light.declared_kernels()
 
 WITHOUT_REPORT = {
     "CutlassNvFp4LinearKernel",  # compiled; its test, with the built library, notes that
-    "FbgemmNvFp4LinearKernel",  # their tests note calls against a stand-in; not committed yet
-    "HummingFP8ScaledMMLinearKernel",
-    "HummingLinearKernel",
     "MarlinLinearKernel",  # a check failed in the last run on a GPU that is committed
     "MarlinMxFp4LinearKernel",
     "MarlinMxfp8LinearKernel",
