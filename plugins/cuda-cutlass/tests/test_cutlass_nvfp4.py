@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from claimed_layers import check_claimed
 from nvfp4_operands import nvfp4_product, nvfp4_values
 from qcore.facts.current_platform import weighing
 from qcore.facts.target import Target
@@ -22,18 +23,12 @@ from qcore.selection import select
 from qcore.testing import (
     Arithmetic,
     Subject,
-    check_compile,
-    check_contract,
     check_kernel,
-    check_nan_propagation,
     check_numerics,
-    check_opcheck,
-    check_packing,
     conformance_configs,
-    evidence,
     isolated_registry,
 )
-from qcore.testing.answers import check_answers, check_refusals
+from qcore.testing.answers import check_answers
 from qcore_cuda import library, ops, plugin
 from qcore_cuda.kernels.cutlass_nvfp4 import CutlassNvFp4LinearKernel
 from qcore_cuda.kernels.cutlass_nvfp4_operands import quantize_rows, swizzled
@@ -100,16 +95,7 @@ def test_conforms(stand_in: None) -> None:
     who = subject()
     claimed = [c for c in CONFIGS if CutlassNvFp4LinearKernel.can_implement(c)[0]]
     assert {c.out_dtype or c.input_dtype for c in claimed} == {torch.bfloat16, torch.float16}
-    with evidence(*what_this_shows()):
-        for config in claimed:
-            check_contract(who, config)
-            check_numerics(who, config)
-            check_packing(who, config)
-            check_nan_propagation(who, config)
-        check_opcheck(who, claimed[0])
-        check_compile(who, claimed[0], backend="aot_eager")
-    for config in set(CONFIGS) - set(claimed):
-        check_refusals(who, config)
+    check_claimed(who, CONFIGS, claimed, what_this_shows())
     with weighing(Target.parse("cuda:sm_100")):
         check_answers(who, CONFIGS)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from claimed_layers import check_claimed
 from nvfp4_operands import nvfp4_product
 from qcore.facts.current_platform import weighing
 from qcore.facts.target import Target
@@ -18,17 +19,11 @@ from qcore.layers import NvFp4LinearLayerConfig
 from qcore.testing import (
     Arithmetic,
     Subject,
-    check_compile,
-    check_contract,
     check_kernel,
-    check_nan_propagation,
     check_numerics,
-    check_opcheck,
-    check_packing,
     conformance_configs,
-    evidence,
 )
-from qcore.testing.answers import check_answers, check_refusals
+from qcore.testing.answers import check_answers
 from qcore_cuda import plugin
 from qcore_cuda.kernels import fbgemm
 from qcore_cuda.kernels.fbgemm import FbgemmNvFp4LinearKernel
@@ -108,16 +103,8 @@ def test_conforms(release: str, put: Put) -> None:
     who = subject()
     claimed = [c for c in CONFIGS if FbgemmNvFp4LinearKernel.can_implement(c)[0]]
     assert claimed
-    with evidence("contract", f"a stand-in with the schema of fbgemm-gpu-genai {release}"):
-        for config in claimed:
-            check_contract(who, config)
-            check_numerics(who, config)
-            check_packing(who, config)
-            check_nan_propagation(who, config)
-        check_opcheck(who, claimed[0])
-        check_compile(who, claimed[0], backend="aot_eager")
-    for config in set(CONFIGS) - set(claimed):
-        check_refusals(who, config)
+    shown = f"a stand-in with the schema of fbgemm-gpu-genai {release}"
+    check_claimed(who, CONFIGS, claimed, ("contract", shown))
     with weighing(Target.parse("cuda:sm_100")):
         check_answers(who, CONFIGS)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from claimed_layers import check_claimed
 from humming_stand_in import KNOWN, modules
 from installed_signatures import parameters_in_source
 from qcore.errors import KernelRefusedError, WeightError
@@ -22,18 +23,12 @@ from qcore.layers import FP8ScaledMMLinearLayerConfig, MPLinearLayerConfig
 from qcore.testing import (
     Arithmetic,
     Subject,
-    check_compile,
-    check_contract,
     check_kernel,
-    check_nan_propagation,
     check_numerics,
-    check_opcheck,
-    check_packing,
     conformance_configs,
-    evidence,
     make_layer,
 )
-from qcore.testing.answers import check_answers, check_refusals
+from qcore.testing.answers import check_answers
 from qcore_cuda import plugin
 from qcore_cuda.kernels import humming_package, humming_support
 from qcore_cuda.kernels.humming import HummingLinearKernel
@@ -74,16 +69,8 @@ def test_conforms(kernel: Any, stand_in: dict[str, ModuleType]) -> None:
     configs = conformance_configs(kernel.kernel_type)
     claimed = [c for c in configs if kernel.can_implement(c)[0]]
     assert claimed
-    with evidence("contract", f"a stand-in with the signatures of {KNOWN['release']}"):
-        for config in claimed:
-            check_contract(who, config)
-            check_numerics(who, config)
-            check_packing(who, config)
-            check_nan_propagation(who, config)
-        check_opcheck(who, claimed[0])
-        check_compile(who, claimed[0], backend="aot_eager")
-    for config in set(configs) - set(claimed):
-        check_refusals(who, config)
+    shown = f"a stand-in with the signatures of {KNOWN['release']}"
+    check_claimed(who, configs, claimed, ("contract", shown))
 
 
 @each_kernel
