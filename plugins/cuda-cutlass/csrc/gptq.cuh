@@ -8,6 +8,10 @@
 
 namespace qcore_cuda {
 
+// Kernels of e2m1 are compiled for bfloat16 alone: its scales are e8m0, for which half has no room.
+template <typename T>
+constexpr bool takes_e2m1 = std::is_same<T, __nv_bfloat16>::value;
+
 struct GptqWeight {
   Tensor words;
   int bits;

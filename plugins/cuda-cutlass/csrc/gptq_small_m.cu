@@ -42,8 +42,8 @@ Tensor small_m_gptq(const char* op, const Tensor& x, const GptqWeight& weight, c
       p.scales = weight.column_scales;
       p.scale_type = ScaleType::kFloat;
     }
-    if (weight.bits == 4) run(Gptq<E2M1, true>{});
-    else run(Gptq<E4M3, false>{});
+    if (weight.bits == 8) run(Gptq<E4M3, false>{});
+    else small_m_of<Gptq<E2M1, true>, __nv_bfloat16>(op, p, wish, x.get_device_index(), launch.stream());
     return out;
   }
   switch (weight.bits * 2 + (weight.shuffled && weight.bits != 3 && weight.bits != 8)) {

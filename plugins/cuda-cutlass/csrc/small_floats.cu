@@ -15,6 +15,8 @@ GptqWeight float_weight(const char* op, const Tensor& a, const Tensor& q_weight,
                         const Tensor* column_scales, int64_t bits, int64_t group_size) {
   check_activations(op, a);
   QCORE_CHECK(bits == 4 || bits == 8, op, ": bits is ", bits, "; allowed: 4 (e2m1), 8 (e4m3)");
+  QCORE_CHECK(bits == 8 || dtype_of(a) == ScalarType::BFloat16, op, ": a is ", dtype_name(dtype_of(a)),
+              "; beside e2m1 only BFloat16");
   QCORE_CHECK(q_weight.dim() == 2 && scales.dim() == 2, op, ": q_weight has shape ", shape_of(q_weight),
                   " and scales ", shape_of(scales), "; both must have two dimensions");
   const int64_t n = q_weight.size(1), k = q_weight.size(0) * 32 / bits, groups = scales.size(0);

@@ -76,7 +76,10 @@ Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tens
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     const auto with = [&](auto kind) { with_tiles<T, decltype(kind)>(op, x_map, w_map, p, device, at.stream()); };
-    if (w.floats) return w.bits == 4 ? with(E2M1{}) : with(E4M3{});
+    if (w.floats && w.bits == 8) return with(E4M3{});
+    if constexpr (takes_e2m1<T>) {
+      if (w.floats) return with(E2M1{});
+    }
     w.bits == 4 ? with(Integer<4>{}) : with(Integer<8>{});
   };
   if (dtype_of(a) == ScalarType::Half) run(__half{});

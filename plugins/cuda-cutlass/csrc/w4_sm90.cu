@@ -125,7 +125,10 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
     run(zero, kind, std::integral_constant<int, 256>{});
   };
   const auto with_kind = [&](auto zero) {
-    if (w.floats) return w.bits == 4 ? with_rows(zero, E2M1{}) : with_rows(zero, E4M3{});
+    if (w.floats && w.bits == 8) return with_rows(zero, E4M3{});
+    if constexpr (takes_e2m1<decltype(zero)>) {
+      if (w.floats) return with_rows(zero, E2M1{});
+    }
     w.bits == 4 ? with_rows(zero, Integer<4>{}) : with_rows(zero, Integer<8>{});
   };
   if (dtype_of(a) == ScalarType::Half) with_kind(__half{});
