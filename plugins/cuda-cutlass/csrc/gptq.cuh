@@ -1,4 +1,4 @@
-// GPTQ's weights, checked: codes of `bits` along K in int32 [K * bits / 32, N], without gaps.
+// Weights in GPTQ's layout, checked: codes of `bits` along K in int32 [K * bits / 32, N], without gaps.
 #pragma once
 
 #include "w4_mid_m_plan.h"

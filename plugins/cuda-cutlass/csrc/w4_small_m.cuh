@@ -1,4 +1,4 @@
-// Few rows times packed integer weights: a stream of weights through tensor cores.
+// Few rows times packed weights, integers or floats: a stream of weights through tensor cores.
 //
 // A warp owns 32 (GPTQ) or 64 (AWQ) columns and a range of K. Weights are the left operand, 16 columns a
 // tile, activations the right one, 8 rows a tile: see w4_layouts.cuh. Each thread keeps the words of
