@@ -300,7 +300,7 @@ Tensor gptq_dequantize(const Tensor& q_weight, const Tensor& qzeros, const Tenso
   QCORE_CHECK(type == ScalarType::Half || type == ScalarType::BFloat16, op, ": dtype is ", dtype_name(type),
                   "; allowed: Half, BFloat16");
   const Launch launch(q_weight);
-  const Tensor out = new_empty(q_weight, {w.k, w.n}, type);
+  const Tensor out = new_tensor(q_weight, {w.k, w.n}, type);
   dequantize_gptq(op, w, out, launch.stream());
   return out;
 }
@@ -310,7 +310,7 @@ Tensor multiply(const char* op, const Tensor& a, const GptqWeight& w, const Tens
                 bool out_float, int64_t few_rows, const Launch& launch) {
   const int64_t k = a.size(a.dim() - 1), m = k ? a.numel() / k : 0;
   if (m == 0 || columns == 0) {
-    return new_empty(a, shape_with_last(a, columns), out_float ? ScalarType::Float : dtype_of(a));
+    return new_tensor(a, shape_with_last(a, columns), out_float ? ScalarType::Float : dtype_of(a));
   }
   const int32_t device = a.get_device_index();
   Ways can{fits_small_m(w), false, false, w.group_size >= w.k || w.group_size % mid_m::kPieceK == 0};
@@ -326,7 +326,7 @@ Tensor multiply(const char* op, const Tensor& a, const GptqWeight& w, const Tens
 #endif
     default: break;
   }
-  const Tensor whole = new_empty(a, {k, w.n});
+  const Tensor whole = new_tensor(a, {k, w.n});
   dequantize_gptq(op, w, whole, launch.stream());
   const Tensor used = columns == w.n ? whole : torch::stable::narrow(const_cast<Tensor&>(whole), 1, 0, columns);
   const Tensor out = product(a, used, out_float);

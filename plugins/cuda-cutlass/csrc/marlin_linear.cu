@@ -60,7 +60,7 @@ bool run_marlin(const MarlinCall& call, const Tensor& out, const Launch& launch)
   const int64_t of_block = ceil_div(all, blocks);
   blocks = ceil_div(all, of_block);
   const bool shares = of_block % steps != 0;  // some tile is done by several blocks
-  const Tensor partials = new_empty(
+  const Tensor partials = new_tensor(
       call.a->tensor, {shares ? 2 * blocks * kernel->tile_m * kernel->tile_n : 4}, ScalarType::Float);
 
   qcore_marlin::Params p{};
@@ -147,7 +147,7 @@ Tensor marlin_linear(const Tensor& x, const Tensor& weight, const Tensor& scales
   QCORE_CHECK(workspace.numel() > 0, op, ": workspace is empty; it must be zeros, one for each processor or more");
 
   const Launch launch(x);
-  Tensor out = new_empty(x, shape_with_last(x, out_features), out_dtype);
+  Tensor out = new_tensor(x, shape_with_last(x, out_features), out_dtype);
   if (out.numel() == 0) return out;
   const Tensor* order = present(perm);
   if (order) check_tensor(op, "perm", *order, x, {ScalarType::Int}, {k});

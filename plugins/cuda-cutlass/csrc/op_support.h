@@ -137,7 +137,7 @@ inline std::vector<int64_t> shape_with_last(const Tensor& x, int64_t last) {
 
 // A tensor on the device of `like`, uninitialized, contiguous. Straight to the allocation: new_empty of the stable
 // ABI looks its operator up by name, which takes as long as a launch.
-inline Tensor new_empty(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
+inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
   std::vector<int64_t> strides(shape.size(), 1);
   for (size_t i = shape.size(); i > 1; --i) strides[i - 2] = strides[i - 1] * std::max<int64_t>(1, shape[i - 1]);
   const auto code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
@@ -149,18 +149,18 @@ inline Tensor new_empty(const Tensor& like, const std::vector<int64_t>& shape, S
               shape_text(shape.data(), static_cast<int64_t>(shape.size())), " of ", dtype_name(type));
   return Tensor(made);
 }
-inline Tensor new_empty(const Tensor& like, const std::vector<int64_t>& shape) {
-  return new_empty(like, shape, dtype_of(like));
+inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape) {
+  return new_tensor(like, shape, dtype_of(like));
 }
 
 // New tensors on the device of x: of its shape in the first `dim` dimensions, contiguous.
 inline Tensor new_like(const Tensor& x, int64_t dim, ScalarType type) {
   std::vector<int64_t> shape(dim);
   for (int64_t i = 0; i < dim; ++i) shape[i] = x.size(i);
-  return new_empty(x, shape, type);
+  return new_tensor(x, shape, type);
 }
 inline Tensor new_column(const Tensor& x, ScalarType type) {
-  return new_empty(x, shape_with_last(x, 1), type);
+  return new_tensor(x, shape_with_last(x, 1), type);
 }
 
 // Makes the device of a tensor current while it lives, and knows torch's current stream there.

@@ -27,7 +27,7 @@ class Workspace {
     size_ += ceil_div(bytes, 256) * 256;
     return at;
   }
-  void allocate(const Tensor& like) { memory_ = new_empty(like, {std::max<int64_t>(size_, 1)}, ScalarType::Byte); }
+  void allocate(const Tensor& like) { memory_ = new_tensor(like, {std::max<int64_t>(size_, 1)}, ScalarType::Byte); }
   template <typename T>
   T* at(int64_t place) const {
     return reinterpret_cast<T*>(static_cast<uint8_t*>(memory_.data_ptr()) + place);
@@ -195,7 +195,7 @@ Tensor new_out(const char* op, const Tensor& x, int64_t out_features, std::optio
   check_cuda(op, "x", x);
   QCORE_CHECK(x.dim() >= 1, op, ": x has no dimension; it must be [..., K]");
   QCORE_CHECK(out_features >= 0, op, ": out_features is ", out_features, "; it cannot be negative");
-  return new_empty(x, shape_with_last(x, out_features), type.value_or(dtype_of(x)));
+  return new_tensor(x, shape_with_last(x, out_features), type.value_or(dtype_of(x)));
 }
 
 // ---- int8 ---------------------------------------------------------------------------------------
