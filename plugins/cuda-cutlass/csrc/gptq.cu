@@ -11,7 +11,6 @@
 // groups lie together.
 
 #include "gptq.cuh"
-#include "w4_ways.h"
 
 namespace qcore_cuda {
 namespace {
@@ -109,8 +108,9 @@ struct DequantizeParams {
 };
 
 // A thread: eight inputs by eight columns.
-template <int BITS, bool SHUFFLED, typename T>
+template <class KIND, bool SHUFFLED, typename T>
 __global__ void __launch_bounds__(128) dequantize_kernel(const __grid_constant__ DequantizeParams p) {
+  constexpr int BITS = KIND::kBits;
   const int64_t column = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) * 8;
   if (column >= p.n) return;
   for (int64_t octet = blockIdx.y; octet * 8 < p.k; octet += gridDim.y) {
@@ -159,7 +159,9 @@ __global__ void __launch_bounds__(128) dequantize_kernel(const __grid_constant__
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const int c = 2 * j + e;
-          const float code = __uint_as_float(0x4b000000u | codes.code(i, c)) - zeros[c];  // 2^23 + c: exact
+          float code;
+          if constexpr (KIND::kFloat) code = float_of<KIND>(codes.code(i, c));
+          else code = __uint_as_float(0x4b000000u | codes.code(i, c)) - zeros[c];  // 2^23 + c: exact
           v[e] = known ? code * scales[c] : __int_as_float(0x7fffffff);
         }
         if constexpr (std::is_same<T, __half>::value) pairs[j] = as_bits(__floats2half2_rn(v[0], v[1]));
@@ -171,12 +173,12 @@ __global__ void __launch_bounds__(128) dequantize_kernel(const __grid_constant__
   }
 }
 
-template <int BITS, bool SHUFFLED>
+template <class KIND, bool SHUFFLED>
 void launch_dequantize(const DequantizeParams& p, ScalarType type, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(ceil_div(p.n / 8, 128)),
                   static_cast<unsigned>(std::min<int64_t>(ceil_div(p.k, 8), 65535)));
-  if (type == ScalarType::Half) dequantize_kernel<BITS, SHUFFLED, __half><<<grid, 128, 0, stream>>>(p);
-  else dequantize_kernel<BITS, SHUFFLED, __nv_bfloat16><<<grid, 128, 0, stream>>>(p);
+  if (type == ScalarType::Half) dequantize_kernel<KIND, SHUFFLED, __half><<<grid, 128, 0, stream>>>(p);
+  else dequantize_kernel<KIND, SHUFFLED, __nv_bfloat16><<<grid, 128, 0, stream>>>(p);
 }
 
 }  // namespace
@@ -197,8 +199,8 @@ void dequantize_gptq(const char* op, const GptqWeight& w, const Tensor& out, cud
                            w.k,
                            w.n,
                            out.size(0),
-                           scales.data_ptr(),
-                           scale_type_of(scales),
+                           w.column_scales ? w.column_scales : scales.data_ptr(),
+                           w.column_scales ? ScaleType::kFloat : scale_type_of(scales),
                            scales.size(0),
                            w.group_size,
                            w.zeros,
@@ -206,13 +208,55 @@ void dequantize_gptq(const char* op, const GptqWeight& w, const Tensor& out, cud
                            w.perm,
                            out.data_ptr()};
   const ScalarType type = dtype_of(out);
+  if (w.floats) {
+    if (w.bits == 4) launch_dequantize<E2M1, true>(p, type, stream);
+    else launch_dequantize<E4M3, false>(p, type, stream);
+    return check_launch(op);
+  }
   switch (w.bits) {
-    case 2: w.shuffled ? launch_dequantize<2, true>(p, type, stream) : launch_dequantize<2, false>(p, type, stream); break;
-    case 3: launch_dequantize<3, false>(p, type, stream); break;
-    case 4: w.shuffled ? launch_dequantize<4, true>(p, type, stream) : launch_dequantize<4, false>(p, type, stream); break;
-    default: launch_dequantize<8, false>(p, type, stream);
+    case 2: w.shuffled ? launch_dequantize<Integer<2>, true>(p, type, stream) : launch_dequantize<Integer<2>, false>(p, type, stream); break;
+    case 3: launch_dequantize<Integer<3>, false>(p, type, stream); break;
+    case 4: w.shuffled ? launch_dequantize<Integer<4>, true>(p, type, stream) : launch_dequantize<Integer<4>, false>(p, type, stream); break;
+    default: launch_dequantize<Integer<8>, false>(p, type, stream);
   }
   check_launch(op);
+}
+
+Ways ways_of(const GptqWeight& w, ScalarType type, bool out_float, int32_t device) {
+  Ways can{fits_small_m(w), false, false, w.group_size >= w.k || w.group_size % mid_m::kPieceK == 0};
+#ifdef QCORE_CUDA_SM90A
+  can.sm90 = !out_float && fits_w4_sm90(w, type, device);
+  can.mid = fits_w4_mid_m(w, type, device);
+#endif
+  return can;
+}
+
+Tensor multiply_by(Way way, const char* op, const Tensor& a, const GptqWeight& w, const Tensor* bias, int64_t columns,
+                   bool out_float, const Launch& launch) {
+  const int64_t k = a.size(a.dim() - 1);
+  if (a.numel() == 0 || columns == 0) {
+    return new_tensor(a, shape_with_last(a, columns), out_float ? ScalarType::Float : dtype_of(a));
+  }
+  switch (way) {
+    case Way::kFewRows: return small_m_gptq(op, a, w, bias, columns, out_float, {}, launch);
+#ifdef QCORE_CUDA_SM90A
+    case Way::kMidRows: return w4_mid_m(op, a, w, bias, columns, out_float, launch);
+    case Way::kManyRows: return w4_sm90(op, a, w, bias, columns, launch);
+#endif
+    default: break;
+  }
+  const Tensor whole = new_tensor(a, {k, w.n});
+  dequantize_gptq(op, w, whole, launch.stream());
+  const Tensor used = columns == w.n ? whole : torch::stable::narrow(const_cast<Tensor&>(whole), 1, 0, columns);
+  const Tensor out = product(a, used, out_float);
+  if (bias) add_bias(out, *bias, false, launch.stream());
+  return out;
+}
+
+void check_activations(const char* op, const Tensor& a) {
+  check_cuda(op, "a", a);
+  check_dtype(op, "a", a, {ScalarType::Half, ScalarType::BFloat16});
+  QCORE_CHECK(a.dim() >= 1 && a.size(a.dim() - 1) > 0, op, ": a has shape ", shape_of(a), "; it must be [..., K]");
 }
 
 namespace {
@@ -305,39 +349,14 @@ Tensor gptq_dequantize(const Tensor& q_weight, const Tensor& qzeros, const Tenso
   return out;
 }
 
-// By the kernel that `way_for` names (`few_rows`: up to how many the one for few is to take; -1: as there).
+// `few_rows`: up to how many the kernel for few is to take; -1: as `way_for` has it.
 Tensor multiply(const char* op, const Tensor& a, const GptqWeight& w, const Tensor* bias, int64_t columns,
                 bool out_float, int64_t few_rows, const Launch& launch) {
   const int64_t k = a.size(a.dim() - 1), m = k ? a.numel() / k : 0;
-  if (m == 0 || columns == 0) {
-    return new_tensor(a, shape_with_last(a, columns), out_float ? ScalarType::Float : dtype_of(a));
-  }
   const int32_t device = a.get_device_index();
-  Ways can{fits_small_m(w), false, false, w.group_size >= w.k || w.group_size % mid_m::kPieceK == 0};
-#ifdef QCORE_CUDA_SM90A
-  can.sm90 = !out_float && fits_w4_sm90(w, dtype_of(a), device);
-  can.mid = fits_w4_mid_m(w, dtype_of(a), device);
-#endif
-  switch (way_for(can, m, columns, k, device_facts(device).sm_count, few_rows)) {
-    case Way::kFewRows: return small_m_gptq(op, a, w, bias, columns, out_float, {}, launch);
-#ifdef QCORE_CUDA_SM90A
-    case Way::kMidRows: return w4_mid_m(op, a, w, bias, columns, out_float, launch);
-    case Way::kManyRows: return w4_sm90(op, a, w, bias, columns, launch);
-#endif
-    default: break;
-  }
-  const Tensor whole = new_tensor(a, {k, w.n});
-  dequantize_gptq(op, w, whole, launch.stream());
-  const Tensor used = columns == w.n ? whole : torch::stable::narrow(const_cast<Tensor&>(whole), 1, 0, columns);
-  const Tensor out = product(a, used, out_float);
-  if (bias) add_bias(out, *bias, false, launch.stream());
-  return out;
-}
-
-void check_activations(const char* op, const Tensor& a) {
-  check_cuda(op, "a", a);
-  check_dtype(op, "a", a, {ScalarType::Half, ScalarType::BFloat16});
-  QCORE_CHECK(a.dim() >= 1 && a.size(a.dim() - 1) > 0, op, ": a has shape ", shape_of(a), "; it must be [..., K]");
+  const Ways can = ways_of(w, dtype_of(a), out_float, device);
+  const Way way = way_for(can, m, columns, k, device_facts(device).sm_count, few_rows);
+  return multiply_by(way, op, a, w, bias, columns, out_float, launch);
 }
 
 Tensor gptq_gemm(const Tensor& a, const Tensor& b_q_weight, const Tensor& b_gptq_qzeros, const Tensor& b_gptq_scales,

@@ -4,8 +4,13 @@
 #include "w4_mid_m_plan.h"
 #include "w4_small_m.cuh"
 #include "w4_support.h"
+#include "w4_ways.h"
 
 namespace qcore_cuda {
+
+// Kernels of e2m1 are compiled for bfloat16 alone: its scales are e8m0, for which half has no room.
+template <typename T>
+constexpr bool takes_e2m1 = std::is_same<T, __nv_bfloat16>::value;
 
 struct GptqWeight {
   Tensor words;
@@ -17,6 +22,10 @@ struct GptqWeight {
   int64_t group_size;
   const int32_t* g_idx;  // the group of each input; null: k / group_size
   const int32_t* perm;   // row k belongs to input perm[k]; null: to k
+  // Codes are e2m1 or e4m3, by their bits, and have no zero points. With `column_scales`, [n], there is one
+  // group, whose scales are ones.
+  bool floats = false;
+  const float* column_scales = nullptr;
 };
 
 ScaleType scale_type_of(const Tensor& scales);
@@ -26,6 +35,16 @@ void dequantize_gptq(const char* op, const GptqWeight& w, const Tensor& out, cud
 
 // Whether the kernel for few rows can run it.
 bool fits_small_m(const GptqWeight& w);
+
+// The kernels that can run it with activations of `type`.
+Ways ways_of(const GptqWeight& w, ScalarType type, bool out_float, int32_t device);
+
+// x [..., K] times the weight, by such a kernel: [..., columns].
+Tensor multiply_by(Way way, const char* op, const Tensor& x, const GptqWeight& w, const Tensor* bias,
+                   int64_t columns, bool out_float, const Launch& launch);
+
+// Activations that these kernels take; else an error.
+void check_activations(const char* op, const Tensor& a);
 
 // x [..., K] times the weight: [..., columns].
 Tensor small_m_gptq(const char* op, const Tensor& x, const GptqWeight& w, const Tensor* bias, int64_t columns,

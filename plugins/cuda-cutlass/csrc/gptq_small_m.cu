@@ -37,13 +37,22 @@ Tensor small_m_gptq(const char* op, const Tensor& x, const GptqWeight& weight, c
   const auto run = [&](auto layout) {
     small_m<decltype(layout)>(op, p, wish, dtype_of(x), x.get_device_index(), launch.stream());
   };
+  if (weight.floats) {
+    if (weight.column_scales) {  // float32, one group: what this kernel has room for as it is
+      p.scales = weight.column_scales;
+      p.scale_type = ScaleType::kFloat;
+    }
+    if (weight.bits == 8) run(Gptq<E4M3, false>{});
+    else small_m_of<Gptq<E2M1, true>, __nv_bfloat16>(op, p, wish, x.get_device_index(), launch.stream());
+    return out;
+  }
   switch (weight.bits * 2 + (weight.shuffled && weight.bits != 3 && weight.bits != 8)) {
-    case 4: run(Gptq<2, false>{}); break;
-    case 5: run(Gptq<2, true>{}); break;
-    case 6: run(Gptq<3, false>{}); break;
-    case 8: run(Gptq<4, false>{}); break;
-    case 9: run(Gptq<4, true>{}); break;
-    case 16: run(Gptq<8, false>{}); break;
+    case 4: run(Gptq<Integer<2>, false>{}); break;
+    case 5: run(Gptq<Integer<2>, true>{}); break;
+    case 6: run(Gptq<Integer<3>, false>{}); break;
+    case 8: run(Gptq<Integer<4>, false>{}); break;
+    case 9: run(Gptq<Integer<4>, true>{}); break;
+    case 16: run(Gptq<Integer<8>, false>{}); break;
     default: fail(op, ": no kernel for ", weight.bits, " bits");
   }
   return out;

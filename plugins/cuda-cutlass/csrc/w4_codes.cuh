@@ -1,8 +1,13 @@
-// Codes of 2, 3, 4 and 8 bits to pairs of half or bfloat16 that hold `code - zero`, exactly; and the
-// tensor cores' product of such pairs.
+// Codes of 2, 3, 4 and 8 bits to pairs of half or bfloat16 that hold `code - zero`, or what a small float
+// is, exactly; and the tensor cores' product of such pairs.
 //
-// A number 1024 + c is the bits of 1024.0 (half) with c put into the mantissa: one LOP3 converts two
+// Integers: a number 1024 + c is the bits of 1024.0 (half) with c put into the mantissa: one LOP3 converts two
 // codes, one subtraction takes off 1024 + zero. In bfloat16 the number is 128 and c below 128.
+//
+// Floats: sign, exponent and mantissa of e4m3 or e2m1 are put where half or bfloat16 has them. What comes out
+// is less by a power of two, the difference of the exponents' biases, and is multiplied by that; subnormal
+// numbers too, which become such and then what they are. A NaN of e4m3 becomes 480 here: whoever packs
+// weights gives its column a scale that is NaN.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,6 +16,21 @@
 #include <cstdint>
 
 namespace qcore_cuda {
+
+// What codes are.
+template <int BITS>
+struct Integer {
+  static constexpr int kBits = BITS;
+  static constexpr bool kFloat = false;
+};
+struct E4M3 {
+  static constexpr int kBits = 8;
+  static constexpr bool kFloat = true;
+};
+struct E2M1 {
+  static constexpr int kBits = 4;
+  static constexpr bool kFloat = true;
+};
 
 template <typename T>
 struct PairOf;
@@ -49,8 +69,9 @@ __device__ __forceinline__ void assign_to(__nv_bfloat16& to, float v) { to = __f
 
 // Eight codes of one column, made into four pairs. `x` has codes of BITS <= 4 bits, i at bit
 // BITS * i and i + 4 at bit 16 + BITS * i: pair i is (i, i + 4).
-template <int BITS, typename T>
+template <class KIND, typename T>
 struct Codes {
+  static constexpr int BITS = KIND::kBits;
   static constexpr bool kHalf = std::is_same<T, __half>::value;
   static constexpr uint32_t kMask = ((1u << BITS) - 1) * 0x00010001u;
   static constexpr uint32_t kBase = kHalf ? 0x64006400u : 0x43004300u;
@@ -77,7 +98,7 @@ struct Codes {
 
 // Bytes: pair 0 of a word is bytes (0, 1), pair 1 is (2, 3).
 template <>
-struct Codes<8, __half> {
+struct Codes<Integer<8>, __half> {
   struct Zero {
     uint32_t low;
   };
@@ -91,7 +112,7 @@ struct Codes<8, __half> {
 
 // bfloat16 has no room for 256 codes beside a base: by way of float, as 2^23 + code.
 template <>
-struct Codes<8, __nv_bfloat16> {
+struct Codes<Integer<8>, __nv_bfloat16> {
   struct Zero {
     float low;
   };
@@ -104,6 +125,55 @@ struct Codes<8, __nv_bfloat16> {
     return as_bits(__floats2bfloat162_rn(a, b));
   }
 };
+
+// Pairs as those of bytes.
+template <typename T>
+struct Codes<E4M3, T> {
+  static constexpr bool kHalf = std::is_same<T, __half>::value;
+  struct Zero {};
+  static __device__ __forceinline__ Zero zero(uint32_t) { return {}; }
+
+  template <int I>
+  static __device__ __forceinline__ uint32_t pair(uint32_t x, const Zero&) {
+    const uint32_t v = __byte_perm(x, 0, I % 2 ? 0x3424 : 0x1404);
+    const uint32_t magnitude = (v & 0x7f007f00u) >> (kHalf ? 1 : 4);
+    const uint32_t small = and_or(v, 0x80008000u, magnitude);
+    return as_bits(__hmul2(as_pair<T>(small), as_pair<T>(kHalf ? 0x5c005c00u : 0x7b807b80u)));  // 2^8, 2^120
+  }
+};
+
+// Pairs as those of integers of 4 bits.
+template <typename T>
+struct Codes<E2M1, T> {
+  static constexpr bool kHalf = std::is_same<T, __half>::value;
+  struct Zero {};
+  static __device__ __forceinline__ Zero zero(uint32_t) { return {}; }
+
+  template <int I>
+  static __device__ __forceinline__ uint32_t pair(uint32_t x, const Zero&) {
+    constexpr int place = kHalf ? 9 : 6, left = place - 4 * I;  // of magnitudes; and how far away they are
+    const uint32_t magnitude = left >= 0 ? x << (left & 31) : x >> (-left & 31);
+    const uint32_t small = and_or(x << (12 - 4 * I), 0x80008000u, magnitude & (7u << place) * 0x00010001u);
+    return as_bits(__hmul2(as_pair<T>(small), as_pair<T>(kHalf ? 0x74007400u : 0x7e807e80u)));  // 2^14, 2^126
+  }
+};
+
+// Pair q (0 ... 3) of a word of 4 bits, q % 2 of bytes, where q is not known before.
+template <class KIND, typename T>
+__device__ __forceinline__ uint32_t pair_at(uint32_t x, int q, const typename Codes<KIND, T>::Zero& z) {
+  using C = Codes<KIND, T>;
+  if constexpr (KIND::kBits == 8) return C::template pair<0>(x >> (16 * (q % 2)), z);
+  else if constexpr (KIND::kFloat) return C::template pair<3>(x << (12 - 4 * q), z);  // has its sign in place
+  else return C::template pair<0>(x >> (4 * q), z);
+}
+
+// A float's code as float32.
+template <class KIND>
+__device__ __forceinline__ float float_of(uint32_t code) {
+  constexpr bool bytes = KIND::kBits == 8;
+  const uint32_t sign = code >> (KIND::kBits - 1), magnitude = code & (bytes ? 0x7fu : 7u);
+  return __uint_as_float(sign << 31 | magnitude << (bytes ? 20 : 22)) * __uint_as_float(bytes ? 0x7b800000u : 0x7e800000u);
+}
 
 #ifndef QCORE_W4_EMULATED
 // d += a * b on tensor cores: 16 x 16 by 16 x 8, sums in float32.

@@ -85,12 +85,13 @@ __device__ __forceinline__ void to_floats(const uint4& packed, ScaleType type, f
 
 // GPTQ: words along K. SHUFFLED: the order that `gptq_shuffle` gives, in which a pair is two
 // neighbours; else a pair is (i, i + 4).
-template <int BITS, bool SHUFFLED>
+template <class KIND, bool SHUFFLED>
 struct Gptq {
+  static constexpr int BITS = KIND::kBits;
   static constexpr int kOwn = 4;  // columns of a thread: 4g ... 4g + 3
   static constexpr int kVectors = BITS == 8 || BITS == 3 ? 2 : 1;  // of 16 bytes, a thread and block
   static constexpr bool kNeighbours = SHUFFLED || BITS == 8;
-  static constexpr int kMostRowTiles = 4;
+  static constexpr int kMostRowTiles = KIND::kFloat && BITS == 8 ? 2 : 4;  // by registers
   // Blocks that are under way to a thread: 4 or 2.
   static constexpr int depth(int row_tiles) { return row_tiles == 4 ? 2 : 4; }
   static constexpr int most_threads(int) { return 512; }
@@ -140,7 +141,7 @@ struct Gptq {
     bool valid, packed, wide;
 
     __device__ __forceinline__ Groups(const SmallMParams& p, int first, int column0, int lane, Group& next)
-        : zeros(p.zeros.words), zeros_step(p.zeros.stride), shift(0), packed(p.zeros.words), wide(p.scale_type == ScaleType::kFloat) {
+        : zeros(p.zeros.words), zeros_step(p.zeros.stride), shift(0), packed(!KIND::kFloat && p.zeros.words), wide(p.scale_type == ScaleType::kFloat) {
       const int column = column0 + kOwn * (lane / 4), bytes = wide ? 4 : 2;
       valid = column < p.n;
       scales_step = static_cast<int64_t>(p.n) * bytes;
@@ -155,7 +156,7 @@ struct Gptq {
     }
     __device__ __forceinline__ void fetch(Group& next, bool wanted) {
       wanted = wanted && valid;
-      read_if(wanted && packed, next.low, zeros);
+      if constexpr (!KIND::kFloat) read_if(wanted && packed, next.low, zeros);
       if constexpr (BITS == 3) read_if(wanted && packed && shift + 12 > 32, next.high, zeros + 1);
       read_if(wanted, next.scales, scales);
       read_if(wanted && wide, next.more_scales, scales + 8);
@@ -163,14 +164,14 @@ struct Gptq {
       scales += scales_step;
     }
     template <typename T>
-    __device__ __forceinline__ void begin(const SmallMParams& p, const Group& group, typename Codes<BITS, T>::Zero (&z)[kOwn]) const {
+    __device__ __forceinline__ void begin(const SmallMParams& p, const Group& group, typename Codes<KIND, T>::Zero (&z)[kOwn]) const {
       const uint32_t four = p.zeros.four_of<BITS>(group.low, group.high, shift);
 #pragma unroll
-      for (int j = 0; j < kOwn; ++j) z[j] = Codes<BITS, T>::zero(p.zeros.code<BITS>(four, j));
+      for (int j = 0; j < kOwn; ++j) z[j] = Codes<KIND, T>::zero(p.zeros.code<BITS>(four, j));
     }
   };
   template <typename T>
-  using Zeros = typename Codes<BITS, T>::Zero[kOwn];
+  using Zeros = typename Codes<KIND, T>::Zero[kOwn];
   static __device__ __forceinline__ void scales(const SmallMParams& p, const Group& group, float (&s)[kOwn]) {
     to_floats(make_uint4(group.scales.x, group.scales.y, group.more_scales.x, group.more_scales.y), p.scale_type, s);
   }
@@ -190,7 +191,7 @@ struct Gptq {
   }
   template <typename T, typename Multiply>
   static __device__ __forceinline__ void multiply(const Words& words, int q, const Zeros<T>& z, Multiply f) {
-    using C = Codes<BITS, T>;
+    using C = Codes<KIND, T>;
 #pragma unroll
     for (int t = 0; t < kOwn / 2; ++t) {
       const int j = 2 * t;
@@ -273,23 +274,23 @@ struct Awq {
       scales += step;
     }
     template <typename T>
-    __device__ __forceinline__ void begin(const SmallMParams& p, const Group& group, typename Codes<4, T>::Zero (&z)[kOwn]) const {
+    __device__ __forceinline__ void begin(const SmallMParams& p, const Group& group, typename Codes<Integer<4>, T>::Zero (&z)[kOwn]) const {
       // The constant is 0 here. With this the next group's word can be loaded where this one was; else
       // the compiler loads it elsewhere and moves it: that waits for memory.
       const uint32_t nibbles = group.zeros ^ static_cast<uint32_t>(p.zeros.constant);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) z[i] = Codes<4, T>::zero((nibbles >> (4 * i)) & 15);
+      for (int i = 0; i < 8; ++i) z[i] = Codes<Integer<4>, T>::zero((nibbles >> (4 * i)) & 15);
     }
   };
   template <typename T>
-  using Zeros = typename Codes<4, T>::Zero[kOwn];  // by nibble
+  using Zeros = typename Codes<Integer<4>, T>::Zero[kOwn];  // by nibble
   static __device__ __forceinline__ void scales(const SmallMParams& p, const Group& group, float (&s)[kOwn]) {
     to_floats(group.scales, p.scale_type, s);
   }
 
   template <typename T, typename Multiply>
   static __device__ __forceinline__ void multiply(const Words& words, int, const Zeros<T>& z, Multiply f) {
-    using C = Codes<4, T>;
+    using C = Codes<Integer<4>, T>;
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
       const uint32_t* w = words.at + 4 * s;

@@ -10,10 +10,10 @@ namespace {
 using mid_m::Plan;
 using mid_m::Problem;
 
-template <typename T, int BITS, int ROW_TILES>
+template <typename T, class KIND, int ROW_TILES>
 void launch(const char* op, const CUtensorMap& x, const CUtensorMap& words, const Problem& p, int32_t device,
             cudaStream_t stream) {
-  const auto kernel = mid_m::mid_m_kernel<T, BITS, ROW_TILES>;
+  const auto kernel = mid_m::mid_m_kernel<T, KIND, ROW_TILES>;
   static std::atomic<uint64_t> allowed{0};
   allow_shared(op, reinterpret_cast<const void*>(kernel), mid_m::shared_of_block(ROW_TILES), device, allowed);
   cudaLaunchConfig_t config = {};
@@ -35,14 +35,14 @@ void launch(const char* op, const CUtensorMap& x, const CUtensorMap& words, cons
   QCORE_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
 }
 
-template <typename T, int BITS>
+template <typename T, class KIND>
 void with_tiles(const char* op, const CUtensorMap& x, const CUtensorMap& words, const Problem& p, int32_t device,
                 cudaStream_t stream) {
   switch (p.plan.row_tiles) {
-    case 1: return launch<T, BITS, 1>(op, x, words, p, device, stream);
-    case 2: return launch<T, BITS, 2>(op, x, words, p, device, stream);
-    case 4: return launch<T, BITS, 4>(op, x, words, p, device, stream);
-    default: return launch<T, BITS, 8>(op, x, words, p, device, stream);
+    case 1: return launch<T, KIND, 1>(op, x, words, p, device, stream);
+    case 2: return launch<T, KIND, 2>(op, x, words, p, device, stream);
+    case 4: return launch<T, KIND, 4>(op, x, words, p, device, stream);
+    default: return launch<T, KIND, 8>(op, x, words, p, device, stream);
   }
 }
 
@@ -64,6 +64,7 @@ Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tens
   Problem p = mid_m::problem_of(rows.m, w.k, w.n, columns, w.bits, w.group_size, scales.size(0), w.zeros, wish,
                                 device_facts(device).sm_count);
   p.scales = scales.data_ptr();
+  p.column_scales = w.column_scales;
   p.bias = bias ? bias->data_ptr() : nullptr;
   p.bias_float = bias && dtype_of(*bias) == ScalarType::Float;
   p.out = out.data_ptr();
@@ -74,8 +75,12 @@ Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tens
       byte_matrix_map(op, words.data_ptr(), words.size(0), w.n * 4, w.n * 4, p.word_box_rows(w.bits));
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    if (w.bits == 4) with_tiles<T, 4>(op, x_map, w_map, p, device, at.stream());
-    else with_tiles<T, 8>(op, x_map, w_map, p, device, at.stream());
+    const auto with = [&](auto kind) { with_tiles<T, decltype(kind)>(op, x_map, w_map, p, device, at.stream()); };
+    if (w.floats && w.bits == 8) return with(E4M3{});
+    if constexpr (takes_e2m1<T>) {
+      if (w.floats) return with(E2M1{});
+    }
+    w.bits == 4 ? with(Integer<4>{}) : with(Integer<8>{});
   };
   if (dtype_of(a) == ScalarType::Half) run(__half{});
   else run(__nv_bfloat16{});

@@ -1,4 +1,4 @@
-// SM90: a medium number of rows times packed integer weights of 4 or 8 bits, by m16n8k16. Weights are the
+// SM90: a medium number of rows times packed weights of 4 or 8 bits, integers or floats, by m16n8k16. Weights are the
 // left operand, 16 columns a tile, activations the right one, 8 rows a tile.
 //
 // No order of weights but GPTQ's (shuffled) is needed for lanes to read fragments by 16 bytes. The tensor core
@@ -51,8 +51,9 @@ using namespace sm90;
 struct Problem {
   const void* scales;  // [groups, n]
   GptqZeros zeros;
-  const void* bias;  // [n_out]; or null
-  void* out;         // [m, n_out], dense
+  const float* column_scales;  // [n]; or null; of floats
+  const void* bias;            // [n_out]; or null
+  void* out;                   // [m, n_out], dense
   bool bias_float, out_float;
   int m, n, n_out;   // columns that there are, a multiple of 32, and that are wanted
   int pieces;        // of K
@@ -174,15 +175,17 @@ __device__ __forceinline__ float2 floats_of(__half2 v) { return __half22float2(v
 __device__ __forceinline__ float2 floats_of(__nv_bfloat162 v) { return __bfloat1622float2(v); }
 
 // What a lane needs of a group: for its four columns.
-template <typename T, int BITS, bool AFTER>
+template <typename T, class KIND, bool AFTER>
 struct Side {
-  typename Codes<BITS, T>::Zero zero[4];
+  static constexpr int BITS = KIND::kBits;
+
+  typename Codes<KIND, T>::Zero zero[4];
   float scale[4];                          // AFTER
   typename PairOf<T>::Type scale_pair[4];  // else
 
   __device__ __forceinline__ explicit Side(int constant) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) zero[j] = Codes<BITS, T>::zero(static_cast<uint32_t>(constant));
+    for (int j = 0; j < 4; ++j) zero[j] = Codes<KIND, T>::zero(static_cast<uint32_t>(constant));
   }
   // `scales` and `zeros` of the lane's first column, as they lie; of which the zero point is at bit `shift`.
   __device__ __forceinline__ void load(const GptqZeros& rule, const uint8_t* scales, const uint8_t* zeros, int shift) {
@@ -196,20 +199,21 @@ struct Side {
       scale_pair[2] = as_pair<T>(__byte_perm(two.y, 0, 0x1010));
       scale_pair[3] = as_pair<T>(__byte_perm(two.y, 0, 0x3232));
     }
-    if (rule.words) {
+    if (!KIND::kFloat && rule.words) {
       const uint32_t four = rule.four_of<BITS>(*reinterpret_cast<const uint32_t*>(zeros), 0, shift);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) zero[j] = Codes<BITS, T>::zero(static_cast<uint32_t>(rule.code<BITS>(four, j)));
+      for (int j = 0; j < 4; ++j) zero[j] = Codes<KIND, T>::zero(static_cast<uint32_t>(rule.code<BITS>(four, j)));
     }
   }
 };
 
 // A piece: 32 columns by 64 inputs by all rows.
-template <typename T, int BITS, int ROW_TILES>
+template <typename T, class KIND, int ROW_TILES>
 __device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const uint8_t* words, const uint8_t* x,
-                                         const Places<BITS>& places,
-                                         const Side<T, BITS, scales_after(ROW_TILES)>& side) {
-  using C = Codes<BITS, T>;
+                                         const Places<KIND::kBits>& places,
+                                         const Side<T, KIND, scales_after(ROW_TILES)>& side) {
+  constexpr int BITS = KIND::kBits;
+  using C = Codes<KIND, T>;
 #pragma unroll
   for (int b = 0; b < 2; ++b) {
     uint32_t of_column[BITS / 4][4];
@@ -252,13 +256,14 @@ __device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const u
 __device__ __forceinline__ float as_float(__half v) { return __half2float(v); }
 __device__ __forceinline__ float as_float(__nv_bfloat16 v) { return __bfloat162float(v); }
 
-template <typename T>
+template <typename T, class KIND>
 __device__ __forceinline__ void store_four(const Problem& p, int row, int column, const float4& four) {
   float v[4] = {four.x, four.y, four.z, four.w};
   const int64_t at = static_cast<int64_t>(row) * p.n_out + column;
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     if (column + j >= p.n_out) return;
+    if (KIND::kFloat && p.column_scales) v[j] *= p.column_scales[column + j];
     if (p.bias) {
       v[j] += p.bias_float ? static_cast<const float*>(p.bias)[column + j]
                            : as_float(static_cast<const T*>(p.bias)[column + j]);
@@ -273,7 +278,7 @@ __device__ __forceinline__ void add_to(float4& sum, const float4& v) {
 }
 
 // Sums lie in `shared` for each part of a block's K, [rows, stride]: their total goes to memory.
-template <typename T, class S>
+template <typename T, class KIND, class S>
 __device__ __forceinline__ void finish(const Problem& p, float* shared, int threads) {
   const int columns = p.plan.column_warps * kWarpColumns, stride = columns + 4, tile = S::kRows * stride;
   const int fours = columns / 4, row0 = blockIdx.x * S::kRows, column0 = blockIdx.z * columns;
@@ -284,7 +289,7 @@ __device__ __forceinline__ void finish(const Problem& p, float* shared, int thre
     float4 sum = *at;
     for (int k = 1; k < p.plan.k_warps; ++k) add_to(sum, at[k * tile / 4]);
     if (p.plan.split > 1) *at = sum;
-    else store_four<T>(p, row0 + row, column0 + column, sum);
+    else store_four<T, KIND>(p, row0 + row, column0 + column, sum);
   }
   if (p.plan.split == 1) return;
   cluster_sync();
@@ -294,16 +299,17 @@ __device__ __forceinline__ void finish(const Problem& p, float* shared, int thre
     const int row = i / fours, column = i % fours * 4;
     float4 sum = {};
     for (int s = 0; s < p.plan.split; ++s) add_to(sum, of_block(shared + row * stride + column, s));
-    store_four<T>(p, row0 + row, column0 + column, sum);
+    store_four<T, KIND>(p, row0 + row, column0 + column, sum);
   }
   cluster_leave();
 }
 
 // Blocks: tiles of rows, then parts of K (a cluster), then columns.
-template <typename T, int BITS, int ROW_TILES>
+template <typename T, class KIND, int ROW_TILES>
 __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TILES))
     mid_m_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
                  const __grid_constant__ Problem p) {
+  constexpr int BITS = KIND::kBits;
   using S = Shape<BITS, ROW_TILES>;
   uint8_t* const ring = shared_memory(1024);
   auto* const full = reinterpret_cast<uint64_t*>(ring + p.layout.shared_bytes - 1024 - kMostStages * 16);
@@ -346,7 +352,7 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
   uint32_t zero_bit = column * BITS % 32;
   keep(scale_at), keep(zero_at), keep(zero_bit);
   float sums[ROW_TILES][2][4] = {};
-  Side<T, BITS, S::kAfter> side(p.zeros.constant);
+  Side<T, KIND, S::kAfter> side(p.zeros.constant);
   const bool ends = p.group_halves % (2 * S::kPieces) != 0;  // groups, between the pieces of a stage
   int stage = 0, offset = 0;
   uint32_t round = 0;
@@ -362,7 +368,7 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
         side.load(p.zeros, its_slot + scale_at, its_slot + zero_at, zero_bit);
       }
       if constexpr (S::kAfter) {
-        multiply<T, BITS, ROW_TILES>(of_group, its_words, its_x, places, side);
+        multiply<T, KIND, ROW_TILES>(of_group, its_words, its_x, places, side);
         if (i == S::kPieces - 1 || ends) {
 #pragma unroll
           for (int r = 0; r < ROW_TILES; ++r) {
@@ -374,7 +380,7 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
           }
         }
       } else {
-        multiply<T, BITS, ROW_TILES>(sums, its_words, its_x, places, side);
+        multiply<T, KIND, ROW_TILES>(sums, its_words, its_x, places, side);
       }
     }
     __syncwarp();
@@ -399,7 +405,7 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
     }
   }
   sync_threads(1, warps * 32);
-  finish<T, S>(p, shared, warps * 32);
+  finish<T, KIND, S>(p, shared, warps * 32);
 }
 
 }  // namespace qcore_cuda::mid_m

@@ -6,9 +6,9 @@
 namespace qcore_cuda {
 namespace {
 
-template <typename T, int BITS, int ROWS, bool PARTS>
+template <typename T, class KIND, int ROWS, bool PARTS>
 struct Launcher {
-  using S = Shape<BITS, ROWS>;
+  using S = Shape<KIND::kBits, ROWS>;
 
   cudaLaunchConfig_t config = {};
   cudaLaunchAttribute attribute;
@@ -25,16 +25,16 @@ struct Launcher {
     config.attrs = &attribute;
     config.numAttrs = 1;
   }
-  static constexpr auto kernel() { return w4_sm90_kernel<T, BITS, ROWS, PARTS>; }
+  static constexpr auto kernel() { return w4_sm90_kernel<T, KIND, ROWS, PARTS>; }
 };
 
 // How many clusters of so many blocks a device has at a time; asked for once.
-template <typename T, int BITS, int ROWS>
+template <typename T, class KIND, int ROWS>
 int clusters_at_a_time(const char* op, int blocks, int32_t device) {
   static std::atomic<int> known[64][kMostParts + 1];
   std::atomic<int>& count = known[device % 64][blocks];
   if (count.load(std::memory_order_relaxed) == 0) {
-    Launcher<T, BITS, ROWS, true> launcher(op, blocks, 1, device, nullptr);
+    Launcher<T, KIND, ROWS, true> launcher(op, blocks, 1, device, nullptr);
     int found = 0;
     cudaOccupancyMaxActiveClusters(&found, launcher.kernel(), &launcher.config);
     count.store(std::max(found, 1), std::memory_order_relaxed);
@@ -44,12 +44,12 @@ int clusters_at_a_time(const char* op, int blocks, int32_t device) {
 
 // Parts of K, where tiles alone leave half of the processors idle or more; 0: tiles in pairs. More parts
 // than two pay for tiles of 64 rows alone.
-template <typename T, int BITS, int ROWS>
+template <typename T, class KIND, int ROWS>
 int parts_for(const char* op, const Problem& p, int32_t device) {
   const int64_t tiles = int64_t{p.tiles_m} * p.tiles_n;
   int parts = 0;
   for (int more = 2; more <= (p.m <= 64 ? 4 : 2) && p.k_pieces >= 4 * more; more *= 2) {
-    if (tiles <= clusters_at_a_time<T, BITS, ROWS>(op, more, device)) parts = more;
+    if (tiles <= clusters_at_a_time<T, KIND, ROWS>(op, more, device)) parts = more;
   }
   return parts;
 }
@@ -62,10 +62,10 @@ int rows_for(int64_t m, int64_t n, int sm_count) {
   return m <= 128 || one_round(128) ? 128 : 256;
 }
 
-template <typename T, int BITS, int ROWS, bool PARTS>
+template <typename T, class KIND, int ROWS, bool PARTS>
 void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& words, const Tensor& scales,
             const Problem& p, int32_t device, cudaStream_t stream) {
-  using S = Shape<BITS, ROWS>;
+  using S = Shape<KIND::kBits, ROWS>;
   const CUtensorMap x_map = byte_matrix_map(op, x.data(), x.m, x.k * 2, x.stride * 2, PARTS ? ROWS : ROWS / 2);
   const CUtensorMap w_map = plain_matrix_map(op, words.data_ptr(), words.size(0), w.n, 4, S::kWordRows, kTileN);
   const CUtensorMap scale_map = plain_matrix_map(op, scales.data_ptr(), scales.size(0), w.n, 2, 1, kTileN);
@@ -76,7 +76,7 @@ void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& wo
     const int64_t places = device_facts(device).sm_count * S::kBlocks / 2;
     clusters = std::min(int64_t{p.tiles_m} * ceil_div(p.tiles_n, 2), places);
   }
-  const Launcher<T, BITS, ROWS, PARTS> launcher(op, PARTS ? p.parts : 2, clusters, device, stream);
+  const Launcher<T, KIND, ROWS, PARTS> launcher(op, PARTS ? p.parts : 2, clusters, device, stream);
   const cudaError_t error =
       cudaLaunchKernelEx(&launcher.config, launcher.kernel(), x_map, w_map, scale_map, zero_map, p);
   QCORE_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
@@ -97,6 +97,7 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
   const int32_t device = a.get_device_index();
   const Tensor words = aligned(w.words), scales = aligned(w.scales);
   Problem p = {};
+  p.column_scales = w.column_scales;
   p.bias = bias ? bias->data_ptr() : nullptr;
   p.bias_float = bias && dtype_of(*bias) == ScalarType::Float;
   p.out = out.data_ptr();
@@ -110,24 +111,28 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
   const int tile_rows = rows_wished ? rows_wished : rows_for(rows.m, columns, device_facts(device).sm_count);
   p.tiles_m = static_cast<int>(ceil_div(rows.m, tile_rows));
   p.tiles_n = static_cast<int>(ceil_div(columns, kTileN));
-  const auto run = [&](auto zero, auto bits, auto rows_of_tile) {
+  const auto run = [&](auto zero, auto kind, auto rows_of_tile) {
     using T = decltype(zero);
-    constexpr int kBits = decltype(bits)::value, kRows = decltype(rows_of_tile)::value;
-    p.parts = rows_wished ? parts_wished : parts_for<T, kBits, kRows>(op, p, device);
-    if (p.parts) launch<T, kBits, kRows, true>(op, rows, w, words, scales, p, device, at.stream());
-    else launch<T, kBits, kRows, false>(op, rows, w, words, scales, p, device, at.stream());
+    using Kind = decltype(kind);
+    constexpr int kRows = decltype(rows_of_tile)::value;
+    p.parts = rows_wished ? parts_wished : parts_for<T, Kind, kRows>(op, p, device);
+    if (p.parts) launch<T, Kind, kRows, true>(op, rows, w, words, scales, p, device, at.stream());
+    else launch<T, Kind, kRows, false>(op, rows, w, words, scales, p, device, at.stream());
   };
-  const auto with_rows = [&](auto zero, auto bits) {
-    if (tile_rows == 64) return run(zero, bits, std::integral_constant<int, 64>{});
-    if (tile_rows == 128) return run(zero, bits, std::integral_constant<int, 128>{});
-    run(zero, bits, std::integral_constant<int, 256>{});
+  const auto with_rows = [&](auto zero, auto kind) {
+    if (tile_rows == 64) return run(zero, kind, std::integral_constant<int, 64>{});
+    if (tile_rows == 128) return run(zero, kind, std::integral_constant<int, 128>{});
+    run(zero, kind, std::integral_constant<int, 256>{});
   };
-  const auto with_bits = [&](auto zero) {
-    if (w.bits == 4) return with_rows(zero, std::integral_constant<int, 4>{});
-    with_rows(zero, std::integral_constant<int, 8>{});
+  const auto with_kind = [&](auto zero) {
+    if (w.floats && w.bits == 8) return with_rows(zero, E4M3{});
+    if constexpr (takes_e2m1<decltype(zero)>) {
+      if (w.floats) return with_rows(zero, E2M1{});
+    }
+    w.bits == 4 ? with_rows(zero, Integer<4>{}) : with_rows(zero, Integer<8>{});
   };
-  if (dtype_of(a) == ScalarType::Half) with_bits(__half{});
-  else with_bits(__nv_bfloat16{});
+  if (dtype_of(a) == ScalarType::Half) with_kind(__half{});
+  else with_kind(__nv_bfloat16{});
   return out;
 }
 

@@ -1,4 +1,4 @@
-// SM90: many rows times packed integer weights of 4 or 8 bits. Weights become 16-bit floats in registers
+// SM90: many rows times packed weights of 4 or 8 bits, integers or floats. Weights become 16-bit floats in registers
 // and are the left operand of wgmma, so that they are read from memory as they are packed; activations
 // are the right operand, from shared memory. The product is thus out^T = W^T x^T.
 //
@@ -37,6 +37,7 @@ constexpr int kSideBytes = 2 * (kScaleBytes + kZeroBytes);  // for each half of 
 constexpr int kMostParts = 8;
 
 struct Problem {
+  const float* column_scales;  // [n]; or null; of floats
   const void* bias;
   void* out;
   int m, n, k_pieces;  // n: columns of out
@@ -118,9 +119,11 @@ __device__ __forceinline__ bool place(const Problem& p, int index, int rank, Pla
 }
 
 // What a thread needs of a group: for its two columns.
-template <typename T, int BITS>
+template <typename T, class KIND>
 struct Side {
-  typename Codes<BITS, T>::Zero zero[2];
+  static constexpr int BITS = KIND::kBits;
+
+  typename Codes<KIND, T>::Zero zero[2];
   typename PairOf<T>::Type scale[2];
 
   __device__ __forceinline__ void load(const Problem& p, uint32_t side, int half, int column) {
@@ -129,12 +132,12 @@ struct Side {
       const int c = column + 8 * h;
       scale[h] = as_pair<T>(shared_half(side + half * kScaleBytes + 2 * c) * 0x00010001u);
       int z = p.zero;
-      if (p.has_zeros) {
+      if (!KIND::kFloat && p.has_zeros) {
         const uint32_t word =
             shared_word(side + 2 * kScaleBytes + half * kZeroBytes + c * BITS / 32 * 4) + p.zero_ones;
         z = static_cast<int>(word >> (c * BITS % 32)) & ((1 << BITS) - 1);
       }
-      zero[h] = Codes<BITS, T>::zero(static_cast<uint32_t>(z));
+      zero[h] = Codes<KIND, T>::zero(static_cast<uint32_t>(z));
     }
   }
 };
@@ -151,12 +154,11 @@ __device__ __forceinline__ void read_words(uint32_t (&raw)[2][4], uint32_t words
 }
 
 // As the left operand's registers.
-template <typename T, int BITS>
-__device__ __forceinline__ void make_weights(uint32_t (&a)[4], const uint32_t (&raw)[4], int q, const Side<T, BITS>& side) {
+template <typename T, class KIND>
+__device__ __forceinline__ void make_weights(uint32_t (&a)[4], const uint32_t (&raw)[4], int q, const Side<T, KIND>& side) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const uint32_t mine = raw[i] >> (BITS == 4 ? 4 * q : 16 * (q % 2));
-    const uint32_t pair = Codes<BITS, T>::template pair<0>(mine, side.zero[i % 2]);
+    const uint32_t pair = pair_at<KIND, T>(raw[i], q, side.zero[i % 2]);
     a[i] = as_bits(__hmul2(as_pair<T>(pair), side.scale[i % 2]));
   }
 }
@@ -174,6 +176,13 @@ template <typename T>
 __device__ __forceinline__ float bias_at(const Problem& p, int column) {
   if (!p.bias || column >= p.n) return 0.0f;
   return p.bias_float ? static_cast<const float*>(p.bias)[column] : from_16(static_cast<const T*>(p.bias)[column]);
+}
+
+// What a column's sums are multiplied by.
+template <class KIND>
+__device__ __forceinline__ float factor_at(const Problem& p, int column) {
+  if constexpr (KIND::kFloat) return p.column_scales && column < p.n ? p.column_scales[column] : 1.0f;
+  return 1.0f;
 }
 
 // Eight columns of a row of out, as far as there are columns.
@@ -230,7 +239,7 @@ __device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map
 }
 
 // The sums of all parts of K, a share of the rows for each block.
-template <typename T, typename S>
+template <typename T, class KIND, typename S>
 __device__ __forceinline__ void add_parts(const Problem& p, const Place& at, const float* sums, int rank) {
   const int each = S::kRows / p.parts, begin = rank * each;
   const int wanted = min(each, p.m - at.m * S::kRows - begin) * (kTileN / 8);
@@ -254,18 +263,22 @@ __device__ __forceinline__ void add_parts(const Problem& p, const Place& at, con
     }
     const int n = at.n * kTileN + column;
 #pragma unroll
-    for (int j = 0; j < 8; ++j) total[j] += bias_at<T>(p, n + j);
+    for (int j = 0; j < 8; ++j) {
+      if constexpr (KIND::kFloat) total[j] *= factor_at<KIND>(p, n + j);
+      total[j] += bias_at<T>(p, n + j);
+    }
     store_eight<T>(p, at.m * S::kRows + row, n,
                    make_uint4(packed<T>(total[0], total[1]), packed<T>(total[2], total[3]),
                               packed<T>(total[4], total[5]), packed<T>(total[6], total[7])));
   }
 }
 
-template <typename T, int BITS, int ROWS, bool PARTS>
-__global__ void __launch_bounds__(Shape<BITS, ROWS>::kThreads, Shape<BITS, ROWS>::kBlocks)
+template <typename T, class KIND, int ROWS, bool PARTS>
+__global__ void __launch_bounds__(Shape<KIND::kBits, ROWS>::kThreads, Shape<KIND::kBits, ROWS>::kBlocks)
     w4_sm90_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
                    const __grid_constant__ CUtensorMap scale_map, const __grid_constant__ CUtensorMap zero_map,
                    const __grid_constant__ Problem p) {
+  constexpr int BITS = KIND::kBits;
   using S = Shape<BITS, ROWS>;
   using Atom = typename AtomOf<T, ROWS>::Type;
   constexpr int R = S::kRegisters;
@@ -324,7 +337,7 @@ __global__ void __launch_bounds__(Shape<BITS, ROWS>::kThreads, Shape<BITS, ROWS>
       float sums[R];
 #pragma unroll
       for (int i = 0; i < R; ++i) sums[i] = 0;
-      Side<T, BITS> side;
+      Side<T, KIND> side;
       int into = 2 * at.first % p.group_halves, left = 0, before = -1;  // halves of pieces
       uint32_t a[2][4];
       for (int piece = at.first; piece < at.last; ++piece) {
@@ -342,7 +355,7 @@ __global__ void __launch_bounds__(Shape<BITS, ROWS>::kThreads, Shape<BITS, ROWS>
             }
             --left;
           }
-          make_weights<T, BITS>(a[i % 2], raw[i % 2], q, side);
+          make_weights<T, KIND>(a[i % 2], raw[i % 2], q, side);
 #pragma unroll
           for (int j = 0; j < R; ++j) cute::warpgroup_fence_operand(sums[j]);
 #pragma unroll
@@ -374,11 +387,16 @@ __global__ void __launch_bounds__(Shape<BITS, ROWS>::kThreads, Shape<BITS, ROWS>
           all[(i / 4 * 8 + 2 * q + i % 2) * kSumStride + column + i % 4 / 2 * 8] = sums[i];
         }
         cluster_sync();
-        add_parts<T, S>(p, at, all, rank);
+        add_parts<T, KIND, S>(p, at, all, rank);
         break;
       } else {
         const int first = at.n * kTileN + column;
         const float bias[2] = {bias_at<T>(p, first), bias_at<T>(p, first + 8)};
+        if constexpr (KIND::kFloat) {
+          const float factor[2] = {factor_at<KIND>(p, first), factor_at<KIND>(p, first + 8)};
+#pragma unroll
+          for (int i = 0; i < R; ++i) sums[i] *= factor[i / 2 % 2];
+        }
 #pragma unroll
         for (int chunk = 0; chunk < ROWS / kChunk; ++chunk) {
           sync_group(group);

@@ -8,32 +8,32 @@
 using namespace qcore_cuda;
 
 struct Arguments {
-  const void *x, *words, *scales, *zeros, *bias;
+  const void *x, *words, *scales, *zeros, *column_scales, *bias;
   void* out;
   int64_t x_stride;
   int m, x_k, k, n, n_out, groups, group_size;
-  int bits, zero, add, bfloat, bias_float, out_float;
+  int bits, floats, zero, add, bfloat, bias_float, out_float;
   int row_tiles, column_warps, split, seed;
 };
 
-template <typename T, int BITS, int ROW_TILES>
+template <typename T, class KIND, int ROW_TILES>
 void run(const mid_m::Problem& p, const CUtensorMap& x, const CUtensorMap& w, int seed) {
   const unsigned rows = (p.m + 8 * ROW_TILES - 1) / (8 * ROW_TILES), width = 32 * p.plan.column_warps;
   for (unsigned z = 0; z < (p.n_out + width - 1) / width; ++z) {
     for (unsigned r = 0; r < rows; ++r) {
       emulation::run_cluster(32 * (p.plan.column_warps * p.plan.k_warps + 1), p.layout.shared_bytes, p.plan.split, r, z,
-                             seed + r + 100 * z, [&] { mid_m::mid_m_kernel<T, BITS, ROW_TILES>(x, w, p); });
+                             seed + r + 100 * z, [&] { mid_m::mid_m_kernel<T, KIND, ROW_TILES>(x, w, p); });
     }
   }
 }
 
-template <typename T, int BITS>
+template <typename T, class KIND>
 void with_tiles(const mid_m::Problem& p, const CUtensorMap& x, const CUtensorMap& w, int seed) {
   switch (p.plan.row_tiles) {
-    case 1: return run<T, BITS, 1>(p, x, w, seed);
-    case 2: return run<T, BITS, 2>(p, x, w, seed);
-    case 4: return run<T, BITS, 4>(p, x, w, seed);
-    default: return run<T, BITS, 8>(p, x, w, seed);
+    case 1: return run<T, KIND, 1>(p, x, w, seed);
+    case 2: return run<T, KIND, 2>(p, x, w, seed);
+    case 4: return run<T, KIND, 4>(p, x, w, seed);
+    default: return run<T, KIND, 8>(p, x, w, seed);
   }
 }
 
@@ -43,6 +43,7 @@ extern "C" void multiply(const Arguments* a) {
                                        {zeros, zeros ? a->n * a->bits / 32 : 0, a->zero, a->add},
                                        {a->row_tiles, a->column_warps, 0, a->split}, 132);
   p.scales = a->scales;
+  p.column_scales = static_cast<const float*>(a->column_scales);
   p.bias = a->bias;
   p.bias_float = a->bias_float;
   p.out = a->out;
@@ -50,11 +51,33 @@ extern "C" void multiply(const Arguments* a) {
   const CUtensorMap x{static_cast<const uint8_t*>(a->x), a->m, a->x_k * 2, a->x_stride * 2, 8 * p.plan.row_tiles};
   const CUtensorMap w{static_cast<const uint8_t*>(a->words), a->k * a->bits / 32, a->n * 4, a->n * 4,
                       p.word_box_rows(a->bits)};
-  if (a->bits == 4) {
-    a->bfloat ? with_tiles<__nv_bfloat16, 4>(p, x, w, a->seed) : with_tiles<__half, 4>(p, x, w, a->seed);
-  } else {
-    a->bfloat ? with_tiles<__nv_bfloat16, 8>(p, x, w, a->seed) : with_tiles<__half, 8>(p, x, w, a->seed);
+  const auto run = [&](auto kind) {
+    using Kind = decltype(kind);
+    a->bfloat ? with_tiles<__nv_bfloat16, Kind>(p, x, w, a->seed) : with_tiles<__half, Kind>(p, x, w, a->seed);
+  };
+  if (a->floats) a->bits == 4 ? run(E2M1{}) : run(E4M3{});
+  else a->bits == 4 ? run(Integer<4>{}) : run(Integer<8>{});
+}
+
+// A word's pairs, then the same by `pair_at`, then its codes as float32.
+template <class KIND, typename T>
+void pairs_of(uint32_t word, uint32_t* pairs, float* floats) {
+  using C = Codes<KIND, T>;
+  const auto z = C::zero(0);
+  pairs[0] = C::template pair<0>(word, z);
+  pairs[1] = C::template pair<1>(word, z);
+  if constexpr (KIND::kBits == 4) {
+    pairs[2] = C::template pair<2>(word, z);
+    pairs[3] = C::template pair<3>(word, z);
   }
+  constexpr int count = 16 / KIND::kBits;
+  for (int q = 0; q < count; ++q) pairs[count + q] = pair_at<KIND, T>(word, q, z);
+  for (int i = 0; i < 2 * count; ++i) floats[i] = float_of<KIND>(word >> (KIND::kBits * i) & ((1u << KIND::kBits) - 1));
+}
+
+extern "C" void small_floats(int bits, int bfloat, uint32_t word, uint32_t* pairs, float* floats) {
+  if (bits == 4) (bfloat ? pairs_of<E2M1, __nv_bfloat16> : pairs_of<E2M1, __half>)(word, pairs, floats);
+  else (bfloat ? pairs_of<E4M3, __nv_bfloat16> : pairs_of<E4M3, __half>)(word, pairs, floats);
 }
 
 extern "C" void plan(int m, int n, int k, int bits, int whole, int sm_count, int* out) {

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 from qcore_cuda.kernels.gptq_packing import pack_along_k
+from small_float_oracle import FloatWeight
 from w4_oracle import Weight
 
-__all__ = ["COMPILER", "WAYS", "emulated", "planned", "way"]
+__all__ = ["COMPILER", "WAYS", "converted", "emulated", "planned", "way"]
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++")
@@ -26,10 +27,11 @@ class Arguments(ctypes.Structure):
     """Of w4_emulated.cpp."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "words", "scales", "zeros", "bias", "out")),
+        *((name, ctypes.c_void_p) for name in ("x", "words", "scales", "zeros")),
+        *((name, ctypes.c_void_p) for name in ("column_scales", "bias", "out")),
         ("x_stride", ctypes.c_int64),
         *((name, ctypes.c_int) for name in ("m", "x_k", "k", "n", "n_out", "groups", "group_size")),
-        *((name, ctypes.c_int) for name in ("bits", "zero", "add", "bfloat")),
+        *((name, ctypes.c_int) for name in ("bits", "floats", "zero", "add", "bfloat")),
         *((name, ctypes.c_int) for name in ("bias_float", "out_float")),
         *((name, ctypes.c_int) for name in ("row_tiles", "column_warps", "split", "seed")),
     )
@@ -60,7 +62,7 @@ def aligned(t: Tensor) -> Tensor:
 
 def emulated(
     x: Tensor,
-    w: Weight,
+    w: Weight | FloatWeight,
     *,
     constant: int | None = None,
     v2: bool = True,
@@ -72,7 +74,7 @@ def emulated(
     split: int = 0,
     seed: int = 1,
 ) -> Tensor:
-    """``x`` [M, K or less] times a weight of 4 or 8 bits, K and N multiples of 32.
+    """``x`` [M, K or less] times integers or floats of 4 or 8 bits, K and N multiples of 32.
 
     Args:
         x: float16 or bfloat16, like the weight's scales.
@@ -94,16 +96,18 @@ def emulated(
     rows = torch.full((x.shape[0], -(-x.shape[1] // 8) * 8 + 8), 77.0).to(x.dtype)
     rows[:, : x.shape[1]] = x
     given = [aligned(t) for t in (rows, pack_along_k(codes, w.bits), w.scales)]
-    zeros = aligned(w.qzeros(v2)) if constant is None else None
+    floats = isinstance(w, FloatWeight)
+    column = w.column if isinstance(w, FloatWeight) else None
+    zeros = aligned(w.qzeros(v2)) if isinstance(w, Weight) and constant is None else None
     bias = None if bias is None else bias.contiguous()
     out = torch.full((x.shape[0], n_out), float("nan"))
     out = out if out_float else out.to(x.dtype)
     arguments = Arguments(
         *(t.data_ptr() for t in given),
-        *(None if t is None else t.data_ptr() for t in (zeros, bias)),
+        *(None if t is None else t.data_ptr() for t in (zeros, column, bias)),
         out.data_ptr(), rows.stride(0),
         x.shape[0], x.shape[1], K, N, n_out, groups, -(-K // groups // 32) * 32,
-        w.bits, constant or 0, int(not v2), int(x.dtype == torch.bfloat16),
+        w.bits, int(floats), constant or 0, int(not v2), int(x.dtype == torch.bfloat16),
         int(bias is not None and bias.dtype == torch.float32), int(out_float),
         row_tiles, column_warps, split, seed,
     )  # fmt: skip
@@ -131,3 +135,17 @@ def way(
     """Which kernel is taken on 132 processors, of those that ``can`` run the weight."""
     fits = [int(name in can.split()) for name in ("few", "sm90", "mid")]
     return WAYS[_library().way(*fits, int(whole), M, N, K, 132, few_rows)]
+
+
+def converted(word: int, bits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Floats of a word: in pairs at places known to the compiler, at others; and as float32.
+
+    The first two are of ``dtype``, [pairs, 2].
+    """
+    count = 16 // bits
+    pairs, floats = (ctypes.c_uint32 * (2 * count))(), (ctypes.c_float * (2 * count))()
+    _library().small_floats(
+        bits, int(dtype == torch.bfloat16), ctypes.c_uint32(word), pairs, floats
+    )
+    made = torch.frombuffer(bytearray(pairs), dtype=dtype).reshape(2, count, 2)
+    return made[0], made[1], torch.tensor(list(floats))

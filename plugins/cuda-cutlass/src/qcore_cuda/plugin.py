@@ -109,6 +109,7 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             evidence=Evidence.COMPILED,
         ),
         *_marlin(),
+        *_small_floats(),
         *_torch_fp8(),
         *triton_specs(Platform.CUDA, _TRITON, evidence=Evidence.EXECUTED),
         KernelSpec(
@@ -173,6 +174,32 @@ def _marlin() -> list[KernelSpec]:
         )
         for name, kernel_type, module, description in described
         for executed in (kernel_type in ("mp", "fp8"),)
+    ]
+
+
+# Whether a GPU has run the small floats' classes. Until then Marlin's and Triton's go before them.
+_SMALL_FLOATS_HAVE_RUN = False
+
+
+def _small_floats() -> list[KernelSpec]:
+    """Weight-only layers of FP8, MXFP4 and MXFP8 by the kernels of packed integers."""
+    described = [
+        ("HopperFP8ScaledMMLinearKernel", "fp8", "e4m3 weights, tensor and channel scales"),
+        ("HopperMxFp4LinearKernel", "mxfp4", "weight-only, bfloat16"),
+        ("HopperMxfp8LinearKernel", "mxfp8", "weight-only, bfloat16"),
+    ]
+    ran = _SMALL_FLOATS_HAVE_RUN
+    return [
+        _spec(
+            name,
+            kernel_type,
+            "small_floats",
+            f"{description}; many rows on sm_90, few on all",
+            priority=Priority.VENDOR if ran else Priority.PORTABLE - 6,
+            backend="exllama",
+            evidence=Evidence.EXECUTED if ran else Evidence.COMPILED,
+        )
+        for name, kernel_type, description in described
     ]
 
 

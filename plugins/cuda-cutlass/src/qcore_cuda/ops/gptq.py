@@ -210,3 +210,21 @@ def _wna16_mid_m(
     split: int = 0,
 ) -> Tensor:
     return a.new_empty((*a.shape[:-1], q_weight.shape[1]))
+
+
+@fake("small_float_linear")
+def _small_float_linear(
+    a: Tensor,
+    q_weight: Tensor,
+    scales: Tensor,
+    column_scales: Tensor | None,
+    bias: Tensor | None,
+    bits: int,
+    group_size: int,
+    in_features: int,
+    out_features: int,
+    out_float: bool = False,
+    way: int = -1,
+) -> Tensor:
+    dtype = torch.float32 if out_float else a.dtype
+    return a.new_empty((*a.shape[:-1], out_features), dtype=dtype)

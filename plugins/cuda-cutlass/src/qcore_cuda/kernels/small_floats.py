@@ -1,0 +1,237 @@
+"""FP8, MXFP4 and MXFP8 weights, activations in 16 bits, by the kernels of packed integers.
+
+Weights lie as GPTQ's do. Few rows run on any processor from SM80 on, many rows on SM90 as well; else
+the weight is dequantized for each call. NVFP4's groups of 16 inputs are less than these kernels take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, TypeVar
+
+import torch
+from qcore.errors import KernelRefusedError
+from qcore.kernels.base import Answer, LinearKernel, answer, tensor_of
+from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel
+from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel
+from qcore.layers.float8 import FP8ScaledMMLinearLayerConfig
+from qcore.layers.microscaling import (
+    MxFp4LinearLayerConfig,
+    Mxfp8LinearLayerConfig,
+    _BlockFormatConfig,
+)
+from qcore.numerics.packing import unpack_uint4
+
+from qcore_cuda import library
+from qcore_cuda.kernels.gptq_packing import pack_along_k, pad_to_multiple
+
+__all__ = [
+    "HopperFP8ScaledMMLinearKernel",
+    "HopperMxFp4LinearKernel",
+    "HopperMxfp8LinearKernel",
+    "e8m0_to_bfloat16",
+]
+
+Tensor = torch.Tensor
+ConfigT = TypeVar("ConfigT", bound=_BlockFormatConfig)
+
+_ACTIVATIONS = (torch.float16, torch.bfloat16)
+
+
+def e8m0_to_bfloat16(scale: Tensor) -> Tensor:
+    """uint8, ``2**(scale - 127)``, to bfloat16, exactly: 0 is 2**-127, 255 is NaN."""
+    bits = scale.to(torch.int32) << 7
+    bits = torch.where(scale == 0, 0x0040, torch.where(scale == 255, 0x7FC0, bits))
+    return bits.to(torch.int16).view(torch.bfloat16)
+
+
+def _with_nan(scale: Tensor, codes: Tensor) -> Tensor:
+    """Scales [G, N] that are NaN where one of the e4m3 codes [K, N] is.
+
+    The kernels make 480 of such a code. A weight that is NaN makes its whole column of the result
+    NaN, and so does its scale.
+    """
+    wrong = ((codes & 0x7F) == 0x7F).reshape(scale.shape[0], -1, scale.shape[1]).any(1)
+    return scale.masked_fill(wrong, float("nan"))
+
+
+class _SmallFloats:
+    """Comes before the base of a kernel type: where it runs, and the call."""
+
+    weight_rounding = "input"
+
+    bits: int
+    group_size: int
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        """Tensor cores of bfloat16 with asynchronous copies: SM80."""
+        return 80
+
+    @classmethod
+    def is_supported(cls, compute_capability: int | None = None) -> Answer:
+        """Whether the compiled library has code for the device."""
+        return answer(library.refusal(compute_capability))
+
+    def _multiply(
+        self,
+        x: Tensor,
+        words: Tensor,
+        scales: Tensor,
+        column_scales: Tensor | None,
+        bias: Tensor | None,
+        shape: tuple[int, int],
+        out_type: torch.dtype,
+    ) -> Tensor:
+        """``shape``: the layer's (N, K)."""
+        if bias is not None and bias.dtype != x.dtype:
+            bias = bias.to(torch.float32)
+        out = torch.ops.qcore_cuda.small_float_linear(
+            x,
+            words,
+            scales,
+            column_scales,
+            bias,
+            self.bits,
+            self.group_size,
+            shape[1],
+            shape[0],
+            out_type != x.dtype,  # float32, of which `to` makes what is wanted
+        )
+        return out.to(out_type)  # type: ignore[no-any-return]
+
+
+class HopperFP8ScaledMMLinearKernel(_SmallFloats, FP8ScaledMMLinearKernel):
+    """e4m3 weights with a scale for the tensor or for each output, activations as they are.
+
+    Sums meet their scale in float32: nothing is rounded before that.
+    """
+
+    bits = 8
+
+    @classmethod
+    def can_implement(cls, config: FP8ScaledMMLinearLayerConfig) -> Answer:
+        """Weight-only layers of e4m3fn."""
+        return answer(
+            config.input_dtype not in _ACTIVATIONS
+            and f"inputs of {config.input_dtype}; float16 and bfloat16 are implemented",
+            config.weight_quant_key.dtype != torch.float8_e4m3fn
+            and f"weights of {config.weight_quant_key.dtype}; only float8_e4m3fn",
+            config.activation_quant_key is not None
+            and "quantized activations are not implemented; they are used as they are",
+        )
+
+    def __init__(
+        self,
+        c: FP8ScaledMMLinearLayerConfig,
+        layer_param_names: list[str] | None = None,
+    ) -> None:
+        super().__init__(c, layer_param_names)
+        library.load()
+        self.group_size = -(-c.in_features // 32) * 32
+
+    def pack_weights(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """GPTQ's layout, K and N padded to 32; a float32 scale for each output.
+
+        ``weight_ones`` are the scales in 16 bits that kernels for more than a few rows want.
+        """
+        codes = tensors["weight"].t().view(torch.uint8).t()
+        N = codes.shape[1]
+        scale = tensors["weight_scale"].to(torch.float32).reshape(1, -1).expand(1, N)
+        scale = pad_to_multiple(_with_nan(scale, codes), 1, 32)
+        return {
+            "weight": pack_along_k(pad_to_multiple(codes, 32, 32), 8),
+            "weight_scale": scale.reshape(-1),
+            "weight_ones": torch.ones_like(scale, dtype=self.config.input_dtype),
+        }
+
+    def apply_weights(
+        self, layer: torch.nn.Module, x: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Run the layer; ``x`` may be strided."""
+        words, scale, *_ = self._get_layer_params(layer)
+        ones = tensor_of(layer, "weight_ones")
+        shape, out_type = self.config.weight_shape, self.config.out_dtype
+        return self._multiply(x, words, ones, scale, bias, shape, out_type)
+
+    def apply_scaled_mm(
+        self,
+        *,
+        A: Tensor,
+        B: Tensor,
+        out_dtype: torch.dtype,
+        As: Tensor,
+        Bs: Tensor,
+        bias: Tensor | None,
+        output_shape: list[int],
+    ) -> Tensor:
+        """Not how this kernel multiplies: a weight without its layer is in no layout of its own.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("HopperFP8ScaledMMLinearKernel multiplies by apply_weights alone")
+
+
+class _Microscaling(_SmallFloats, LinearKernel[ConfigT]):
+    """What MXFP4 and MXFP8 have in common: groups of 32, scales that are powers of two.
+
+    bfloat16 holds every such scale, and weights times scales but for a few at the ends of its range.
+    """
+
+    group_size = 32
+    bits: ClassVar[int]
+
+    @classmethod
+    def can_implement(cls, config: ConfigT) -> Answer:
+        """Weight-only layers of which the shape is known, activations in bfloat16."""
+        key = config.activation_quant_key
+        return answer(
+            key is not None and f"activations as {key}; only as they are (weight-only)",
+            config.input_dtype != torch.bfloat16
+            and f"inputs of {config.input_dtype}; bfloat16 is implemented (float16 has no room for "
+            "scales of e8m0)",
+            config.weight_shape is None and "the layer's shape is not known",
+        )
+
+    def __init__(self, config: ConfigT) -> None:
+        super().__init__(config)
+        library.load()
+        if config.weight_shape is None or config.input_dtype is None:  # `can_implement` said so
+            raise KernelRefusedError(f"{type(self).__name__} needs the layer's shape and inputs")
+        self.shape = config.weight_shape
+        self.out_type = config.out_dtype or config.input_dtype
+
+    def _codes(self, weight: Tensor) -> Tensor:
+        """uint8 [N, K]."""
+        return unpack_uint4(weight) if self.bits == 4 else weight.view(torch.uint8)
+
+    def pack_weights(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """GPTQ's layout, shuffled, N padded to 32; scales in bfloat16."""
+        codes = self._codes(tensors["weight"]).t()
+        scale = e8m0_to_bfloat16(tensors["weight_scale"].view(torch.uint8).t())
+        if self.bits == 8:
+            scale = _with_nan(scale, codes)
+        return {
+            "weight": pack_along_k(pad_to_multiple(codes, 32, 32), self.bits),
+            "weight_scale": pad_to_multiple(scale, 1, 32),
+        }
+
+    def apply_weights(
+        self, layer: torch.nn.Module, x: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Run the layer; ``x`` may be strided."""
+        words, scale = tensor_of(layer, "weight"), tensor_of(layer, "weight_scale")
+        return self._multiply(x, words, scale, None, bias, self.shape, self.out_type)
+
+
+class HopperMxFp4LinearKernel(_Microscaling[MxFp4LinearLayerConfig], MxFp4LinearKernel):
+    """MXFP4 weights, activations bfloat16."""
+
+    bits = 4
+
+
+class HopperMxfp8LinearKernel(_Microscaling[Mxfp8LinearLayerConfig], Mxfp8LinearKernel):
+    """MXFP8 weights, activations bfloat16."""
+
+    bits = 8
