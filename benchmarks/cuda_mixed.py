@@ -2,6 +2,7 @@
 
     python benchmarks/cuda_mixed.py OUT.json [--vllm LIBRARY] [--ways] [--rows M ...]
                                              [--plot FILE.png]
+    python benchmarks/cuda_mixed.py OUT.json --formats [FP8 MXFP4 MXFP8]
     python benchmarks/cuda_mixed.py --plot FILE.png --from OUT.json
 
 Every contender of a shape is a CUDA graph that goes through copies of its weights, more than the
@@ -12,7 +13,8 @@ installed (it compiles its kernels as they are first called), Triton's kernel is
 ``--ways`` times every kernel of qcore's for the same work; ``marlin_linear``, the op of the
 generated kernels, among them reads the same words as if they were in Marlin's layout: it has a time
 and no result. Weights: random codes, symmetric, groups of 128, scales in bfloat16. Errors are those
-of 16 rows against float64, relative to the norm.
+of 16 rows against float64, relative to the norm. ``--formats`` times weights in small floats
+instead (see cuda_mixed_formats.py).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cuda_mixed_formats import FORMAT_ROWS, format_products
 from cuda_timing import Step, bandwidth, copies_of, medians_us
 from environment import environment
 from qcore.facts.scalar_type import scalar_types
@@ -281,8 +284,14 @@ def main() -> None:
         help="time each of qcore's kernels for the work as well; marlin_linear among them reads "
         "words that are not in its layout: a time, no result",
     )
-    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--formats",
+        nargs="*",
+        choices=("FP8", "MXFP4", "MXFP8"),
+        help="time these instead of 4-bit integers; all, if none is named",
+    )
+    parser.add_argument("--rows", type=int, nargs="+")
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--plot", type=Path, help="write a plot here")
     parser.add_argument(
         "--from", type=Path, dest="source", help="plot these results, measure nothing"
@@ -291,22 +300,28 @@ def main() -> None:
     if args.source:
         plot(json.loads(args.source.read_text(encoding="utf-8"))["results"], args.plot)
         return
+    if args.formats is not None:
+        args.formats = args.formats or ["FP8", "MXFP4", "MXFP8"]
+    args.rows = args.rows or (ROWS if args.formats is None else FORMAT_ROWS)
+    args.rounds = args.rounds or (15 if args.formats is None else 7)
     library.load()
     if args.vllm:
         torch.ops.load_library(str(args.vllm))
     speed = bandwidth()
     print(f"{torch.cuda.get_device_name()}: a copy moves {speed / 1e12:.2f} TB/s; microseconds")
-    results = products(args, speed)
+    results = (
+        products(args, speed) if args.formats is None else format_products(args, SHAPES, speed)
+    )
     document = {
         "environment": environment("qcore-cuda"),
         "device": torch.cuda.get_device_name(),
         "bytes_per_second": speed,
-        "group_size": GROUP,
+        **({"group_size": GROUP} if args.formats is None else {}),
         "results": results,
     }
     if args.output:
         args.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    if args.plot:
+    if args.plot and args.formats is None:
         plot(results, args.plot)
 
 

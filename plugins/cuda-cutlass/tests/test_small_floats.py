@@ -146,6 +146,8 @@ def test_meta(config: Any) -> None:
     kernel = CLASSES[config.kernel_type].from_config(config)
     layer = make_layer(config, tensors, device="meta")
     process_weights(kernel, layer)
-    out = kernel.apply_weights(layer, torch.empty(2, 3, config.in_features, device="meta").to(BFLOAT))
+    out = kernel.apply_weights(
+        layer, torch.empty(2, 3, config.in_features, device="meta").to(BFLOAT)
+    )
     assert out.shape == (2, 3, config.out_features)
     assert out.dtype == BFLOAT

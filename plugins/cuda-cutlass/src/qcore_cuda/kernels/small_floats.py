@@ -1,7 +1,8 @@
 """FP8, MXFP4 and MXFP8 weights, activations in 16 bits, by the kernels of packed integers.
 
-Weights lie as GPTQ's do. Few rows run on any processor from SM80 on, many rows on SM90 as well; else
-the weight is dequantized for each call. NVFP4's groups of 16 inputs are less than these kernels take.
+Weights lie as GPTQ's do. Few rows run on any processor from SM80 on, many rows on SM90 as well;
+else the weight is dequantized for each call. NVFP4 has groups of 16 inputs, smaller than what these
+kernels take.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ class HopperFP8ScaledMMLinearKernel(_SmallFloats, FP8ScaledMMLinearKernel):
 class _Microscaling(_SmallFloats, LinearKernel[ConfigT]):
     """What MXFP4 and MXFP8 have in common: groups of 32, scales that are powers of two.
 
-    bfloat16 holds every such scale, and weights times scales but for a few at the ends of its range.
+    bfloat16 holds every such scale, and its product with any code except at the ends of its range.
     """
 
     group_size = 32
