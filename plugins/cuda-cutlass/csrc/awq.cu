@@ -84,7 +84,7 @@ AwqWeight awq_weight(const char* op, const Tensor& kernel, const Tensor& scales,
 }
 
 Tensor dequantize(const char* op, const AwqWeight& w, ScalarType type, cudaStream_t stream) {
-  const Tensor out = torch::stable::new_empty(w.words, {w.k, w.n}, type);
+  const Tensor out = new_tensor(w.words, {w.k, w.n}, type);
   const int64_t columns = w.n / 8;
   const dim3 grid(static_cast<unsigned>(ceil_div(columns, 128)),
                   static_cast<unsigned>(std::min<int64_t>(ceil_div(w.k, kInputs), 65535)));
@@ -117,12 +117,12 @@ Tensor multiply(const char* op, const Tensor& a, const Tensor& kernel, const Ten
                   "; its last dimension must be ", w.k, ", the rows of _kernel");
   const int64_t m = a.numel() / w.k;
   const Launch launch(a);
-  if (m == 0) return torch::stable::new_empty(a, shape_with_last(a, w.n));
+  if (m == 0) return new_tensor(a, shape_with_last(a, w.n));
   const bool fits = (w.group_size == w.k || w.group_size % kBlockK == 0) && w.n % 32 == 0;
   if (m > few_rows || !fits) return product(a, dequantize(op, w, dtype_of(a), launch.stream()), false);
 
   const Rows rows = ready_rows(op, "_in_feats", a, nullptr, w.k, launch.stream());
-  const Tensor out = torch::stable::new_empty(a, shape_with_last(a, w.n));
+  const Tensor out = new_tensor(a, shape_with_last(a, w.n));
   const Tensor words = aligned(w.words);
   SmallMParams p = {};
   p.a = rows.data();

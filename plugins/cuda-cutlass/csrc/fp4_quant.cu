@@ -138,11 +138,11 @@ std::tuple<Tensor, Tensor> scaled_fp4_quant(const Tensor& input, const Tensor& i
   const char* op = "scaled_fp4_quant";
   check_inputs(op, input, input_scale);
   const int64_t m = input.size(0), n = input.size(1);
-  Tensor output = torch::stable::new_empty(input, {m, n / 2}, ScalarType::Byte);
+  Tensor output = new_tensor(input, {m, n / 2}, ScalarType::Byte);
   Tensor output_scale =
       is_sf_swizzled_layout
-          ? torch::stable::new_empty(input, {ceil_div(m, 128) * 128, ceil_div(n / 16, 4)}, ScalarType::Int)
-          : torch::stable::new_empty(input, {m, n / 16}, ScalarType::Byte);
+          ? new_tensor(input, {ceil_div(m, 128) * 128, ceil_div(n / 16, 4)}, ScalarType::Int)
+          : new_tensor(input, {m, n / 16}, ScalarType::Byte);
   quantize(op, input, input_scale, is_sf_swizzled_layout, output, output_scale);
   return {output, output_scale};
 }

@@ -137,7 +137,7 @@ void dynamic_scaled_fp8_quant(const Tensor& out, const Tensor& input, const Tens
     torch::stable::fill_(scale, 1.0);
     return;
   }
-  const Tensor amax = torch::stable::new_empty(input, {1}, ScalarType::Int);
+  const Tensor amax = new_tensor(input, {1}, ScalarType::Int);
   fp8_by_tensor(where(op, input, launch), x, out.data_ptr(), static_cast<float*>(scale.data_ptr()),
                 static_cast<uint32_t*>(amax.data_ptr()));
 }
@@ -163,7 +163,7 @@ Tensor new_static(const Tensor& input, const Tensor& scale) {
 
 std::tuple<Tensor, Tensor> new_dynamic(const Tensor& input) {
   const Tensor out = new_like(input, input.dim(), ScalarType::Float8_e4m3fn);
-  const Tensor scale = torch::stable::new_empty(input, {1}, ScalarType::Float);
+  const Tensor scale = new_tensor(input, {1}, ScalarType::Float);
   dynamic_scaled_fp8_quant(out, input, scale);
   return {out, scale};
 }

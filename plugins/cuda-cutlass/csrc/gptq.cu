@@ -226,7 +226,7 @@ Ways ways_of(const GptqWeight& w, ScalarType type, bool out_float, int32_t devic
   Ways can{fits_small_m(w), false, false, w.group_size >= w.k || w.group_size % mid_m::kPieceK == 0};
 #ifdef QCORE_CUDA_SM90A
   can.sm90 = !out_float && fits_w4_sm90(w, type, device);
-  can.mid = kMidRowsHasRun && fits_w4_mid_m(w, type, device);
+  can.mid = fits_w4_mid_m(w, type, device);
 #endif
   return can;
 }
@@ -235,7 +235,7 @@ Tensor multiply_by(Way way, const char* op, const Tensor& a, const GptqWeight& w
                    bool out_float, const Launch& launch) {
   const int64_t k = a.size(a.dim() - 1);
   if (a.numel() == 0 || columns == 0) {
-    return torch::stable::new_empty(a, shape_with_last(a, columns), out_float ? ScalarType::Float : dtype_of(a));
+    return new_tensor(a, shape_with_last(a, columns), out_float ? ScalarType::Float : dtype_of(a));
   }
   switch (way) {
     case Way::kFewRows: return small_m_gptq(op, a, w, bias, columns, out_float, {}, launch);
@@ -245,7 +245,7 @@ Tensor multiply_by(Way way, const char* op, const Tensor& a, const GptqWeight& w
 #endif
     default: break;
   }
-  const Tensor whole = torch::stable::new_empty(a, {k, w.n});
+  const Tensor whole = new_tensor(a, {k, w.n});
   dequantize_gptq(op, w, whole, launch.stream());
   const Tensor used = columns == w.n ? whole : torch::stable::narrow(const_cast<Tensor&>(whole), 1, 0, columns);
   const Tensor out = product(a, used, out_float);
@@ -344,7 +344,7 @@ Tensor gptq_dequantize(const Tensor& q_weight, const Tensor& qzeros, const Tenso
   QCORE_CHECK(type == ScalarType::Half || type == ScalarType::BFloat16, op, ": dtype is ", dtype_name(type),
                   "; allowed: Half, BFloat16");
   const Launch launch(q_weight);
-  const Tensor out = torch::stable::new_empty(q_weight, {w.k, w.n}, type);
+  const Tensor out = new_tensor(q_weight, {w.k, w.n}, type);
   dequantize_gptq(op, w, out, launch.stream());
   return out;
 }
@@ -355,7 +355,7 @@ Tensor multiply(const char* op, const Tensor& a, const GptqWeight& w, const Tens
   const int64_t k = a.size(a.dim() - 1), m = k ? a.numel() / k : 0;
   const int32_t device = a.get_device_index();
   const Ways can = ways_of(w, dtype_of(a), out_float, device);
-  const Way way = way_for(can, m, columns, device_facts(device).sm_count, few_rows);
+  const Way way = way_for(can, m, columns, k, device_facts(device).sm_count, few_rows);
   return multiply_by(way, op, a, w, bias, columns, out_float, launch);
 }
 

@@ -10,7 +10,7 @@ bool fits_small_m(const GptqWeight& w) {
 
 Tensor small_m_gptq(const char* op, const Tensor& x, const GptqWeight& weight, const Tensor* bias, int64_t columns,
                     bool out_float, Division wish, const Launch& launch) {
-  const Tensor out = torch::stable::new_empty(x, shape_with_last(x, columns),
+  const Tensor out = new_tensor(x, shape_with_last(x, columns),
                                               out_float ? ScalarType::Float : dtype_of(x));
   const Rows rows = ready_rows(op, "a", x, weight.perm, weight.k, launch.stream());
   if (rows.m * columns == 0) return out;

@@ -259,13 +259,13 @@ std::tuple<Tensor, Tensor> new_groups(const Tensor& input, int64_t group_size, d
   const Tensor q = new_like(input, dim, ScalarType::Float8_e4m3fn);
   const int64_t groups = ceil_div(input.size(dim - 1), group_size);
   if (!column_major) {
-    const Tensor s = torch::stable::new_empty(input, shape_with_last(input, groups), ScalarType::Float);
+    const Tensor s = new_tensor(input, shape_with_last(input, groups), ScalarType::Float);
     per_token_group_fp8_quant(input, q, dim == 1 ? torch::stable::view(s, {1, groups}) : s, group_size, eps, -kMost,
                               kMost, use_ue8m0, false, false);
     return {q, s};
   }
   const int64_t m = input.size(0), rows = tma_aligned ? ceil_div(m, 4) * 4 : m;
-  const Tensor storage = torch::stable::new_empty(input, {groups, rows}, ScalarType::Float);
+  const Tensor storage = new_tensor(input, {groups, rows}, ScalarType::Float);
   Tensor all = torch::stable::transpose(storage, 0, 1);
   const Tensor s = torch::stable::narrow(all, 0, 0, m);
   per_token_group_fp8_quant(input, q, s, group_size, eps, -kMost, kMost, use_ue8m0, true, tma_aligned);
@@ -279,7 +279,7 @@ std::tuple<Tensor, Tensor> new_packed(const Tensor& input, int64_t group_size, d
               shape_of(input), "; group_size must be positive, and input [M, K]");
   const int64_t m = input.size(0), words = ceil_div(ceil_div(input.size(1), group_size), 4);
   const Tensor q = new_like(input, 2, ScalarType::Float8_e4m3fn);
-  const Tensor storage = torch::stable::new_empty(input, {words, ceil_div(m, 4) * 4}, ScalarType::Int);
+  const Tensor storage = new_tensor(input, {words, ceil_div(m, 4) * 4}, ScalarType::Int);
   Tensor all = torch::stable::transpose(storage, 0, 1);
   const Tensor s = torch::stable::narrow(all, 0, 0, m);
   per_token_group_fp8_quant_packed(input, q, s, group_size, eps, -kMost, kMost);

@@ -149,7 +149,7 @@ std::tuple<Tensor, Tensor, Tensor> new_dynamic(const Tensor& input, bool symmetr
   const Tensor scale = new_column(input, ScalarType::Float);
   if (symmetric) {
     dynamic_scaled_int8_quant(out, input, scale, std::nullopt);
-    return {out, scale, torch::stable::new_empty(input, {0}, ScalarType::Int)};
+    return {out, scale, new_tensor(input, {0}, ScalarType::Int)};
   }
   const Tensor azp = new_column(input, ScalarType::Int);
   dynamic_scaled_int8_quant(out, input, scale, azp);

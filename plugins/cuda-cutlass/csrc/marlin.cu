@@ -55,7 +55,7 @@ Tensor repack(const char* op, const Tensor& q_weight, int64_t size_k, int64_t si
   if (awq) check_tensor(op, "b_q_weight", q_weight, q_weight, {ScalarType::Int}, {size_k, size_n / pack});
   else check_tensor(op, "b_q_weight", q_weight, q_weight, {ScalarType::Int}, {size_k / pack, size_n});
   const Launch launch(q_weight);
-  const Tensor out = torch::stable::new_empty(q_weight, {size_k / 16, size_n * 16 / pack});
+  const Tensor out = new_tensor(q_weight, {size_k / 16, size_n * 16 / pack});
   const int64_t words = out.numel();
   repack_kernel<<<static_cast<unsigned>(std::min<int64_t>(ceil_div(words, 256), 65535)), 256, 0, launch.stream()>>>(
       static_cast<const uint32_t*>(q_weight.data_ptr()), static_cast<uint32_t*>(out.data_ptr()), awq,
@@ -245,7 +245,7 @@ Tensor multiply(const Tensor& a, const std::optional<Tensor>& c_or_none, const T
   check_dtype(op, "workspace", workspace, {ScalarType::Int});
 
   const Launch launch(a);
-  Tensor out = c_or_none ? *c_or_none : torch::stable::new_empty(a, {size_m, size_n}, out_type);
+  Tensor out = c_or_none ? *c_or_none : new_tensor(a, {size_m, size_n}, out_type);
   if (size_m == 0) return out;
   if (workspace.numel() > 0) {
     const Rows rows = a_8bit ? as_rows(op, "a", a) : ready_rows(op, "a", a, nullptr, size_k, launch.stream());
@@ -257,7 +257,7 @@ Tensor multiply(const Tensor& a, const std::optional<Tensor>& c_or_none, const T
   }
   QCORE_CHECK(!a_8bit && !is_zp_float, op, ": no kernel for a of ", dtype_name(dtype_of(a)), is_zp_float ? " with float zero points" : "",
                   " and groups of ", scales.group_size ? scales.group_size : size_k, " was compiled, or the workspace is empty");
-  const Tensor whole = torch::stable::new_empty(a, {size_k, size_n});
+  const Tensor whole = new_tensor(a, {size_k, size_n});
   const MarlinParams p{static_cast<const uint32_t*>(b_q_weight.data_ptr()),
                        b_q_weight.numel(),
                        static_cast<int>(size_n),

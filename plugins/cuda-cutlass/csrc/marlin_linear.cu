@@ -60,7 +60,7 @@ bool run_marlin(const MarlinCall& call, const Tensor& out, const Launch& launch)
   const int64_t of_block = ceil_div(all, blocks);
   blocks = ceil_div(all, of_block);
   const bool shares = of_block % steps != 0;  // some tile is done by several blocks
-  const Tensor partials = torch::stable::new_empty(
+  const Tensor partials = new_tensor(
       call.a->tensor, {shares ? 2 * blocks * kernel->tile_m * kernel->tile_n : 4}, ScalarType::Float);
 
   qcore_marlin::Params p{};
@@ -101,7 +101,8 @@ Tensor marlin_linear(const Tensor& x, const Tensor& weight, const Tensor& scales
                      const std::optional<Tensor>& g_idx, const std::optional<Tensor>& perm,
                      const std::optional<Tensor>& a_scales, const std::optional<Tensor>& global_scale,
                      const std::optional<Tensor>& bias, const Tensor& workspace, int64_t b_type_id, int64_t out_features,
-                     ScalarType out_dtype) {
+                     std::optional<ScalarType> dtype) {
+  const ScalarType out_dtype = dtype.value_or(dtype_of(x));
   const char* op = "marlin_linear";
   check_dtype(op, "x", x, {ScalarType::Half, ScalarType::BFloat16, ScalarType::Char, ScalarType::Float8_e4m3fn});
   const bool wide = is_wide(dtype_of(x));
@@ -146,7 +147,7 @@ Tensor marlin_linear(const Tensor& x, const Tensor& weight, const Tensor& scales
   QCORE_CHECK(workspace.numel() > 0, op, ": workspace is empty; it must be zeros, one for each processor or more");
 
   const Launch launch(x);
-  Tensor out = torch::stable::new_empty(x, shape_with_last(x, out_features), out_dtype);
+  Tensor out = new_tensor(x, shape_with_last(x, out_features), out_dtype);
   if (out.numel() == 0) return out;
   const Tensor* order = present(perm);
   if (order) check_tensor(op, "perm", *order, x, {ScalarType::Int}, {k});
@@ -176,7 +177,7 @@ Tensor marlin_linear(const Tensor& x, const Tensor& weight, const Tensor& scales
 STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
   m.def("marlin_linear(Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? g_idx, Tensor? perm, "
         "Tensor? a_scales, Tensor? global_scale, Tensor? bias, Tensor workspace, int b_type_id, SymInt out_features, "
-        "ScalarType out_dtype) -> Tensor");
+        "ScalarType? out_dtype) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) { m.impl("marlin_linear", TORCH_BOX(&qcore_cuda::marlin_linear)); }

@@ -85,7 +85,7 @@ Tensor new_scaled_fp4_mm(const Tensor& a, const Tensor& b, const Tensor& block_s
   check_cuda(kOp, "a", a);
   QCORE_CHECK(a.dim() == 2 && b.dim() == 2, kOp, ": a has shape ", shape_of(a), ", b ", shape_of(b),
               "; they must be [M, K / 2] and [N, K / 2]");
-  const Tensor out = torch::stable::new_empty(a, {a.size(0), b.size(0)}, out_dtype);
+  const Tensor out = new_tensor(a, {a.size(0), b.size(0)}, out_dtype);
   cutlass_scaled_fp4_mm(out, a, b, block_scale_a, block_scale_b, alpha);
   return out;
 }

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <initializer_list>
@@ -77,13 +79,13 @@ inline void check_same_device(const char* op, const char* name, const Tensor& t,
 
 inline void check_dtype(const char* op, const char* name, const Tensor& t,
                         std::initializer_list<ScalarType> allowed) {
-  bool fits = false;
-  std::string names;
+  const ScalarType given = dtype_of(t);
   for (ScalarType type : allowed) {
-    fits |= dtype_of(t) == type;
-    names += (names.empty() ? "" : ", ") + std::string(dtype_name(type));
+    if (given == type) return;
   }
-  QCORE_CHECK(fits, op, ": ", name, " is ", dtype_name(dtype_of(t)), "; allowed: ", names);
+  std::string names;
+  for (ScalarType type : allowed) names += (names.empty() ? "" : ", ") + std::string(dtype_name(type));
+  fail(op, ": ", name, " is ", dtype_name(given), "; allowed: ", names);
 }
 
 inline void check_shape(const char* op, const char* name, const Tensor& t,
@@ -133,14 +135,32 @@ inline std::vector<int64_t> shape_with_last(const Tensor& x, int64_t last) {
   return shape;
 }
 
+// A tensor on the device of `like`, uninitialized, contiguous. Straight to the allocation: new_empty of the stable
+// ABI looks its operator up by name, which takes as long as a launch.
+inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
+  std::vector<int64_t> strides(shape.size(), 1);
+  for (size_t i = shape.size(); i > 1; --i) strides[i - 2] = strides[i - 1] * std::max<int64_t>(1, shape[i - 1]);
+  const auto code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  AtenTensorHandle made = nullptr;
+  QCORE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), code,
+                                       aoti_torch_device_type_cuda(), like.get_device_index(),
+                                       &made) == AOTI_TORCH_SUCCESS,
+              "no memory on cuda:", int(like.get_device_index()), " for a tensor of shape ",
+              shape_text(shape.data(), static_cast<int64_t>(shape.size())), " of ", dtype_name(type));
+  return Tensor(made);
+}
+inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape) {
+  return new_tensor(like, shape, dtype_of(like));
+}
+
 // New tensors on the device of x: of its shape in the first `dim` dimensions, contiguous.
 inline Tensor new_like(const Tensor& x, int64_t dim, ScalarType type) {
   std::vector<int64_t> shape(dim);
   for (int64_t i = 0; i < dim; ++i) shape[i] = x.size(i);
-  return torch::stable::new_empty(x, shape, type);
+  return new_tensor(x, shape, type);
 }
 inline Tensor new_column(const Tensor& x, ScalarType type) {
-  return torch::stable::new_empty(x, shape_with_last(x, 1), type);
+  return new_tensor(x, shape_with_last(x, 1), type);
 }
 
 // Makes the device of a tensor current while it lives, and knows torch's current stream there.

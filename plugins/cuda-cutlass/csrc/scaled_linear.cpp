@@ -27,7 +27,7 @@ class Workspace {
     size_ += ceil_div(bytes, 256) * 256;
     return at;
   }
-  void allocate(const Tensor& like) { memory_ = torch::stable::new_empty(like, {std::max<int64_t>(size_, 1)}, ScalarType::Byte); }
+  void allocate(const Tensor& like) { memory_ = new_tensor(like, {std::max<int64_t>(size_, 1)}, ScalarType::Byte); }
   template <typename T>
   T* at(int64_t place) const {
     return reinterpret_cast<T*>(static_cast<uint8_t*>(memory_.data_ptr()) + place);
@@ -190,11 +190,12 @@ void check_out_shape(const char* op, const Tensor& x, const Tensor& out) {
   QCORE_CHECK(fits, op, ": out has shape ", shape_of(out), ", x ", shape_of(x), "; they may differ in the last size only");
 }
 
-Tensor new_out(const char* op, const Tensor& x, int64_t out_features, ScalarType type) {
+// `type`: none for that of x.
+Tensor new_out(const char* op, const Tensor& x, int64_t out_features, std::optional<ScalarType> type) {
   check_cuda(op, "x", x);
   QCORE_CHECK(x.dim() >= 1, op, ": x has no dimension; it must be [..., K]");
   QCORE_CHECK(out_features >= 0, op, ": out_features is ", out_features, "; it cannot be negative");
-  return torch::stable::new_empty(x, shape_with_last(x, out_features), type);
+  return new_tensor(x, shape_with_last(x, out_features), type.value_or(dtype_of(x)));
 }
 
 // ---- int8 ---------------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ void int8_linear_out(const Tensor& x, const Tensor& weight, const Tensor& weight
 
 Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_scale, const MaybeTensor& bias,
                    const MaybeTensor& input_scale, const MaybeTensor& input_azp, const MaybeTensor& azp_adj,
-                   int64_t out_features, ScalarType out_dtype) {
+                   int64_t out_features, std::optional<ScalarType> out_dtype) {
   const Tensor out = new_out("int8_linear", x, out_features, out_dtype);
   int8_linear_out(x, weight, weight_scale, bias, input_scale, input_azp, azp_adj, out);
   return out;
@@ -284,7 +285,7 @@ void fp8_linear_out(const Tensor& x, const Tensor& weight, const Tensor& weight_
 
 Tensor fp8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_scale, const MaybeTensor& bias,
                   const MaybeTensor& input_scale, const MaybeTensor& scale_ub, bool per_token, int64_t out_features,
-                  ScalarType out_dtype) {
+                  std::optional<ScalarType> out_dtype) {
   const Tensor out = new_out("fp8_linear", x, out_features, out_dtype);
   fp8_linear_out(x, weight, weight_scale, bias, input_scale, scale_ub, per_token, out);
   return out;
@@ -318,7 +319,7 @@ void fp8_block_linear_out(const Tensor& x, const Tensor& weight, const Tensor& w
 }
 
 Tensor fp8_block_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_scale, const MaybeTensor& bias,
-                        int64_t out_features, ScalarType out_dtype) {
+                        int64_t out_features, std::optional<ScalarType> out_dtype) {
   const Tensor out = new_out("fp8_block_linear", x, out_features, out_dtype);
   fp8_block_linear_out(x, weight, weight_scale, bias, out);
   return out;
@@ -329,15 +330,15 @@ Tensor fp8_block_linear(const Tensor& x, const Tensor& weight, const Tensor& wei
 
 STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
   m.def("int8_linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor? input_scale, "
-        "Tensor? input_azp, Tensor? azp_adj, int out_features, ScalarType out_dtype) -> Tensor");
+        "Tensor? input_azp, Tensor? azp_adj, int out_features, ScalarType? out_dtype) -> Tensor");
   m.def("int8_linear.out(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor? input_scale, "
         "Tensor? input_azp, Tensor? azp_adj, *, Tensor(a!) out) -> ()");
   m.def("fp8_linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor? input_scale, "
-        "Tensor? scale_ub, bool per_token, int out_features, ScalarType out_dtype) -> Tensor");
+        "Tensor? scale_ub, bool per_token, int out_features, ScalarType? out_dtype) -> Tensor");
   m.def("fp8_linear.out(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor? input_scale, "
         "Tensor? scale_ub, bool per_token, *, Tensor(a!) out) -> ()");
   m.def("fp8_block_linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, int out_features, "
-        "ScalarType out_dtype) -> Tensor");
+        "ScalarType? out_dtype) -> Tensor");
   m.def("fp8_block_linear.out(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, *, Tensor(a!) out) -> ()");
 }
 

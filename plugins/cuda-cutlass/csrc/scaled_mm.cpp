@@ -141,7 +141,7 @@ Tensor new_output(const Tensor& a, const Tensor& b, ScalarType out_dtype) {
   check_cuda(kOp, "a", a);
   QCORE_CHECK(a.dim() == 2 && b.dim() == 2, kOp, ": a has shape ", shape_of(a), ", b ", shape_of(b),
               "; they must be [M, K] and [K, N]");
-  return torch::stable::new_empty(a, {a.size(0), b.size(1)}, out_dtype);
+  return new_tensor(a, {a.size(0), b.size(1)}, out_dtype);
 }
 
 void finish(const ScaledMM& p, const Tensor& out, const std::string& path) {

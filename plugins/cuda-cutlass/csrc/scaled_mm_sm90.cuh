@@ -53,61 +53,88 @@ using Column = fusion::Sm90ColBroadcast<0, Tile, T, T, Stride<bool, _0, int64_t>
 template <typename T, typename Tile>
 using Row = fusion::Sm90RowBroadcast<0, Tile, T, T, Stride<_0, bool, int64_t>>;
 
-template <typename Element, typename Out, typename Tile>
+// What a token has, and what a channel has: along M and N, or, where the product is made transposed, along N and M.
+template <typename T, typename Tile, bool SWAPPED>
+using OfToken = std::conditional_t<SWAPPED, Row<T, Tile>, Column<T, Tile>>;
+template <typename T, typename Tile, bool SWAPPED>
+using OfChannel = std::conditional_t<SWAPPED, Column<T, Tile>, Row<T, Tile>>;
+template <typename Vector, typename T>
+typename Vector::Arguments column_of(const T* values, T otherwise, bool each) {
+  return {values, otherwise, {each, _0{}, 0}};
+}
+template <typename Vector, typename T>
+typename Vector::Arguments row_of(const T* values, T otherwise, bool each) {
+  return {values, otherwise, {_0{}, each, 0}};
+}
+template <bool SWAPPED, typename Tile, typename T>
+auto of_token(const T* values, T otherwise, bool each) {
+  if constexpr (SWAPPED) return row_of<Row<T, Tile>>(values, otherwise, each);
+  else return column_of<Column<T, Tile>>(values, otherwise, each);
+}
+template <bool SWAPPED, typename Tile, typename T>
+auto of_channel(const T* values, T otherwise, bool each) {
+  return of_token<!SWAPPED, Tile>(values, otherwise, each);
+}
+template <typename Out, typename Tile, bool SWAPPED>
+using BiasOfChannel =
+    std::conditional_t<SWAPPED, fusion::Sm90ColBroadcast<0, Tile, Out, float, Stride<_1, _0, _0>>,
+                       fusion::Sm90RowBroadcast<0, Tile, Out, float, Stride<_0, _1, _0>>>;
+
+template <typename Element, typename Out, typename Tile, bool SWAPPED>
 struct Epilogue {
   static constexpr auto kRound = cutlass::FloatRoundStyle::round_to_nearest;
   using Acc = fusion::Sm90AccFetch;
   using Product = fusion::Sm90EVT<fusion::Sm90Compute<cutlass::multiplies, float, float, kRound>,
-                                  Column<float, Tile>, Acc>;
-  using Bias = fusion::Sm90RowBroadcast<0, Tile, Out, float, Stride<_0, _1, _0>>;
+                                  OfToken<float, Tile, SWAPPED>, Acc>;
   using Tree = fusion::Sm90EVT<fusion::Sm90Compute<cutlass::homogeneous_multiply_add, Out, float, kRound>,
-                               Row<float, Tile>, Product, Bias>;
+                               OfChannel<float, Tile, SWAPPED>, Product, BiasOfChannel<Out, Tile, SWAPPED>>;
   static typename Tree::Arguments arguments(const ScaledMM& p) {
-    return {{p.b_scale, 0.0f, {_0{}, p.b_per_channel, 0}},
-            {{p.a_scale, 0.0f, {p.a_per_token, _0{}, 0}}, {}, {}},
+    return {of_channel<SWAPPED, Tile>(p.b_scale, 0.0f, p.b_per_channel),
+            {of_token<SWAPPED, Tile>(p.a_scale, 0.0f, p.a_per_token), {}, {}},
             {static_cast<const Out*>(p.bias), Out(0), {}},
             {}};
   }
 };
 
 // Integers carry zero points: acc - azp * azp_adj, exact in 32 bits. Without them both are 0.
-template <typename Out, typename Tile>
-struct Epilogue<int8_t, Out, Tile> {
+template <typename Out, typename Tile, bool SWAPPED>
+struct Epilogue<int8_t, Out, Tile, SWAPPED> {
   static constexpr auto kRound = cutlass::FloatRoundStyle::round_to_nearest;
   using Acc = fusion::Sm90AccFetch;
   using Shift = fusion::Sm90EVT<fusion::Sm90Compute<cutlass::multiplies, int32_t, int32_t, kRound>,
-                                Column<int32_t, Tile>, Row<int32_t, Tile>>;
+                                OfToken<int32_t, Tile, SWAPPED>, OfChannel<int32_t, Tile, SWAPPED>>;
   using Shifted = fusion::Sm90EVT<fusion::Sm90Compute<cutlass::minus, float, int32_t, kRound>, Acc, Shift>;
   using Product = fusion::Sm90EVT<fusion::Sm90Compute<cutlass::multiplies, float, float, kRound>,
-                                  Column<float, Tile>, Shifted>;
-  using Bias = fusion::Sm90RowBroadcast<0, Tile, Out, float, Stride<_0, _1, _0>>;
+                                  OfToken<float, Tile, SWAPPED>, Shifted>;
   using Tree = fusion::Sm90EVT<fusion::Sm90Compute<cutlass::homogeneous_multiply_add, Out, float, kRound>,
-                               Row<float, Tile>, Product, Bias>;
+                               OfChannel<float, Tile, SWAPPED>, Product, BiasOfChannel<Out, Tile, SWAPPED>>;
   static typename Tree::Arguments arguments(const ScaledMM& p) {
     // Per tensor, azp may be multiplied into azp_adj already; then each row's is 1.
     const int32_t otherwise = p.azp_adj ? 1 : 0;
-    typename Shift::Arguments shift{{p.azp, otherwise, {p.azp_per_token, _0{}, 0}},
-                                    {p.azp_adj, 0, {_0{}, true, 0}},
+    typename Shift::Arguments shift{of_token<SWAPPED, Tile>(p.azp, otherwise, p.azp_per_token),
+                                    of_channel<SWAPPED, Tile>(p.azp_adj, 0, true),
                                     {}};
-    return {{p.b_scale, 0.0f, {_0{}, p.b_per_channel, 0}},
-            {{p.a_scale, 0.0f, {p.a_per_token, _0{}, 0}}, {{}, shift, {}}, {}},
+    return {of_channel<SWAPPED, Tile>(p.b_scale, 0.0f, p.b_per_channel),
+            {of_token<SWAPPED, Tile>(p.a_scale, 0.0f, p.a_per_token), {{}, shift, {}}, {}},
             {static_cast<const Out*>(p.bias), Out(0), {}},
             {}};
   }
 };
 
+// SWAPPED: out^T = b^T a^T, with the weight's columns along the tile's M: of few rows less of a tile is empty.
 template <typename Element, typename Out, typename Tile, typename Cluster, typename MainloopSchedule,
-          typename EpilogueSchedule, typename Scheduler = void>
+          typename EpilogueSchedule, bool SWAPPED>
 struct Gemm {
   using Accumulator = typename Numbers<Element>::Accumulator;
-  using Evt = Epilogue<Element, Out, Tile>;
+  using Evt = Epilogue<Element, Out, Tile, SWAPPED>;
+  using OutLayout = std::conditional_t<SWAPPED, cutlass::layout::ColumnMajor, cutlass::layout::RowMajor>;
   static constexpr int kAlignment = 16;
   static constexpr int kOutAlignment = 8;
 
   using CollectiveEpilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
-      cutlass::epilogue::collective::EpilogueTileAuto, Accumulator, float, void, cutlass::layout::RowMajor,
-      kOutAlignment, Out, cutlass::layout::RowMajor, kOutAlignment, EpilogueSchedule,
+      cutlass::epilogue::collective::EpilogueTileAuto, Accumulator, float, void, OutLayout, kOutAlignment, Out,
+      OutLayout, kOutAlignment, EpilogueSchedule,
       typename Evt::Tree>::CollectiveOp;
   using CollectiveMainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Element, cutlass::layout::RowMajor, kAlignment, Element,
@@ -116,16 +143,28 @@ struct Gemm {
           sizeof(typename CollectiveEpilogue::SharedStorage))>,
       MainloopSchedule>::CollectiveOp;
   using Kernel = cutlass::gemm::kernel::GemmUniversal<Shape<int, int, int, int>, CollectiveMainloop,
-                                                      CollectiveEpilogue, Scheduler>;
+                                                      CollectiveEpilogue>;
   using Device = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
 
   static void run(const ScaledMM& p) {
-    using StrideA = Stride<int64_t, _1, int64_t>;
-    const StrideA a_stride{p.a_stride, _1{}, 0}, b_stride{p.b_stride, _1{}, 0}, out_stride{p.out_stride, _1{}, 0};
+    using InStride = Stride<int64_t, _1, int64_t>;
+    InStride left_stride{p.a_stride, _1{}, 0}, right_stride{p.b_stride, _1{}, 0};
+    typename Kernel::CollectiveEpilogue::StrideD out_stride;
+    const void *left = p.a, *right = p.b;
+    int m = p.m, n = p.n;
+    if constexpr (SWAPPED) {
+      std::swap(left, right);
+      std::swap(left_stride, right_stride);
+      std::swap(m, n);
+      get<1>(out_stride) = p.out_stride;
+    } else {
+      get<0>(out_stride) = p.out_stride;
+    }
+    get<2>(out_stride) = 0;
     typename Kernel::Arguments arguments{
         cutlass::gemm::GemmUniversalMode::kGemm,
-        {p.m, p.n, p.k, 1},
-        {static_cast<const Element*>(p.a), a_stride, static_cast<const Element*>(p.b), b_stride},
+        {m, n, p.k, 1},
+        {static_cast<const Element*>(left), left_stride, static_cast<const Element*>(right), right_stride},
         {Evt::arguments(p), nullptr, out_stride, static_cast<Out*>(p.out), out_stride}};
     arguments.hw_info.sm_count = p.sm_count;
     const char* op = "cutlass_scaled_mm";
@@ -144,11 +183,11 @@ struct Gemm {
 }  // namespace qcore_cuda::sm90
 
 // Defines sm90_NAME_fp8_bf16 and its like: one in each file that CMake makes.
-#define QCORE_SM90_INSTANCE(NAME, TYPES, ELEMENT, OUT, M, N, K, CLUSTER_M, CLUSTER_N, SCHEDULE)              \
+#define QCORE_SM90_INSTANCE(NAME, TYPES, ELEMENT, OUT, M, N, K, CLUSTER_M, CLUSTER_N, SCHEDULE, SWAPPED)     \
   namespace qcore_cuda {                                                                                    \
   void sm90_##NAME##_##TYPES(const ScaledMM& p) {                                                           \
     using namespace sm90;                                                                                   \
     Gemm<ELEMENT, OUT, Shape<Int<M>, Int<N>, Int<K>>, Shape<Int<CLUSTER_M>, Int<CLUSTER_N>, _1>,            \
-         Schedule<ELEMENT>::Mainloop##SCHEDULE, Schedule<ELEMENT>::Epilogue##SCHEDULE>::run(p);             \
+         Schedule<ELEMENT>::Mainloop##SCHEDULE, Schedule<ELEMENT>::Epilogue##SCHEDULE, SWAPPED>::run(p);    \
   }                                                                                                         \
   }

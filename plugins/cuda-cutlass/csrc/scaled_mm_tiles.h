@@ -1,9 +1,11 @@
 // The SM90 tiles that were compiled, and which one suits a problem.
 #pragma once
 
+#include <cmath>
 #include <string_view>
 
 #include "scaled_mm.h"
+#include "scaled_mm_path_table.h"
 
 #ifdef QCORE_CUDA_SM90A
 #include "sm90_tile_names.h"  // made by CMake: QCORE_SM90_TILES(X), X(name) for each
@@ -52,37 +54,37 @@ struct OwnTile {
 inline constexpr OwnTile kOwnTiles[] = {{"sm90_64", 64}, {"sm90_128", 128}, {"sm90_256", 256}};
 
 // ---- which kernel ------------------------------------------------------------------------------
-// From runs of every path on an H200, of which no result file is kept: `benchmarks/cuda_scaled_mm.py --paths` makes
-// one. cuda_scaled_mm.json has the times of what is chosen here.
 
-inline constexpr std::string_view kColumns = "sm90_columns";
-inline constexpr std::string_view kTile64 = "t64x128x128_1x1_pingpong";
-inline constexpr std::string_view kTile128 = "t128x128x128_2x1_pingpong";
-inline constexpr std::string_view kTile256 = "t128x256x128_2x1_cooperative";
-
-// Few rows are over when the weight has been read. More: small tiles if they are done in one go, and
-// large ones where there is much to do.
-inline std::string_view best_sm90_path(const ScaledMM& p) {
-  if (p.m <= 32) return kColumns;
-  if (p.m <= 128 || ceil_div(p.m, 64) * ceil_div(p.n, 128) <= p.sm_count) return kTile64;
-  const double work = static_cast<double>(p.m) * p.n * p.k;
-  if (p.is_fp8) return work >= 4e11 ? "sm90_256" : kTile128;
-  return p.k >= 8192 ? kTile256 : kTile128;
-}
-
-inline std::string_view best_sm90_block_path(const ScaledMM& p) {
-  if (p.m <= 32) return kColumns;
-  const int64_t along_n = ceil_div(p.n, 128);
-  if (p.m <= 64 || ceil_div(p.m, 64) * along_n <= p.sm_count) return "sm90_64";
-  if (ceil_div(p.m, 128) * along_n <= p.sm_count) return "sm90_128";
-  return "sm90_256";
+// That of the measured weight that is most like the problem's, for so many rows.
+template <size_t COUNT>
+std::string_view measured_path(const PathEntry (&entries)[COUNT], const ScaledMM& p) {
+  const auto off = [&](const PathEntry& e) {
+    return std::abs(std::log2(static_cast<float>(p.n) / static_cast<float>(e.n))) +
+           std::abs(std::log2(static_cast<float>(p.k) / static_cast<float>(e.k)));
+  };
+  const PathEntry* best = &entries[0];
+  float least = off(*best);
+  for (const PathEntry& entry : entries) {
+    if (entry.n == best->n && entry.k == best->k) {
+      // The entries of a weight follow each other, fewest rows first.
+      if (best->rows < p.m) best = &entry;
+      continue;
+    }
+    const float here = off(entry);
+    if (here < least) {
+      least = here;
+      best = &entry;
+    }
+  }
+  return best->path;
 }
 
 // The best path that was compiled.
 inline std::string_view choose_sm90_path(const ScaledMM& p) {
-  if (p.by_block) return best_sm90_block_path(p);
-  const std::string_view best = best_sm90_path(p);
-  if (best.front() != 't') return best;
+  const std::string_view best = p.by_block ? measured_path(kFp8BlockPaths, p)
+                                : p.is_fp8 ? measured_path(kFp8Paths, p)
+                                           : measured_path(kInt8Paths, p);
+  if (best.front() != 't') return best;  // not one of these tiles
   std::string_view other;
   for (const Sm90Tile& tile : kSm90Tiles) {
     if (tile.name == best && tile.takes(p)) return best;

@@ -50,12 +50,9 @@ Tensor small_float_linear(const Tensor& a, const Tensor& q_weight, const Tensor&
   const Tensor* added = present(bias);
   if (added) check_tensor(op, "bias", *added, a, {dtype_of(a), ScalarType::Float}, {out_features});
   const int32_t device = a.get_device_index();
-  Ways can = ways_of(w, dtype_of(a), out_float, device);
-  Way taken = way_for(can, a.numel() / k, out_features, device_facts(device).sm_count);
+  const Ways can = ways_of(w, dtype_of(a), out_float, device);
+  Way taken = way_for(can, a.numel() / k, out_features, k, device_facts(device).sm_count);
   if (way >= 0) {
-#ifdef QCORE_CUDA_SM90A
-    can.mid = fits_w4_mid_m(w, dtype_of(a), device);
-#endif
     const bool fits[] = {can.few, can.mid, can.sm90, true};
     QCORE_CHECK(way < 4 && fits[way], op, ": way is ", way, "; of few (0), medium (1) and many rows (2) and whole (3) "
                     "this weight has no such kernel here");

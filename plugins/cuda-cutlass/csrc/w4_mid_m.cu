@@ -56,7 +56,7 @@ bool fits_w4_mid_m(const GptqWeight& w, ScalarType type, int32_t device) {
 Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tensor* bias, int64_t columns,
                 bool out_float, const Launch& at, const Plan& wish) {
   const ScalarType type = out_float ? ScalarType::Float : dtype_of(a);
-  const Tensor out = torch::stable::new_empty(a, shape_with_last(a, columns), type);
+  const Tensor out = new_tensor(a, shape_with_last(a, columns), type);
   const Rows rows = ready_rows(op, "a", a, w.perm, w.k, at.stream());
   if (rows.m * columns == 0) return out;
   const int32_t device = a.get_device_index();

@@ -34,10 +34,9 @@ inline int row_tiles_for(int64_t m, bool whole_pieces) {
 
 inline int k_warps_for(int column_warps) { return column_warps > 4 ? 1 : column_warps > 2 ? 2 : 4; }
 
-// Cycles of the busiest processor, by the figures of an H200: 132 processors at 1.75 GHz. For a piece of a warp:
-// its words come from memory at 18 bytes a cycle (4.3e12 a second) and with the activations, of which the
-// block's columns share a piece, through L2 at 32; an mma of 16 x 8 x 16 takes about 6.5 of a quarter, and
-// there are 8 for a tile of rows.
+// Cycles of the busiest processor of an H200, as fitted to every plan's times at three weights and seven numbers of
+// rows (benchmarks/results/cuda_mixed.json): of these 21 problems all but one get their fastest plan, that one's
+// choice takes 8 % more.
 inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int sm_count) {
   const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const int64_t blocks = up(n, kWarpColumns * p.column_warps) * p.split * up(m, 8 * p.row_tiles);
@@ -46,14 +45,16 @@ inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int
   const int64_t each = up(blocks, sm_count);  // one after another or together: it is the same work
   const int64_t rounds = up(each, blocks_at_a_time(p.row_tiles));
   const double words = bits / 4.0, rows = p.row_tiles, columns = p.column_warps;
-  const double piece = std::max({57 * words, 32 * (words + rows / columns), 13 * rows});
+  // Of a piece of a warp: its words come from memory, with the activations, of which the block's columns share a
+  // piece, through L2, and it is multiplied.
+  const double piece = std::max({86 * words, 10 * (words + rows / columns), 25 * rows});
   const double work = static_cast<double>(each * stages * of_stage) * columns * piece;
   // A warp alone is not faster than its instructions wait for each other.
-  const double alone = static_cast<double>(rounds * stages * of_warp) * (250 * words + 25 * rows);
-  // Until the first stage is there; parts are written to shared memory, waited for, and read by the other
-  // blocks at 24 bytes a cycle; clusters of eight may not fit all processors.
-  const double ends = 1000 + (p.split == 1 ? 300 : 1000 + 43 * rows * columns + (p.split == 8 ? 500 : 0));
-  return std::max(work, alone) + static_cast<double>(rounds) * ends;
+  const double alone = static_cast<double>(rounds * stages * of_warp) * (580 * words + 62 * rows);
+  // Parts are written to shared memory, waited for, and read by the other blocks; clusters of eight may not fit all
+  // processors.
+  const double parts = p.split == 1 ? 0 : 890 + 200 * rows * columns + (p.split == 8 ? 730 : 0);
+  return std::max(work, alone) + static_cast<double>(rounds) * (5050 + parts);
 }
 
 // Fewest first, so that of equals the one with fewer warps side by side and fewer parts is taken.

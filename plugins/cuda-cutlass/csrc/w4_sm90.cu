@@ -91,7 +91,7 @@ bool fits_w4_sm90(const GptqWeight& w, ScalarType type, int32_t device) {
 
 Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tensor* bias, int64_t columns,
                const Launch& at, int rows_wished, int parts_wished) {
-  const Tensor out = torch::stable::new_empty(a, shape_with_last(a, columns));
+  const Tensor out = new_tensor(a, shape_with_last(a, columns));
   const Rows rows = ready_rows(op, "a", a, w.perm, w.k, at.stream());
   if (rows.m * columns == 0) return out;
   const int32_t device = a.get_device_index();

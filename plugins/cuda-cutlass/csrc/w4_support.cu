@@ -37,7 +37,7 @@ Rows ready_rows(const char* op, const char* name, const Tensor& x, const int32_t
   const bool loads = rows.k % 8 == 0 && rows.stride % 8 == 0 && is_aligned(rows.data(), 16);
   if (!perm && loads) return rows;
   const int64_t width = ceil_div(columns, 8) * 8;
-  const Tensor copy = torch::stable::new_empty(x, {rows.m, width});
+  const Tensor copy = new_tensor(x, {rows.m, width});
   const dim3 grid(static_cast<unsigned>(ceil_div(width, 256)), static_cast<unsigned>(std::min<int64_t>(rows.m, 4096)));
   gather_kernel<<<grid, 256, 0, stream>>>(static_cast<const uint16_t*>(rows.data()), rows.stride, rows.m,
                                           static_cast<int>(rows.k), perm, static_cast<int>(columns),

@@ -87,6 +87,7 @@ extern "C" void plan(int m, int n, int k, int bits, int whole, int sm_count, int
   std::copy(std::begin(found), std::end(found), out);
 }
 
-extern "C" int way(int few, int sm90, int mid, int whole_pieces, int m, int n, int sm_count, int few_rows) {
-  return static_cast<int>(way_for({few != 0, sm90 != 0, mid != 0, whole_pieces != 0}, m, n, sm_count, few_rows));
+extern "C" int way(int few, int sm90, int mid, int whole_pieces, int m, int n, int k, int sm_count,
+                   int few_rows) {
+  return static_cast<int>(way_for({few != 0, sm90 != 0, mid != 0, whole_pieces != 0}, m, n, k, sm_count, few_rows));
 }

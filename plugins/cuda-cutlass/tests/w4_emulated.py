@@ -124,11 +124,17 @@ def planned(M: int, N: int, K: int, bits: int = 4, whole: bool = True) -> dict[s
 
 
 def way(
-    M: int, N: int, *, can: str = "few sm90 mid", whole: bool = True, few_rows: int = -1
+    M: int,
+    N: int,
+    K: int = 4096,
+    *,
+    can: str = "few sm90 mid",
+    whole: bool = True,
+    few_rows: int = -1,
 ) -> str:
     """Which kernel is taken on 132 processors, of those that ``can`` run the weight."""
     fits = [int(name in can.split()) for name in ("few", "sm90", "mid")]
-    return WAYS[_library().way(*fits, int(whole), M, N, 132, few_rows)]
+    return WAYS[_library().way(*fits, int(whole), M, N, K, 132, few_rows)]
 
 
 def converted(word: int, bits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from qcore.kernels.base import Answer, answer
+from qcore.kernels.base import Answer, answer, tensors_of
 from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
 from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig
 from qcore.numerics.tensor_core import FP8_SUM_UNIT
@@ -68,9 +67,14 @@ class CutlassFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
         out_dtype = self.config.out_dtype
         if bias is not None and bias.dtype != out_dtype:
             bias = bias.to(out_dtype)
-        weight: Any = layer.weight
+        weight, scale = tensors_of(layer, "weight", "weight_scale_inv")
         return torch.ops.qcore_cuda.fp8_block_linear.default(  # type: ignore[no-any-return]
-            x, weight, layer.weight_scale_inv, bias, weight.shape[0], out_dtype
+            x,
+            weight,
+            scale,
+            bias,
+            weight.shape[0],
+            None if x.dtype is out_dtype else out_dtype,  # a dtype takes time to pass
         )
 
     def apply_block_scaled_mm(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from qcore.kernels.base import Answer, answer, tensor_of
+from qcore.kernels.base import Answer, answer, tensors_of
 from qcore.kernels.mixed_precision import MPLinearKernel
 from qcore.layers.mixed_precision import MPLinearLayerConfig
 from qcore.numerics.dequantize import unpack_mp
@@ -118,16 +118,21 @@ class ExllamaLinearKernel(MPLinearKernel):
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Run the layer; ``x`` may be strided."""
-        zeros = tensor_of(layer, self.w_zp_name or "") if self.config.zero_points else None
+        zeros = None
+        if self.config.zero_points:
+            (zeros,) = tensors_of(layer, self.w_zp_name or "")
+        words, scale, perm, groups = tensors_of(
+            layer, self.w_q_name, self.w_s_name, "weight_perm", "weight_groups"
+        )
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(torch.float32)
-        out = torch.ops.qcore_cuda.wna16_linear(
+        out = torch.ops.qcore_cuda.wna16_linear.default(
             x,
-            tensor_of(layer, self.w_q_name),
-            tensor_of(layer, self.w_s_name),
+            words,
+            scale,
             zeros,
-            tensor_of(layer, "weight_perm"),
-            tensor_of(layer, "weight_groups"),
+            perm,
+            groups,
             bias,
             self.bits,
             self.zero,
@@ -136,4 +141,4 @@ class ExllamaLinearKernel(MPLinearKernel):
             self.config.out_features,
             self.out_type != x.dtype,  # float32, of which `to` makes what is wanted
         )
-        return out.to(self.out_type)  # type: ignore[no-any-return]
+        return out if out.dtype is self.out_type else out.to(self.out_type)

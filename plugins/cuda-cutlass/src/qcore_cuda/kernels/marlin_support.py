@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from qcore.errors import KernelRefusedError
 from qcore.facts.current_platform import current_platform
-from qcore.kernels.base import Answer, LinearKernel, answer, tensor_of
+from qcore.kernels.base import Answer, LinearKernel, answer, tensors_of
 from qcore.layers.base import MMLinearLayerConfig
 
 from qcore_cuda import library
@@ -141,26 +141,24 @@ class MarlinSupport:
         a_scales: Tensor | None = None,
     ) -> Tensor:
         """The op; ``names`` are the layer's for weight and weight_scale, and for others it has."""
-
-        def optional(name: str) -> Tensor | None:
-            return tensor_of(layer, names[name]) if name in names else None
-
         if bias is not None and bias.dtype != self.out_dtype:
             bias = bias.to(self.out_dtype)
-        return torch.ops.qcore_cuda.marlin_linear(  # type: ignore[no-any-return]
+        held = dict(zip(names, tensors_of(layer, *names.values()), strict=True))
+        (workspace,) = tensors_of(layer, "marlin_workspace")
+        return torch.ops.qcore_cuda.marlin_linear.default(  # type: ignore[no-any-return]
             x,
-            tensor_of(layer, names["weight"]),
-            tensor_of(layer, names["weight_scale"]),
-            optional("zeros"),
-            optional("g_idx"),
-            optional("perm"),
+            held["weight"],
+            held["weight_scale"],
+            held.get("zeros"),
+            held.get("g_idx"),
+            held.get("perm"),
             a_scales,
-            optional("global_scale"),
+            held.get("global_scale"),
             bias,
-            tensor_of(layer, "marlin_workspace"),
+            workspace,
             self.b_type_id,
             self.out_features,
-            self.out_dtype,
+            None if x.dtype is self.out_dtype else self.out_dtype,  # a dtype takes time to pass
         )
 
     def __repr__(self) -> str:

@@ -196,7 +196,7 @@ def _marlin_linear(
     workspace: Tensor,
     b_type_id: int,
     out_features: int,
-    out_dtype: torch.dtype,
+    out_dtype: torch.dtype | None,
 ) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features), dtype=out_dtype)
 

@@ -27,7 +27,7 @@ def int8_linear(
     input_azp: Tensor | None,
     azp_adj: Tensor | None,
     out_features: int,
-    out_dtype: torch.dtype,
+    out_dtype: torch.dtype | None,
 ) -> Tensor:
     """Int8 activations and weights, sums exact.
 
@@ -40,7 +40,7 @@ def int8_linear(
         input_azp: int32, one element: the zero point that goes with ``input_scale``.
         azp_adj: int32 [N'], the sums of the weight's rows; where activations have zero points.
         out_features: N.
-        out_dtype: of the result.
+        out_dtype: of the result; None for that of ``x``.
 
     Raises:
         RuntimeError: an argument does not fit; the message names it.
@@ -68,7 +68,7 @@ def fp8_linear(
     scale_ub: Tensor | None,
     per_token: bool,
     out_features: int,
-    out_dtype: torch.dtype,
+    out_dtype: torch.dtype | None,
 ) -> Tensor:
     """E4m3 activations and weights.
 
@@ -82,7 +82,7 @@ def fp8_linear(
         scale_ub: float32, one element: the largest magnitude that a computed row's scale covers.
         per_token: a scale for each row where it is computed, else one for all.
         out_features: N.
-        out_dtype: of the result.
+        out_dtype: of the result; None for that of ``x``.
 
     Raises:
         RuntimeError: an argument does not fit; the message names it.
@@ -107,7 +107,7 @@ def fp8_block_linear(
     weight_scale: Tensor,
     bias: Tensor | None,
     out_features: int,
-    out_dtype: torch.dtype,
+    out_dtype: torch.dtype | None,
 ) -> Tensor:
     """E4m3 with a scale for 128 x 128 weights, and one for each 128 activations of a row.
 
@@ -117,7 +117,7 @@ def fp8_block_linear(
         weight_scale: float32 [ceil(N' / 128), ceil(K / 128)].
         bias: [N] of ``out_dtype``.
         out_features: N.
-        out_dtype: of the result.
+        out_dtype: of the result; None for that of ``x``.
 
     Raises:
         RuntimeError: an argument does not fit; the message names it.
@@ -128,7 +128,7 @@ def fp8_block_linear(
     )
 
 
-def _out(x: Tensor, out_features: int, out_dtype: torch.dtype) -> Tensor:
+def _out(x: Tensor, out_features: int, out_dtype: torch.dtype | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features), dtype=out_dtype)
 
 
@@ -142,7 +142,7 @@ def _int8_linear(
     input_azp: Tensor | None,
     azp_adj: Tensor | None,
     out_features: int,
-    out_dtype: torch.dtype,
+    out_dtype: torch.dtype | None,
 ) -> Tensor:
     return _out(x, out_features, out_dtype)
 
@@ -157,7 +157,7 @@ def _fp8_linear(
     scale_ub: Tensor | None,
     per_token: bool,
     out_features: int,
-    out_dtype: torch.dtype,
+    out_dtype: torch.dtype | None,
 ) -> Tensor:
     return _out(x, out_features, out_dtype)
 
@@ -169,7 +169,7 @@ def _fp8_block_linear(
     weight_scale: Tensor,
     bias: Tensor | None,
     out_features: int,
-    out_dtype: torch.dtype,
+    out_dtype: torch.dtype | None,
 ) -> Tensor:
     return _out(x, out_features, out_dtype)
 
