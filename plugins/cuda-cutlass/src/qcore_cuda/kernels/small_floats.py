@@ -8,7 +8,7 @@ kernels take.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from qcore.errors import KernelRefusedError
@@ -59,9 +59,9 @@ def _with_nan(scale: Tensor, codes: Tensor) -> Tensor:
 class _SmallFloats:
     """Comes before the base of a kernel type: where it runs, and the call."""
 
-    weight_rounding = "input"
+    weight_rounding: ClassVar[torch.dtype | Literal["input"] | None] = "input"
 
-    bits: int
+    bits: ClassVar[int]
     group_size: int
 
     @classmethod
@@ -180,9 +180,6 @@ class _Microscaling(_SmallFloats, LinearKernel[ConfigT]):
     bfloat16 holds every such scale, and its product with any code except at the ends of its range.
     """
 
-    group_size = 32
-    bits: ClassVar[int]
-
     @classmethod
     def can_implement(cls, config: ConfigT) -> Answer:
         """Weight-only layers of which the shape is known, activations in bfloat16."""
@@ -200,6 +197,7 @@ class _Microscaling(_SmallFloats, LinearKernel[ConfigT]):
         library.load()
         if config.weight_shape is None or config.input_dtype is None:  # `can_implement` said so
             raise KernelRefusedError(f"{type(self).__name__} needs the layer's shape and inputs")
+        self.group_size = 32
         self.shape = config.weight_shape
         self.out_type = config.out_dtype or config.input_dtype
 
