@@ -51,7 +51,11 @@ Tensor small_float_linear(const Tensor& a, const Tensor& q_weight, const Tensor&
   if (added) check_tensor(op, "bias", *added, a, {dtype_of(a), ScalarType::Float}, {out_features});
   const int32_t device = a.get_device_index();
   const Ways can = ways_of(w, dtype_of(a), out_float, device);
-  Way taken = way_for(can, a.numel() / k, out_features, k, device_facts(device).sm_count);
+  const int64_t m = a.numel() / k;
+  // Powers of two round no weight, so that groups of 32 need not stay with the kernel for few rows as integers do.
+  // It reads weights of middling size faster, though (benchmarks/results/cuda_formats.json).
+  const int64_t few_rows = can.mid && !can.whole_pieces ? (w.k * w.n <= 2 * kSmallWeight ? kFewRowsBesideMid : 0) : -1;
+  Way taken = way_for(can, m, out_features, k, device_facts(device).sm_count, few_rows);
   if (way >= 0) {
     const bool fits[] = {can.few, can.mid, can.sm90, true};
     QCORE_CHECK(way < 4 && fits[way], op, ": way is ", way, "; of few (0), medium (1) and many rows (2) and whole (3) "

@@ -144,11 +144,7 @@ def qcore_kernels() -> Sequence[KernelSpec]:
 
 
 def _marlin() -> list[KernelSpec]:
-    """Generated kernels for Marlin's layout; behind the others of this library until measured.
-
-    An H200 has run every scheme's kernel against float64. The block formats' classes have changed
-    since (their scales are bytes now), so that theirs is a stand-in, and Triton's go before them.
-    """
+    """Generated kernels for Marlin's layout: behind this library's others, ahead of Triton's."""
     described = [
         ("MarlinLinearKernel", "mp", "marlin", "4 and 8 bits, groups, zero points, g_idx, W4A8"),
         (
@@ -167,18 +163,12 @@ def _marlin() -> list[KernelSpec]:
             kernel_type,
             module,
             description,
-            priority=(Priority.VENDOR if executed else Priority.PORTABLE) - 5,
+            priority=Priority.VENDOR - 5,
             backend="marlin",
             min_capability=75,
-            evidence=Evidence.EXECUTED if executed else Evidence.STAND_IN,
         )
         for name, kernel_type, module, description in described
-        for executed in (kernel_type in ("mp", "fp8"),)
     ]
-
-
-# Whether a GPU has run the small floats' classes. Until then Marlin's and Triton's go before them.
-_SMALL_FLOATS_HAVE_RUN = False
 
 
 def _small_floats() -> list[KernelSpec]:
@@ -188,16 +178,13 @@ def _small_floats() -> list[KernelSpec]:
         ("HopperMxFp4LinearKernel", "mxfp4", "weight-only, bfloat16"),
         ("HopperMxfp8LinearKernel", "mxfp8", "weight-only, bfloat16"),
     ]
-    ran = _SMALL_FLOATS_HAVE_RUN
     return [
         _spec(
             name,
             kernel_type,
             "small_floats",
             f"{description}; many rows on sm_90, few on all",
-            priority=Priority.VENDOR if ran else Priority.PORTABLE - 6,
             backend="exllama",
-            evidence=Evidence.EXECUTED if ran else Evidence.COMPILED,
         )
         for name, kernel_type, description in described
     ]
