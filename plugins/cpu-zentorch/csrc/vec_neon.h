@@ -210,7 +210,6 @@ struct DotF32 {
     acc.v[3] = vfmaq_f32(acc.v[3], w.v[3], value);
   }
 };
-using DotBf16 = DotF32;
 
 inline int8x16_t quad_of(const void* p) {
   int32_t quad;

@@ -231,7 +231,6 @@ struct DotF32 {
     acc = fma(w, set1(value), acc);
   }
 };
-using DotBf16 = DotF32;  // for bfloat16 activations
 
 // wna16 with activations rounded to int8: a step is four inputs, products and sums are integers. The bytes of
 // a weight are unsigned codes, or with 8 bits codes less 128; a vector unit may take another center.
