@@ -177,7 +177,7 @@ inline uint32_t some_bits(int32_t word, int first, int count) {
 }
 
 // How wna16 multiplies: one step is `slots` inputs of one activation row against 16 outputs. Weights are
-// stored codes less `center`, times 1 / slot_scale; the fold (wna16_kernels.h) and pack_rows make up.
+// stored codes less `center`, times 1 / slot_scale; the fold (wna16_fold.h) and pack_rows make up.
 struct DotF32 {
   static constexpr int slots = 1;
   using Weight = VecF;
