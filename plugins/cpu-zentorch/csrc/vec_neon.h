@@ -188,9 +188,9 @@ struct DotF32 {
       const VecI lower = load_i(p + Layout::line(pair) * 64);
       VecF r;
       QCORE_QUARTERS {
-        uint32x4_t code = moved<half, 0, (1u << Layout::lower_bits) - 1 << place>(lower.v[i]);
+        uint32x4_t code = moved<half, 0, ((1u << Layout::lower_bits) - 1) << place>(lower.v[i]);
         if constexpr (Layout::upper_bits > 0) {
-          constexpr uint32_t mask = (1u << Layout::upper_bits) - 1 << (place + 4);
+          constexpr uint32_t mask = ((1u << Layout::upper_bits) - 1) << (place + 4);
           const int32x4_t upper = vld1q_s32(reinterpret_cast<const int32_t*>(p + Layout::upper_line * 64) + 4 * i);
           code = vorrq_u32(code, moved<half + Layout::upper_shift(pair), place + 4, mask>(upper));
         }
