@@ -39,20 +39,28 @@ struct CodeLayout {
   static constexpr int upper_shift(int pair) { return pair * upper_bits; }
 };
 
-// Of the tables, and for widths that are known at run time.
-constexpr int kWidths = 5;
-constexpr int width_index(int64_t bits) {
-  return bits == 2 ? 0 : bits == 4 ? 1 : bits == 5 ? 2 : bits == 6 ? 3 : bits == 8 ? 4 : -1;
-}
+// All widths, in the order of the tables of kernels.
 struct CodeWord {
-  int slots, lines;
+  int bits, slots, lines;
 };
-constexpr CodeWord kCodeWords[kWidths] = {{CodeLayout<2>::slots, CodeLayout<2>::lines},
-                                          {CodeLayout<4>::slots, CodeLayout<4>::lines},
-                                          {CodeLayout<5>::slots, CodeLayout<5>::lines},
-                                          {CodeLayout<6>::slots, CodeLayout<6>::lines},
-                                          {CodeLayout<8>::slots, CodeLayout<8>::lines}};
-constexpr CodeWord code_word(int64_t bits) { return kCodeWords[width_index(bits)]; }
+template <int bits>
+constexpr CodeWord kCodeWord = {bits, CodeLayout<bits>::slots, CodeLayout<bits>::lines};
+constexpr CodeWord kCodeWords[] = {kCodeWord<2>, kCodeWord<4>, kCodeWord<5>, kCodeWord<6>, kCodeWord<8>};
+constexpr int kWidths = sizeof(kCodeWords) / sizeof(kCodeWords[0]);
+
+// -1 of a width that is not stored.
+constexpr int width_index(int64_t bits) {
+  for (int i = 0; i < kWidths; ++i) {
+    if (kCodeWords[i].bits == bits) return i;
+  }
+  return -1;
+}
+constexpr CodeWord code_word(int64_t bits) {
+  for (const CodeWord& word : kCodeWords) {
+    if (word.bits == bits) return word;
+  }
+  return {};
+}
 
 }  // namespace
 }  // namespace qcore_cpu

@@ -70,8 +70,6 @@ struct E2m1Bf16 : DotBf16 {
     return {_mm512_permutexvar_epi16(step ? _mm512_srli_epi32(words, 4 * step) : words, values)};
   }
 };
-#else
-using E2m1Bf16 = E2m1F32;
 #endif
 
 template <>
@@ -80,17 +78,5 @@ constexpr bool only_scales<E2m1F32> = true;
 template <>
 constexpr bool only_scales<E2m1Bf16> = true;
 #endif
-
-constexpr IsaKernels with_e2m1(IsaKernels kernels) {
-  kernels.e2m1[0] = wna16_table<E2m1F32, 4>();
-  kernels.e2m1[1] = wna16_table<E2m1Bf16, 4>();
-  kernels.e4m3[0] = wna16_table<E4m3F32, 8>();
-  kernels.e4m3[1] = wna16_table<E4m3Bf16, 8>();
-  kernels.lookup[0] = wna16_table<LookupF32, 4>();
-  kernels.lookup[1] = wna16_table<LookupF32, 8>();
-  kernels.round_row = round_row;
-  kernels.row_amax = row_amax;
-  return kernels;
-}
 
 }  // namespace

@@ -171,16 +171,4 @@ constexpr Int8Kernels int8_table() {
           int8_wide};
 }
 
-constexpr IsaKernels make_kernels(const char* name) {
-  return {name,
-          {{wna16_table<DotExact<2>, 2>(), wna16_table<DotExact<4>, 4>(), wna16_table<DotExact<5>, 5>(),
-            wna16_table<DotExact<6>, 6>(), wna16_table<DotExact<8>, 8>()},
-           {wna16_table<DotHalf<2>, 2>(), wna16_table<DotHalf<4>, 4>(), wna16_table<DotHalf<5>, 5>(),
-            wna16_table<DotHalf<6>, 6>(), wna16_table<DotHalf<8>, 8>()},
-           {wna16_table<DotInt8<2>, 2>(), wna16_table<DotInt8<4>, 4>(), wna16_table<DotInt8<5>, 5>(),
-            wna16_table<DotInt8<6>, 6>(), wna16_table<DotInt8<8>, 8>()}},
-          quantize_row,
-          int8_table()};
-}
-
 }  // namespace

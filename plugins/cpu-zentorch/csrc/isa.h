@@ -197,8 +197,8 @@ struct IsaKernels {
   float (*row_amax)(const void* x, Dtype dtype, int64_t k, float* line) = nullptr;
 };
 
-// Those that this build has: isa.cmake. avxvnni and amx leave out what another set's code does as well, as
-// tables without functions (isa_select.cpp).
+// Those that this build has: isa.cmake. avxvnni, avx512_bf16 and amx leave out what another set's code does as
+// well, as tables without functions (isa_select.cpp).
 extern const IsaKernels scalar_kernels;
 extern const IsaKernels avx2_kernels;
 extern const IsaKernels avxvnni_kernels;

@@ -2,15 +2,9 @@
 
 #include "isa.h"
 
-#define QCORE_INLINE inline __attribute__((always_inline))
-#define QCORE_BODY __attribute__((always_inline))  // of a lambda
-#define QCORE_NOINLINE __attribute__((noinline))  // registers are shared out within a function
-
 namespace qcore_cpu {
 #include "vec_avx2.h"
-#include "wna16_kernels.h"
-#include "int8_kernels.h"
-#include "e2m1_kernels.h"
+#include "isa_table.h"
 
-extern const IsaKernels avx2_kernels = with_e2m1(make_kernels("avx2"));
+constexpr IsaKernels avx2_kernels = make_kernels("avx2");
 }  // namespace qcore_cpu

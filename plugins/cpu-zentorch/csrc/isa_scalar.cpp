@@ -3,15 +3,9 @@
 
 #include "isa.h"
 
-#define QCORE_INLINE inline __attribute__((always_inline))
-#define QCORE_BODY __attribute__((always_inline))  // of a lambda
-#define QCORE_NOINLINE __attribute__((noinline))  // registers are shared out within a function
-
 namespace qcore_cpu {
 #include "vec_scalar.h"
-#include "wna16_kernels.h"
-#include "int8_kernels.h"
-#include "e2m1_kernels.h"
+#include "isa_table.h"
 
-extern const IsaKernels scalar_kernels = with_e2m1(make_kernels("scalar"));
+constexpr IsaKernels scalar_kernels = make_kernels("scalar");
 }  // namespace qcore_cpu

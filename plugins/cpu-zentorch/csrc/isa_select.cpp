@@ -19,7 +19,7 @@ namespace {
 
 struct Candidate {
   const IsaKernels* kernels;
-  const IsaKernels* base;  // has what `kernels` leaves out; or null: it leaves out nothing
+  const IsaKernels* bases[2];  // have what `kernels` leaves out, the first of them first
   bool (*supported)();
 };
 
@@ -90,54 +90,58 @@ bool tiles_permitted() {
 // time was ever measured of it.
 constexpr Candidate kCandidates[] = {
 #ifdef QCORE_CPU_AVX512_BF16
-    {&avx512_bf16_kernels, nullptr, has_avx512_bf16},
+    {&avx512_bf16_kernels, {&avx512_kernels}, has_avx512_bf16},
 #endif
 #ifdef QCORE_CPU_AMX
-    {&amx_kernels, &avx512_bf16_kernels, has_amx},
+    {&amx_kernels, {&avx512_bf16_kernels, &avx512_kernels}, has_amx},
 #endif
 #ifdef QCORE_CPU_AVX512
-    {&avx512_kernels, nullptr, has_avx512},
+    {&avx512_kernels, {}, has_avx512},
 #endif
 #ifdef QCORE_CPU_AVXVNNI
-    {&avxvnni_kernels, &avx2_kernels, has_avxvnni},
+    {&avxvnni_kernels, {&avx2_kernels}, has_avxvnni},
 #endif
 #ifdef QCORE_CPU_AVX2
-    {&avx2_kernels, nullptr, has_avx2},
+    {&avx2_kernels, {}, has_avx2},
 #endif
 #ifdef QCORE_CPU_NEON
-    {&neon_kernels, nullptr, has_dotprod},
+    {&neon_kernels, {}, has_dotprod},
 #endif
-    {&scalar_kernels, nullptr, [] { return true; }},
+    {&scalar_kernels, {}, [] { return true; }},
 };
 constexpr int kCount = sizeof(kCandidates) / sizeof(kCandidates[0]);
 
 template <class Table>
-void complete(Table& table, const Table& base) {
+void complete_table(Table& table, const Table& base) {
   if (!table.pack_rows) table = base;
 }
 
 static_assert(sizeof(IsaKernels) == (3 * kWidths + 6) * sizeof(Wna16Kernels) + sizeof(Int8Kernels) + 4 * sizeof(void*),
               "a new entry of the table must be completed below too");
 
-// What is left out comes from the set that this one is built on; the copy is made here, by code that every
-// processor runs.
-IsaKernels completed(const Candidate& candidate) {
-  IsaKernels k = *candidate.kernels;
-  if (!candidate.base) return k;
-  const IsaKernels& base = *candidate.base;
+void complete(IsaKernels& k, const IsaKernels& base) {
   for (int c = 0; c < 3; ++c) {
-    for (int b = 0; b < kWidths; ++b) complete(k.wna16[c][b], base.wna16[c][b]);
+    for (int b = 0; b < kWidths; ++b) complete_table(k.wna16[c][b], base.wna16[c][b]);
   }
   for (int i = 0; i < 2; ++i) {
-    complete(k.e2m1[i], base.e2m1[i]);
-    complete(k.e4m3[i], base.e4m3[i]);
-    complete(k.lookup[i], base.lookup[i]);
+    complete_table(k.e2m1[i], base.e2m1[i]);
+    complete_table(k.e4m3[i], base.e4m3[i]);
+    complete_table(k.lookup[i], base.lookup[i]);
   }
   if (!k.round_row) k.round_row = base.round_row;
   if (!k.row_amax) k.row_amax = base.row_amax;
   if (!k.quantize_row) k.quantize_row = base.quantize_row;
-  complete(k.int8, base.int8);
-  return k;
+  complete_table(k.int8, base.int8);
+}
+
+// What a set leaves out comes from the sets that it is built on; the copy is made here, by code that every
+// processor runs.
+IsaKernels completed(const Candidate& candidate) {
+  IsaKernels kernels = *candidate.kernels;
+  for (const IsaKernels* base : candidate.bases) {
+    if (base) complete(kernels, *base);
+  }
+  return kernels;
 }
 
 struct Isas {

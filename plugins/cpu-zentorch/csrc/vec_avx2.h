@@ -188,7 +188,6 @@ struct DotF32 {
     acc = fma(w, set1(*static_cast<const float*>(x)), acc);
   }
 };
-using DotBf16 = DotF32;
 
 // Codes in bytes, four of each output side by side. Those of 8 bits are signed, less 128.
 template <int bits>

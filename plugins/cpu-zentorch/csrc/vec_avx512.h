@@ -165,21 +165,22 @@ struct DotBf16 {
   }
   template <int bits, int step>
   static Weight decode(const uint8_t* p) {
+    using Layout = CodeLayout<bits>;
     if constexpr (bits == 8) {
       // The f32 of a byte has nothing in its low half, where the even slot's goes.
       const __m512i even = byte_values(p + step * 32), odd = byte_values(p + step * 32 + 16);
       return {_mm512_or_si512(_mm512_srli_epi32(even, 16), odd)};
-    }
-    using Layout = CodeLayout<bits>;
-    const __m512i lower = moved<Layout::shift(step), 0>(_mm512_loadu_si512(p + Layout::line(step) * 64));
-    if constexpr (Layout::upper_bits == 0) {
-      return {_mm512_permutexvar_epi16(lower, values<bits>())};
     } else {
+      const __m512i lower = moved<Layout::shift(step), 0>(_mm512_loadu_si512(p + Layout::line(step) * 64));
+      if constexpr (Layout::upper_bits == 0) return {_mm512_permutexvar_epi16(lower, values<bits>())};
       const __m512i upper = moved<Layout::upper_shift(step), 4>(_mm512_loadu_si512(p + Layout::upper_line * 64));
       const __m512i code = blend_bits(lower, upper, _mm512_set1_epi16(((1 << Layout::upper_bits) - 1) << 4));
-      const __m512i low = _mm512_loadu_si512(kSmallBf16.v), high = _mm512_loadu_si512(kSmallBf16.v + 32);
-      if constexpr (bits == 6) return {_mm512_permutex2var_epi16(low, code, high)};
-      return {_mm512_permutexvar_epi16(code, _mm512_loadu_si512(kSmallBf16.v + 16))};
+      if constexpr (bits == 6) {
+        const __m512i low = _mm512_loadu_si512(kSmallBf16.v), high = _mm512_loadu_si512(kSmallBf16.v + 32);
+        return {_mm512_permutex2var_epi16(low, code, high)};
+      } else {
+        return {_mm512_permutexvar_epi16(code, values<bits>())};
+      }
     }
   }
   static __m512i byte_values(const uint8_t* p) {
@@ -189,13 +190,14 @@ struct DotBf16 {
   // bf16(i % 2^bits - center) at place i: vpermw reads the low five bits of an index.
   template <int bits>
   static __m512i values() {
-    if constexpr (bits == 4) {
-      const __m256i half = _mm256_setr_epi16(
-          short(0xc100), short(0xc0e0), short(0xc0c0), short(0xc0a0), short(0xc080), short(0xc040),
-          short(0xc000), short(0xbf80), 0, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0);
-      return _mm512_broadcast_i64x4(half);
+    const uint16_t* first = kSmallBf16.v + 32 - center<bits>();
+    if constexpr (bits == 2) {
+      return _mm512_broadcastq_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(first)));
+    } else if constexpr (bits == 4) {
+      return _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)));
     } else {
-      return _mm512_set1_epi64(0x3f800000bf80c000);
+      static_assert(bits == 5, "more than the 32 that vpermw looks up");
+      return _mm512_loadu_si512(first);
     }
   }
   static Weight load(const void* p) { return load_i(p); }
@@ -213,8 +215,6 @@ struct DotBf16 {
     acc.v = _mm512_dpbf16_ps(acc.v, (__m512bh)w.v, (__m512bh)_mm512_set1_epi32(pair));
   }
 };
-#else
-using DotBf16 = DotF32;
 #endif
 
 // Activations rounded to int8: vpdpbusd takes codes (unsigned) x activations (signed).

@@ -188,9 +188,9 @@ struct DotF32 {
       const VecI lower = load_i(p + Layout::line(pair) * 64);
       VecF r;
       QCORE_QUARTERS {
-        uint32x4_t code = moved<half, 0, (1u << Layout::lower_bits) - 1 << place>(lower.v[i]);
+        uint32x4_t code = moved<half, 0, ((1u << Layout::lower_bits) - 1) << place>(lower.v[i]);
         if constexpr (Layout::upper_bits > 0) {
-          constexpr uint32_t mask = (1u << Layout::upper_bits) - 1 << (place + 4);
+          constexpr uint32_t mask = ((1u << Layout::upper_bits) - 1) << (place + 4);
           const int32x4_t upper = vld1q_s32(reinterpret_cast<const int32_t*>(p + Layout::upper_line * 64) + 4 * i);
           code = vorrq_u32(code, moved<half + Layout::upper_shift(pair), place + 4, mask>(upper));
         }
@@ -210,7 +210,6 @@ struct DotF32 {
     acc.v[3] = vfmaq_f32(acc.v[3], w.v[3], value);
   }
 };
-using DotBf16 = DotF32;
 
 inline int8x16_t quad_of(const void* p) {
   int32_t quad;

@@ -177,7 +177,7 @@ inline uint32_t some_bits(int32_t word, int first, int count) {
 }
 
 // How wna16 multiplies: one step is `slots` inputs of one activation row against 16 outputs. Weights are
-// stored codes less `center`, times 1 / slot_scale; the fold (wna16_kernels.h) and pack_rows make up.
+// stored codes less `center`, times 1 / slot_scale; the fold (wna16_fold.h) and pack_rows make up.
 struct DotF32 {
   static constexpr int slots = 1;
   using Weight = VecF;
@@ -231,7 +231,6 @@ struct DotF32 {
     acc = fma(w, set1(value), acc);
   }
 };
-using DotBf16 = DotF32;  // for bfloat16 activations
 
 // wna16 with activations rounded to int8: a step is four inputs, products and sums are integers. The bytes of
 // a weight are unsigned codes, or with 8 bits codes less 128; a vector unit may take another center.

@@ -3,34 +3,6 @@
 
 namespace {
 
-inline VecF load_small(const void* p, Dtype dtype, int64_t i) {
-  const uint8_t* bytes = static_cast<const uint8_t*>(p) + i;
-#if defined(__AVX512F__)
-  const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
-  if (dtype == Dtype::e8m0) return {_mm512_castsi512_ps(_mm512_slli_epi32(codes, 23))};
-  const __m512i value = _mm512_and_si512(_mm512_srai_epi32(_mm512_slli_epi32(codes, 24), 4),
-                                         _mm512_set1_epi32(0x87f00000));
-  return {_mm512_mul_ps(_mm512_castsi512_ps(value), _mm512_set1_ps(0x1p120f))};
-#elif defined(__AVX2__)
-  auto half = [&](const uint8_t* at) {
-    const __m256i codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at)));
-    if (dtype == Dtype::e8m0) return _mm256_castsi256_ps(_mm256_slli_epi32(codes, 23));
-    const __m256i value = _mm256_and_si256(_mm256_srai_epi32(_mm256_slli_epi32(codes, 24), 4),
-                                           _mm256_set1_epi32(0x87f00000));
-    return _mm256_mul_ps(_mm256_castsi256_ps(value), _mm256_set1_ps(0x1p120f));
-  };
-  return {half(bytes), half(bytes + 8)};
-#else
-  alignas(64) uint32_t values[16];
-  for (int lane = 0; lane < 16; ++lane) {
-    const uint32_t code = bytes[lane];
-    values[lane] = dtype == Dtype::e8m0 ? code << 23 : (code << 24 & 0x80000000u) | (code & 0x7fu) << 20;
-  }
-  const VecF r = load_f(values);
-  return dtype == Dtype::e8m0 ? r : mul(r, set1(0x1p120f));
-#endif
-}
-
 // A word has slot 2j at bit 8j of its low half and slot 2j + 1 there in its high half. A code brought to the
 // top of 32 bits and shifted right by 4, with its sign, is the f32 of its value by 2^120: 0 and the
 // subnormals too. NaN (0x7f) is 480; whoever packs weights gives such an output a scale of NaN.
@@ -93,8 +65,6 @@ struct E4m3Bf16 : DotBf16 {
     return {_mm512_ternarylogic_epi32(value, bare, _mm512_set1_epi16(short(0x8000)), 0xf8)};
   }
 };
-#else
-using E4m3Bf16 = E4m3F32;
 #endif
 
 // Codes of 4 bits; and of 8, which lie as those of wna16, in four runs of 16 bytes.

@@ -69,7 +69,7 @@ inline float mx_scale(const float* line, int64_t count, int emax) {
   return code > 0 ? float_of(static_cast<uint32_t>(code) << 23) : 0x1p-127f;
 }
 
-float row_amax(const void* x, Dtype dtype, int64_t k, float* line) {
+inline float row_amax(const void* x, Dtype dtype, int64_t k, float* line) {
   load_line(x, dtype, k, line);
   return amax_of(line, k);
 }
@@ -79,8 +79,8 @@ inline float scale_for(float amax, float limit) {
   return scale == 0.0f ? 1.0f : scale;
 }
 
-void round_row(const RowRounding& rounding, const void* x, Dtype dtype, int64_t k, float* line,
-               uint16_t* values, float* scales) {
+inline void round_row(const RowRounding& rounding, const void* x, Dtype dtype, int64_t k, float* line,
+                      uint16_t* values, float* scales) {
   load_line(x, dtype, k, line);
   const SmallFloat format = rounding.format;
   if (format == SmallFloat::e4m3 || format == SmallFloat::e4m3fnuz) {

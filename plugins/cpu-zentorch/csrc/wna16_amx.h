@@ -1,8 +1,8 @@
 // wna16 by AMX: sixteen rows of activations times sixteen outputs in a tile. Included by isa_amx.cpp after
 // wna16_kernels.h, whose decoders make the rows of a tile of weights: 16 outputs, 4 bytes of inputs each.
 //
-// The row of a panel is one run of a chunk's steps, as avx512_bf16 packs a tile of one row. Sums of integers are
-// exact, so up to kFew rows run by avx512_bf16's narrow kernel, whose memory accesses suit them better. The
+// The row of a panel is one run of a chunk's steps, as avx512 packs a tile of one row. Sums of integers are
+// exact, so up to kFew rows run by avx512's narrow kernel, whose memory accesses suit them better. The
 // floats of tdpbf16ps are added in an order of its own; all rows take it.
 
 #include "tiles.h"
@@ -23,10 +23,11 @@ struct Wna16Amx {
   using Fold = Wna16Fold<Dot, bits>;
   using Side = typename Dot::Side;
 
-  // The table of avx512_bf16 for the same codes.
+  // The table of the set without tiles, for the same codes.
   static const Wna16Kernels& base() {
-    constexpr int compute = static_cast<int>(Dot::quantizes ? Compute::int8 : Compute::bf16);
-    return avx512_bf16_kernels.wna16[compute][width_index(bits)];
+    constexpr int i = width_index(bits);
+    if constexpr (Dot::quantizes) return avx512_kernels.wna16[static_cast<int>(Compute::int8)][i];
+    return avx512_bf16_kernels.wna16[static_cast<int>(Compute::bf16)][i];
   }
 
   static int padded(int rows) { return rows <= kFew ? base().padded(rows) : kRows; }
@@ -44,12 +45,10 @@ struct Wna16Amx {
     }
   }
 
-  template <int step = 0>
   QCORE_INLINE static void decode_word(const uint8_t* p, char* dst) {
-    if constexpr (step < kSteps) {
+    repeat<kSteps>([&](auto step) QCORE_BODY {
       Dot::store(dst + step * 64, Dot::template decode<bits, step>(p));
-      decode_word<step + 1>(p, dst);
-    }
+    });
   }
 
   // Tiles 0 ... 3 are sums, one for each block; 4 and 5 (or 6 and 7) activations and weights of 16 (or fewer)

@@ -141,13 +141,4 @@ template <int bits>
 using DotExact = DotF32;
 #endif
 
-// With bfloat16 activations.
-#ifdef __AVX512BF16__
-template <int bits>
-using DotHalf = DotBf16;
-#else
-template <int bits>
-using DotHalf = DotExact<bits>;
-#endif
-
 }  // namespace

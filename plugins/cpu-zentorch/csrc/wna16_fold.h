@@ -18,9 +18,6 @@ constexpr bool takes_digits = false;
 template <class Dot>
 constexpr int step_bytes = takes_digits<Dot> ? 16 : 4;
 
-// Sixteen scales of one byte (wfp_kernels.h).
-VecF load_small(const void* p, Dtype dtype, int64_t i);
-
 template <class Dot, int bits, int step>
 QCORE_INLINE typename Dot::Weight decode_step(const Wna16Weights& w, const uint8_t* p) {
   if constexpr (takes_table<Dot>) {
@@ -28,6 +25,35 @@ QCORE_INLINE typename Dot::Weight decode_step(const Wna16Weights& w, const uint8
   } else {
     return Dot::template decode<bits, step>(p);
   }
+}
+
+// Sixteen scales of one byte, e4m3 or e8m0.
+inline VecF load_small(const void* p, Dtype dtype, int64_t i) {
+  const uint8_t* bytes = static_cast<const uint8_t*>(p) + i;
+#if defined(__AVX512F__)
+  const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+  if (dtype == Dtype::e8m0) return {_mm512_castsi512_ps(_mm512_slli_epi32(codes, 23))};
+  const __m512i value = _mm512_and_si512(_mm512_srai_epi32(_mm512_slli_epi32(codes, 24), 4),
+                                         _mm512_set1_epi32(0x87f00000));
+  return {_mm512_mul_ps(_mm512_castsi512_ps(value), _mm512_set1_ps(0x1p120f))};
+#elif defined(__AVX2__)
+  auto half = [&](const uint8_t* at) {
+    const __m256i codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at)));
+    if (dtype == Dtype::e8m0) return _mm256_castsi256_ps(_mm256_slli_epi32(codes, 23));
+    const __m256i value = _mm256_and_si256(_mm256_srai_epi32(_mm256_slli_epi32(codes, 24), 4),
+                                           _mm256_set1_epi32(0x87f00000));
+    return _mm256_mul_ps(_mm256_castsi256_ps(value), _mm256_set1_ps(0x1p120f));
+  };
+  return {half(bytes), half(bytes + 8)};
+#else
+  alignas(64) uint32_t values[16];
+  for (int lane = 0; lane < 16; ++lane) {
+    const uint32_t code = bytes[lane];
+    values[lane] = dtype == Dtype::e8m0 ? code << 23 : (code << 24 & 0x80000000u) | (code & 0x7fu) << 20;
+  }
+  const VecF r = load_f(values);
+  return dtype == Dtype::e8m0 ? r : mul(r, set1(0x1p120f));
+#endif
 }
 
 // Lanes [0, count) of an array; the others are zero.

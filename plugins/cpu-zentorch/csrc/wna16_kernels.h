@@ -24,4 +24,10 @@ constexpr Wna16Kernels wna16_table() {
           Wna16Wide<Dot, bits>::run};
 }
 
+// The tables of all widths: `table_of` is asked with each as a constant.
+template <class TableOf>
+constexpr void fill(Wna16Kernels (&tables)[kWidths], const TableOf& table_of) {
+  repeat<kWidths>([&](auto i) { tables[i] = table_of(Index<kCodeWords[i].bits>()); });
+}
+
 }  // namespace

@@ -13,18 +13,18 @@ struct Wna16Narrow {
   using Side = typename Dot::Side;
   using Acc = typename Dot::Acc;
 
-  template <int rows, int step = 0>
+  template <int rows>
   QCORE_INLINE static void word(const Wna16Weights& w, Acc* acc, const uint8_t* p, const char* x) {
-    if constexpr (step < kSteps) {
+    repeat<kSteps>([&](auto step) QCORE_BODY {
       const auto weight = decode_step<Dot, bits, step>(w, p);
       repeat<rows>([&](auto r) QCORE_BODY {
         Dot::accumulate(acc[r], weight, x + (step * rows + r) * step_bytes<Dot>);
       });
-      if constexpr (Dot::flush_steps && step + 1 < kSteps && (step + 1) % Dot::flush_steps == 0) {
+      constexpr int done = step + 1;
+      if constexpr (Dot::flush_steps && done < kSteps && done % Dot::flush_steps == 0) {
         repeat<rows>([&](auto r) QCORE_BODY { Dot::flush(acc[r]); });
       }
-      word<rows, step + 1>(w, acc, p, x);
-    }
+    });
   }
 
   // `rows` rows of a tile, of which `used` are wanted.

@@ -16,12 +16,10 @@ struct Wna16Wide {
   using Acc = typename Dot::Acc;
 
   // The weights of one chunk of one block, one line of `kLine` bytes a step.
-  template <int step = 0>
   QCORE_INLINE static void decode_word(const Wna16Weights& w, const uint8_t* p, char* dst) {
-    if constexpr (step < kSteps) {
+    repeat<kSteps>([&](auto step) QCORE_BODY {
       Dot::store(dst + step * kLine, decode_step<Dot, bits, step>(w, p));
-      decode_word<step + 1>(w, p, dst);
-    }
+    });
   }
 
   // One tile of rows against `blocks` decoded blocks, for one chunk.

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from qcore.facts.current_platform import current_platform
-from qcore.kernels.base import Answer, answer, tensors_of
+from qcore.kernels.base import Answer, tensors_of
 from qcore.kernels.gguf import GGUFLinearKernel
 from qcore.layers.gguf import GGUFBlockType, GGUFLinearLayerConfig
 from qcore.numerics.gguf_blocks import decode_blocks
 
 from qcore_cpu import library
-from qcore_cpu.wna16 import stored_bits
+from qcore_cpu.layout import by_lanes, stored_bits
 
 __all__ = ["CPUGGUFInt8LinearKernel", "CPUGGUFLinearKernel"]
 
@@ -58,7 +57,7 @@ class CPUGGUFLinearKernel(GGUFLinearKernel):
     @classmethod
     def is_supported(cls, compute_capability: int | None = None) -> Answer:
         """Whether the compiled library loads, if it is this machine that is asked about."""
-        return answer(library.refusal() if current_platform.target.is_current else None)
+        return library.supported()
 
     @classmethod
     def can_implement(cls, config: GGUFLinearLayerConfig) -> Answer:
@@ -106,8 +105,8 @@ class CPUGGUFLinearKernel(GGUFLinearKernel):
             kind.block_size // parts.codes.shape[1],
             K,
         )
-        scale, offset, *_ = [_by_lanes(value) for value in values] + none
-        super_scale, super_offset, *_ = [_by_lanes(value) for value in supers] + none + none
+        scale, offset, *_ = [by_lanes(value) for value in values] + none
+        super_scale, super_offset, *_ = [by_lanes(value) for value in supers] + none + none
         return {
             "weight": packed,
             "weight_chunks": chunks,
@@ -156,10 +155,3 @@ def _with_halves_of_one(blocks: torch.Tensor, kind: GGUFBlockType) -> torch.Tens
     for at in kind.halves:
         blocks[:, at : at + 2] = one
     return blocks
-
-
-def _by_lanes(values: torch.Tensor) -> torch.Tensor:
-    """[N, G] to [N / 16, G, 16], with zeros for the outputs that the last lanes have not."""
-    N, G = values.shape
-    padded = torch.nn.functional.pad(values, (0, 0, 0, -N % 16))
-    return padded.reshape(-1, 16, G).transpose(1, 2).contiguous()

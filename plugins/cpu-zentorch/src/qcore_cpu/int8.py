@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from qcore.facts.current_platform import current_platform
 from qcore.kernels.base import Answer, answer, tensors_of
 from qcore.kernels.scaled_mm import Int8ScaledMMLinearKernel
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
@@ -27,7 +26,7 @@ class CPUInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
     @classmethod
     def is_supported(cls, compute_capability: int | None = None) -> Answer:
         """Whether the compiled library loads, if it is this machine that is asked about."""
-        return answer(library.refusal() if current_platform.target.is_current else None)
+        return library.supported()
 
     @classmethod
     def can_implement(cls, config: Int8ScaledMMLinearLayerConfig) -> Answer:

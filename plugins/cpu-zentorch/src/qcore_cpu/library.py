@@ -10,8 +10,10 @@ from threading import Lock
 
 import torch
 from qcore.errors import MissingDependencyError
+from qcore.facts.current_platform import current_platform
+from qcore.kernels.base import Answer, answer
 
-__all__ = ["LIBRARY", "isa", "load", "refusal", "set_isa", "supported_isas"]
+__all__ = ["LIBRARY", "isa", "load", "refusal", "set_isa", "supported", "supported_isas"]
 
 LIBRARY = Path(__file__).with_name("qcore_cpu.so")
 """Where the library lies."""
@@ -57,6 +59,11 @@ def refusal() -> str | None:
     except MissingDependencyError as error:
         return str(error)
     return None
+
+
+def supported() -> Answer:
+    """The `is_supported` of its kernels: whether it loads, if this machine is asked about."""
+    return answer(refusal() if current_platform.target.is_current else None)
 
 
 def isa() -> str:

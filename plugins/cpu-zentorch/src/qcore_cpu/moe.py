@@ -8,8 +8,7 @@ from typing import TypeVar
 
 import torch
 from qcore.errors import WeightError
-from qcore.facts.current_platform import current_platform
-from qcore.kernels.base import Answer, answer, tensor_of
+from qcore.kernels.base import Answer, tensor_of
 from qcore.kernels.moe import ExpertsKernel, MoeMxfp4Kernel, MoeWNA16Kernel
 from qcore.layers.mixed_precision import MPLinearLayerConfig
 from qcore.layers.moe import (
@@ -21,7 +20,7 @@ from qcore.layers.moe import (
 from qcore.numerics.small_floats import decode_e8m0
 
 from qcore_cpu import library
-from qcore_cpu.wna16 import stored_bits
+from qcore_cpu.layout import stored_bits
 
 __all__ = ["CPUMoeMxfp4Kernel", "CPUMoeWNA16Kernel"]
 
@@ -43,7 +42,7 @@ class _CPUExperts(ExpertsKernel[ConfigT]):
     @classmethod
     def is_supported(cls, compute_capability: int | None = None) -> Answer:
         """Whether the compiled library loads, if it is this machine that is asked about."""
-        return answer(library.refusal() if current_platform.target.is_current else None)
+        return library.supported()
 
     @classmethod
     def can_implement(cls, config: ConfigT) -> Answer:
@@ -116,8 +115,7 @@ class CPUMoeWNA16Kernel(_CPUExperts[MoeWNA16LayerConfig], MoeWNA16Kernel):
 
     def __init__(self, config: MoeWNA16LayerConfig) -> None:
         super().__init__(config)
-        bits = config.weight_type.size_bits
-        self.stored_bits = stored_bits(bits)
+        self.stored_bits = stored_bits(config.weight_type.size_bits)
         self.codes = f"uint{self.stored_bits}"
 
     def pack_matrix(

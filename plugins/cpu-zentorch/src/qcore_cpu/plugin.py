@@ -47,7 +47,7 @@ def qcore_plugin() -> PluginInfo:
         name="cpu",
         api_version=API_VERSION,
         backends={
-            "qcore_cpu": "qcore's own CPU kernels: AVX2, AVX-512, plain C++",
+            "qcore_cpu": "qcore's own CPU kernels: AVX2, AVX-512, AMX, NEON, plain C++",
             "zentorch": "AMD's library for Zen 4 and later; needs the package zentorch",
         },
     )

@@ -5,28 +5,20 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from qcore.facts.current_platform import current_platform
 from qcore.facts.quant_key import QuantKey
 from qcore.facts.scalar_type import scalar_types
-from qcore.kernels.base import Answer, answer
 from qcore.numerics.small_floats import decode_e8m0
 
-from qcore_cpu import library
+from qcore_cpu.layout import by_lanes
 
 __all__ = [
     "Packed",
     "Rounding",
-    "by_lanes",
+    "known_rounding",
     "pack_e2m1",
     "pack_e4m3",
     "rounding_of",
-    "supported",
 ]
-
-
-def supported() -> Answer:
-    """Whether the compiled library loads, if it is this machine that is asked about."""
-    return answer(library.refusal() if current_platform.target.is_current else None)
 
 
 # -- activations ---------------------------------------------------------------------------------
@@ -77,6 +69,13 @@ def rounding_of(key: QuantKey | None) -> Rounding | str:
     if inner.group_shape.is_per_token():
         return Rounding(name, -1)
     return Rounding(name, inner.group_shape.col) if inner.group_shape.is_per_group() else unknown
+
+
+def known_rounding(key: QuantKey | None) -> Rounding:
+    """The same of activations that `can_implement` has let pass."""
+    rounding = rounding_of(key)
+    assert isinstance(rounding, Rounding)
+    return rounding
 
 
 # -- weights -------------------------------------------------------------------------------------
@@ -164,14 +163,3 @@ def _wide(scale: torch.Tensor) -> torch.Tensor:
     if scale.dtype == torch.uint8:
         return decode_e8m0(scale).to(torch.bfloat16)
     return scale.to(torch.bfloat16) if scale.dtype == torch.float8_e4m3fn else scale
-
-
-def by_lanes(values: torch.Tensor) -> torch.Tensor:
-    """[N, G] to [N / 16, G, 16], with zeros for the outputs that the last lanes have not.
-
-    e4m3 becomes int8, of the same bits.
-    """
-    N, G = values.shape
-    plain = values.view(torch.int8) if values.dtype == torch.float8_e4m3fn else values
-    padded = torch.nn.functional.pad(plain, (0, 0, 0, -N % 16))
-    return padded.reshape(-1, 16, G).transpose(1, 2).contiguous()

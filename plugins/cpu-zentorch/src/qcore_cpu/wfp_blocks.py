@@ -10,7 +10,7 @@ from qcore.kernels.base import Answer, LinearKernel, answer, tensor_of
 from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel, NvFp4LinearKernel
 
 from qcore_cpu import library
-from qcore_cpu.wfp import Packed, Rounding, pack_e2m1, pack_e4m3, rounding_of, supported
+from qcore_cpu.wfp import Packed, known_rounding, pack_e2m1, pack_e4m3, rounding_of
 
 __all__ = ["CPUMxFp4LinearKernel", "CPUMxfp8LinearKernel", "CPUNvFp4LinearKernel"]
 
@@ -28,7 +28,7 @@ class _CPUBlockFormat(LinearKernel[Any]):
     @classmethod
     def is_supported(cls, compute_capability: int | None = None) -> Answer:
         """Whether the compiled library loads, if it is this machine that is asked about."""
-        return supported()
+        return library.supported()
 
     @classmethod
     def can_implement(cls, config: Any) -> Answer:
@@ -48,9 +48,7 @@ class _CPUBlockFormat(LinearKernel[Any]):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         library.load()
-        rounding = rounding_of(config.activation_quant_key)
-        assert isinstance(rounding, Rounding)  # else can_implement has refused
-        self.rounding = rounding
+        self.rounding = known_rounding(config.activation_quant_key)
 
     def pack_blocks(self, weight: torch.Tensor, scale: torch.Tensor) -> Packed:
         """The weight and the scales of its blocks, packed."""

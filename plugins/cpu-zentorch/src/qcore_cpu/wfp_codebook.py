@@ -11,7 +11,7 @@ from qcore.layers.codebook import CodebookLinearLayerConfig
 from qcore.numerics.packing import unpack_int32
 
 from qcore_cpu import library
-from qcore_cpu.wfp import by_lanes, supported
+from qcore_cpu.layout import by_lanes
 
 __all__ = ["CPUCodebookLinearKernel"]
 
@@ -27,7 +27,7 @@ class CPUCodebookLinearKernel(CodebookLinearKernel):
     @classmethod
     def is_supported(cls, compute_capability: int | None = None) -> Answer:
         """Whether the compiled library loads, if it is this machine that is asked about."""
-        return supported()
+        return library.supported()
 
     @classmethod
     def can_implement(cls, config: CodebookLinearLayerConfig) -> Answer:

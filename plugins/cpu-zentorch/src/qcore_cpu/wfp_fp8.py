@@ -11,7 +11,7 @@ from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel
 from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig, FP8ScaledMMLinearLayerConfig
 
 from qcore_cpu import library
-from qcore_cpu.wfp import Packed, Rounding, pack_e4m3, rounding_of, supported
+from qcore_cpu.wfp import Packed, Rounding, known_rounding, pack_e4m3, rounding_of
 
 __all__ = ["CPUFP8ScaledMMLinearKernel", "CPUFp8BlockScaledMMLinearKernel"]
 
@@ -26,7 +26,7 @@ class CPUFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
     @classmethod
     def is_supported(cls, compute_capability: int | None = None) -> Answer:
         """Whether the compiled library loads, if it is this machine that is asked about."""
-        return supported()
+        return library.supported()
 
     @classmethod
     def can_implement(cls, config: FP8ScaledMMLinearLayerConfig) -> Answer:
@@ -46,7 +46,7 @@ class CPUFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
     ) -> None:
         super().__init__(c, layer_param_names)
         library.load()
-        self.rounding = _known(rounding_of(c.activation_quant_key))
+        self.rounding = known_rounding(c.activation_quant_key)
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Four inputs of sixteen outputs side by side; a scale for each output."""
@@ -136,7 +136,7 @@ class CPUFp8BlockScaledMMLinearKernel(Fp8BlockScaledMMLinearKernel):
     @classmethod
     def is_supported(cls, compute_capability: int | None = None) -> Answer:
         """Whether the compiled library loads, if it is this machine that is asked about."""
-        return supported()
+        return library.supported()
 
     @classmethod
     def can_implement(cls, config: Fp8BlockScaledMMLinearLayerConfig) -> Answer:
@@ -147,7 +147,7 @@ class CPUFp8BlockScaledMMLinearKernel(Fp8BlockScaledMMLinearKernel):
     def __init__(self, config: Fp8BlockScaledMMLinearLayerConfig) -> None:
         super().__init__(config)
         library.load()
-        self.rounding = _known(rounding_of(config.activation_quant_key))
+        self.rounding = known_rounding(config.activation_quant_key)
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """As for channel scales, with a scale for each group of inputs of each output."""
@@ -216,8 +216,3 @@ class CPUFp8BlockScaledMMLinearKernel(Fp8BlockScaledMMLinearKernel):
             rounding.group,
             input_scale,
         )
-
-
-def _known(rounding: Rounding | str) -> Rounding:
-    assert isinstance(rounding, Rounding)  # else can_implement has refused
-    return rounding

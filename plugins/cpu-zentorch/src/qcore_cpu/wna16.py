@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from qcore.facts.current_platform import current_platform
 from qcore.kernels.base import Answer, answer, tensors_of
 from qcore.kernels.mixed_precision import MPLinearKernel
 from qcore.layers.mixed_precision import MPLinearLayerConfig
 from qcore.layers.params import FLOAT_DTYPES
 
 from qcore_cpu import library
+from qcore_cpu.layout import stored_bits
 
-__all__ = ["CPUWNA16LinearKernel", "stored_bits"]
-
-
-def stored_bits(bits: int) -> int:
-    """The width to which ``wna16_pack`` brings codes of 2 to 8 bits: 3 to 4, 7 to 8."""
-    return {3: 4, 7: 8}.get(bits, bits)
+__all__ = ["CPUWNA16LinearKernel"]
 
 
 class CPUWNA16LinearKernel(MPLinearKernel):
-    """2 to 8 bits, any group size, zero points, ``g_idx``; sums in float32.
+    """2 to 8 bits, any group size, zero points, ``g_idx``; no more rounded than sums in float32.
+
+    Where the processor multiplies bytes (VNNI), a group's products are added as integers, exactly.
 
     A row's result does not depend on the other rows of the batch: few rows decode the weights in
     registers and many rows share decoded weights, but both add the same numbers in one order.
@@ -31,7 +28,7 @@ class CPUWNA16LinearKernel(MPLinearKernel):
     @classmethod
     def is_supported(cls, compute_capability: int | None = None) -> Answer:
         """Whether the compiled library loads, if it is this machine that is asked about."""
-        return answer(library.refusal() if current_platform.target.is_current else None)
+        return library.supported()
 
     @classmethod
     def can_implement(cls, config: MPLinearLayerConfig) -> Answer:
