@@ -100,7 +100,7 @@ def generate(
 
     from qcore.cli.layer_options import read_dtype
     from qcore.cli.progress import progress_bar
-    from qcore.models import compile_decoding, fp8_cache, load_model
+    from qcore.models import compile_decoding, decoding_loop, fp8_cache, load_model
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -129,6 +129,7 @@ def generate(
             max_new_tokens=max_new_tokens,
             do_sample=temperature > 0,
             streamer=streamer,
+            custom_generate=decoding_loop,
             **options,
         )
     cache = options.get("past_key_values")

@@ -10,6 +10,7 @@ from qcore.models.load import load_model
 from qcore.quantization.kv_cache import KVScales
 
 if TYPE_CHECKING:
+    from qcore.models.decoding import decoding_loop
     from qcore.models.kv_cache import Fp8Cache, cache_bytes
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "LayerReport",
     "cache_bytes",
     "compile_decoding",
+    "decoding_loop",
     "explain",
     "fp8_cache",
     "inspect_checkpoint",
@@ -34,4 +36,8 @@ def __getattr__(name: str) -> Any:
         from qcore.models import kv_cache
 
         return getattr(kv_cache, name)
+    if name == "decoding_loop":
+        from qcore.models.decoding import decoding_loop
+
+        return decoding_loop
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
