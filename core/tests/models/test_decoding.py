@@ -1,10 +1,10 @@
-"""`decoding_loop` against transformers' own loop: the same tokens, in every way they may end."""
+"""`generate` against transformers' own loop: the same tokens, in every way they may end."""
 
 import pytest
 import torch
 import transformers
 from qcore.errors import QcoreError
-from qcore.models import compile_decoding, decoding, decoding_loop, fp8_cache
+from qcore.models import compile_decoding, decoding, fp8_cache
 
 PROMPT = torch.arange(5, 12)[None]
 SIZES = {
@@ -45,10 +45,11 @@ def build(name, **options):
     return model
 
 
-def generate(model, ids=PROMPT, **options):
+def generate(model, ids=PROMPT, own=False, **options):
     torch.manual_seed(1)
+    options = {"max_new_tokens": 24, "do_sample": False, **options}
     with torch.inference_mode():
-        return model.generate(ids, **{"max_new_tokens": 24, "do_sample": False, **options})
+        return decoding.generate(model, ids, **options) if own else model.generate(ids, **options)
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_same_tokens(name, prompt, steps):
     """Prompts within, at and beyond the window of 12."""
     model, ids = build(name), torch.arange(5, 5 + prompt)[None]
     expected = generate(model, ids)
-    assert torch.equal(generate(model, ids, custom_generate=decoding_loop), expected)
+    assert torch.equal(generate(model, ids, own=True), expected)
     assert len(steps) == (23 if name in BUFFERED else 0)
 
 
@@ -92,7 +93,7 @@ def test_same_tokens(name, prompt, steps):
 def test_options(name, options, steps):
     model = build(name)
     expected = generate(model, **options)
-    assert torch.equal(generate(model, custom_generate=decoding_loop, **options), expected)
+    assert torch.equal(generate(model, own=True, **options), expected)
     assert len(steps) == expected.shape[1] - PROMPT.shape[1] - 1
 
 
@@ -100,7 +101,7 @@ def test_it_stops_at_the_end_of_the_text():
     model = build("llama")
     made = generate(model)[0, PROMPT.shape[1] :].tolist()
     last = made.index(made[10])
-    ids = generate(model, eos_token_id=[1, made[10]], custom_generate=decoding_loop)
+    ids = generate(model, eos_token_id=[1, made[10]], own=True)
     assert ids[0, PROMPT.shape[1] :].tolist() == made[: last + 1]
 
 
@@ -108,9 +109,7 @@ def test_buffers_grow(monkeypatch, steps):
     monkeypatch.setattr(decoding, "_ROOM", 4)
     model = build("gemma3")
     expected = generate(model, max_new_tokens=50)
-    assert torch.equal(
-        generate(model, max_new_tokens=50, custom_generate=decoding_loop), expected
-    )
+    assert torch.equal(generate(model, max_new_tokens=50, own=True), expected)
     assert len(steps) == 49
 
 
@@ -127,7 +126,7 @@ def test_streamer():
 
     model, plain, own = build("llama"), Streamer(), Streamer()
     generate(model, streamer=plain)
-    generate(model, streamer=own, custom_generate=decoding_loop)
+    generate(model, streamer=own, own=True)
     assert own.got == plain.got
     assert own.ended == plain.ended == 1
 
@@ -144,14 +143,14 @@ def test_what_goes_the_old_way(steps):
         (PROMPT, {"cache_implementation": "static"}),
     ):
         expected = generate(model, ids, **options)
-        assert torch.equal(generate(model, ids, custom_generate=decoding_loop, **options), expected)
+        assert torch.equal(generate(model, ids, own=True, **options), expected)
     caches = [fp8_cache(model, "dynamic") for _ in range(2)]
     expected = generate(model, past_key_values=caches[0])
-    found = generate(model, past_key_values=caches[1], custom_generate=decoding_loop)
+    found = generate(model, past_key_values=caches[1], own=True)
     assert torch.equal(found, expected)
     wide = {"return_dict_in_generate": True, "output_logits": True}
     expected = torch.stack(generate(model, **wide).logits)
-    found = torch.stack(generate(model, custom_generate=decoding_loop, **wide).logits)
+    found = torch.stack(generate(model, own=True, **wide).logits)
     assert torch.equal(found, expected)
     assert not steps
 
@@ -159,13 +158,13 @@ def test_what_goes_the_old_way(steps):
 def test_eager_attention(steps):
     model = build("gemma3", attn_implementation="eager")
     expected = generate(model)
-    assert torch.equal(generate(model, custom_generate=decoding_loop), expected)
+    assert torch.equal(generate(model, own=True), expected)
     assert steps
 
 
 def test_beams_are_refused():
     with pytest.raises(QcoreError, match="the mode is beam_search"):
-        generate(build("llama"), num_beams=2, custom_generate=decoding_loop)
+        generate(build("llama"), num_beams=2, own=True)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
@@ -183,7 +182,7 @@ def test_compiled(name, monkeypatch):
     model = build(name)
     compile_decoding(model, backend=backend)
     for _ in range(2):
-        found = generate(model, max_new_tokens=40, custom_generate=decoding_loop)
+        found = generate(model, max_new_tokens=40, own=True)
         assert torch.equal(found, expected)
     assert count == 1
 
@@ -193,4 +192,4 @@ def test_machine_code():
     expected = generate(build("gemma3"))
     model = build("gemma3")
     compile_decoding(model)
-    assert torch.equal(generate(model, custom_generate=decoding_loop), expected)
+    assert torch.equal(generate(model, own=True), expected)

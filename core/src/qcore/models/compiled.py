@@ -12,11 +12,12 @@ __all__ = ["compile_decoding"]
 
 
 def compile_decoding(model: Any, backend: str = "inductor") -> None:
-    """Compile what a model does for one token after a cached context; ``generate`` then uses it.
+    """Compile what a model does for one token after a cached context; ``generate`` then uses it,
+    and `qcore.models.generate` best.
 
     On a CPU a step of a small model is mostly Python and small ops; compiled, it is mostly matrix
     products. The first step compiles, for a minute or more, and needs a C++ compiler. Later lengths
-    use the same code, but without `decoding_loop` three more steps compile where a sliding window
+    use the same code, but in ``model.generate`` three more steps compile where a sliding window
     fills up. Prompts, several tokens at a time and calls without a cache run as before.
 
     Floats between ops are added in another order, and in a narrow dtype they are rounded less

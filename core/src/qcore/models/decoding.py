@@ -1,8 +1,9 @@
-"""`decoding_loop`: what ``generate`` does for each token on a CPU, and no more."""
+"""`generate`: transformers' with less work for each token on a CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from transformers.cache_utils import (
 
 from qcore.errors import QcoreError
 
-__all__ = ["decoding_loop", "decoding_step"]
+__all__ = ["decoding_step", "generate"]
 
 _MODES = ("greedy_search", "sample")
 _INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
@@ -33,7 +34,34 @@ _ROOM = 256
 """Tokens for which buffers have room at first; they double when they are full."""
 
 
-def decoding_loop(
+def generate(
+    model: Any, inputs: torch.Tensor | None = None, streamer: Any = None, **options: Any
+) -> Any:
+    """The tokens of transformers' ``model.generate``, in less time.
+
+    What comes before the first token is transformers' own. Then keys and values go to buffers with
+    room for more, instead of being copied with each token, and nothing is prepared anew. That is
+    for one text without padding, on a CPU, in a model that leaves transformers' steps as they are;
+    all else goes through these.
+
+    Args:
+        model: of transformers, as `load_model` returns it.
+        inputs: as of ``model.generate``.
+        streamer: as of ``model.generate``.
+        options: as of ``model.generate``.
+
+    Returns:
+        What ``model.generate`` returns.
+
+    Raises:
+        QcoreError: the options ask for beams, an assistant or another mode.
+    """
+    # Of a streamer, transformers tells a loop of another's nothing.
+    loop = partial(_loop, streamer=streamer)
+    return model.generate(inputs, streamer=streamer, custom_generate=loop, **options)
+
+
+def _loop(
     model: Any,
     input_ids: torch.Tensor,
     logits_processor: Any,
@@ -43,22 +71,10 @@ def decoding_loop(
     streamer: Any = None,
     **inputs: Any,
 ) -> Any:
-    """Greedy decoding and sampling with less work for each token.
-
-    For transformers' ``generate``, which calls it after its own preparations:
-    ``model.generate(**inputs, custom_generate=decoding_loop)``. The tokens are those of
-    ``generate`` alone. Keys and values go to buffers with room for more, instead of being copied
-    with each token.
-
-    That is for one text without padding, on a CPU, in a model that leaves transformers' steps as
-    they are; all else goes through these.
-
-    Raises:
-        QcoreError: the options ask for beams, an assistant or another mode.
-    """
+    """From the prompt to the end of the text; ``model.generate`` calls it with what it prepared."""
     mode = str(generation_config.get_generation_mode().value)
     if mode not in _MODES:
-        raise QcoreError(f"decoding_loop: the mode is {mode}; it must be one of {_MODES}")
+        raise QcoreError(f"generate: the mode is {mode}; it must be one of {', '.join(_MODES)}")
     if synced_gpus or not _is_simple(model, input_ids, generation_config, inputs):
         return model._sample(
             input_ids,
