@@ -47,15 +47,13 @@ def compile_decoding(model: Any, backend: str = "inductor") -> None:
 
 def _compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
     """Of one graph for all lengths."""
-    options: dict[str, Any] = {
-        # Nobody changes the modules of a loaded model; looking at each would take its time.
-        "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe
-    }
-    if backend == "inductor":
-        # What is left beside products is too small for threads.
-        options |= {"cpp.threads": 1, "size_asserts": False}
     step: Callable[..., Any] = torch.compile(
-        function, fullgraph=True, dynamic=True, backend=backend, options=options
+        function,
+        fullgraph=True,
+        dynamic=True,
+        backend=backend,
+        # Nobody changes the modules of a loaded model; looking at each would take its time.
+        options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe},
     )
     # An epsilon is the same for good; as a dynamic number it would become a tensor in each step.
     return torch._dynamo.config.patch(specialize_float=True)(step)  # type: ignore[no-any-return]
