@@ -153,7 +153,7 @@ def decoding_step(
     return out.logits[:, -1]  # type: ignore[no-any-return]
 
 
-class _BufferLayer(CacheLayerMixin):
+class _BufferLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """A layer's buffers, for the step of one token. All that is kept may be seen."""
 
     def __init__(
@@ -166,7 +166,7 @@ class _BufferLayer(CacheLayerMixin):
     ) -> None:
         self.keys, self.values, self.slot, self.length = keys, values, slot, length
         self.is_sliding, self.is_initialized = window is not None, True
-        self.used = length + 1 if window is None else torch.sym_min(length + 1, window)
+        self.used = length + 1 if window is None else torch.sym_min(length + 1, window)  # type: ignore[no-untyped-call]
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Nothing is left to do."""
@@ -197,8 +197,8 @@ class _BufferLayer(CacheLayerMixin):
 class _Buffers(Cache):
     """The layers, for a model's forward; as little as torch.compile has to trace."""
 
-    def __init__(self, layers: list[CacheLayerMixin]) -> None:
-        self.layers = layers
+    def __init__(self, layers: list[_BufferLayer]) -> None:
+        self.layers = self._buffers = layers  # type: ignore[assignment]
 
     def update(
         self,
@@ -209,15 +209,15 @@ class _Buffers(Cache):
         **__: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the layer."""
-        return self.layers[layer_idx].update(key_states, value_states)
+        return self._buffers[layer_idx].update(key_states, value_states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before this one; the same for all layers."""
-        return self.layers[0].get_seq_length()
+        return self._buffers[0].get_seq_length()
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """Of the layer."""
-        return self.layers[layer_idx].get_mask_sizes(query_length)
+        return self._buffers[layer_idx].get_mask_sizes(query_length)
 
 
 class _Steps:
