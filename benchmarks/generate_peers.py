@@ -98,9 +98,9 @@ class LlamaCpp:
 
 
 class Transformers:
-    """A model of transformers, run by its ``generate``; qcore's are that too."""
+    """A model of transformers, run by its ``generate``; qcore's by qcore's."""
 
-    def __init__(self, model: Any, version: str) -> None:
+    def __init__(self, model: Any, version: str, generate: Any = None) -> None:
         import torch
         from transformers.generation.streamers import BaseStreamer
 
@@ -119,19 +119,21 @@ class Transformers:
         self._torch, self._clock, self._model = torch, Clock, model.eval()
         self._model.generation_config.eos_token_id = None  # or it might stop
         self.version = version
+        self._generate = generate or type(model).generate
 
     def run(self, tokens: list[int], new: int) -> tuple[list[float], list[int]]:
         ids, clock = self._torch.tensor([tokens]), self._clock()
         start = time.perf_counter()
         with self._torch.inference_mode():
-            made = self._generate(ids, new, clock)
+            made = self._generate(
+                self._model,
+                ids,
+                attention_mask=self._torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=new,
+                streamer=clock,
+            )
         return [start, *clock.times[1:]], made[0, len(tokens) :].tolist()
-
-    def _generate(self, ids: Any, new: int, clock: Any) -> Any:
-        mask = self._torch.ones_like(ids)
-        return self._model.generate(
-            ids, attention_mask=mask, do_sample=False, max_new_tokens=new, streamer=clock
-        )
 
     def surprise(self, tokens: list[int]) -> float:
         torch = self._torch
@@ -160,7 +162,7 @@ def qcore_model(name: str, gguf: str, threads: int) -> Transformers:
     """The blocks of the file, by qcore's kernels: ``qcore DTYPE [approximate] [compiled]``."""
     import qcore
     import torch
-    from qcore.models import compile_decoding
+    from qcore.models import compile_decoding, generate
 
     torch.set_num_threads(threads)
     _, dtype, *options = name.split()
@@ -168,7 +170,7 @@ def qcore_model(name: str, gguf: str, threads: int) -> Transformers:
     model = qcore.load_model(gguf, dtype=getattr(torch, dtype), settings=settings)
     if "compiled" in options:
         compile_decoding(model)
-    return Transformers(model, qcore.__version__)
+    return Transformers(model, qcore.__version__, generate)
 
 
 Ask = dict[str, Any]

@@ -101,6 +101,7 @@ def generate(
     from qcore.cli.layer_options import read_dtype
     from qcore.cli.progress import progress_bar
     from qcore.models import compile_decoding, fp8_cache, load_model
+    from qcore.models.decoding import generate as generate_tokens
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -124,7 +125,8 @@ def generate(
         options["past_key_values"] = fp8_cache(model, "dynamic" if dynamic else "checkpoint")
     streamer = _timed_streamer(tokenizer)
     with torch.inference_mode():
-        model.generate(
+        generate_tokens(
+            model,
             **inputs,
             max_new_tokens=max_new_tokens,
             do_sample=temperature > 0,

@@ -10,6 +10,7 @@ from qcore.models.load import load_model
 from qcore.quantization.kv_cache import KVScales
 
 if TYPE_CHECKING:
+    from qcore.models.decoding import generate
     from qcore.models.kv_cache import Fp8Cache, cache_bytes
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "compile_decoding",
     "explain",
     "fp8_cache",
+    "generate",
     "inspect_checkpoint",
     "load_model",
 ]
@@ -34,4 +36,8 @@ def __getattr__(name: str) -> Any:
         from qcore.models import kv_cache
 
         return getattr(kv_cache, name)
+    if name == "generate":
+        from qcore.models.decoding import generate
+
+        return generate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,12 +12,13 @@ __all__ = ["compile_decoding"]
 
 
 def compile_decoding(model: Any, backend: str = "inductor") -> None:
-    """Compile what a model does for one token after a cached context; ``generate`` then uses it.
+    """Compile what a model does for one token after a cached context; ``generate`` then uses it,
+    and `qcore.models.generate` best.
 
     On a CPU a step of a small model is mostly Python and small ops; compiled, it is mostly matrix
     products. The first step compiles, for a minute or more, and needs a C++ compiler. Later lengths
-    use the same code, but three more steps compile where a sliding window fills up. Prompts,
-    several tokens at a time and calls without a cache run as before.
+    use the same code, but in ``model.generate`` three more steps compile where a sliding window
+    fills up. Prompts, several tokens at a time and calls without a cache run as before.
 
     Floats between ops are added in another order, and in a narrow dtype they are rounded less
     often; results differ by as much.
@@ -25,15 +27,10 @@ def compile_decoding(model: Any, backend: str = "inductor") -> None:
         model: one of transformers, as `load_model` returns it. Its ``forward`` is replaced.
         backend: of ``torch.compile``.
     """
+    from qcore.models.decoding import decoding_step
+
     forward: Callable[..., Any] = model.forward
-    # Nobody changes the modules of a loaded model; looking at each of them would take its time.
-    step: Callable[..., Any] = torch.compile(
-        forward,
-        fullgraph=True,
-        dynamic=True,
-        backend=backend,
-        options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe},
-    )
+    step = _compiled(forward, backend)
 
     def run(*args: Any, **inputs: Any) -> Any:
         if args or not _is_step(inputs):
@@ -44,7 +41,22 @@ def compile_decoding(model: Any, backend: str = "inductor") -> None:
             inputs["attention_mask"] = None
         return step(**inputs)
 
+    run.decoding_step = _compiled(partial(decoding_step, forward), backend)  # type: ignore[attr-defined]
     model.forward = run
+
+
+def _compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
+    """Of one graph for all lengths."""
+    step: Callable[..., Any] = torch.compile(
+        function,
+        fullgraph=True,
+        dynamic=True,
+        backend=backend,
+        # Nobody changes the modules of a loaded model; looking at each would take its time.
+        options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe},
+    )
+    # An epsilon is the same for good; as a dynamic number it would become a tensor in each step.
+    return torch._dynamo.config.patch(specialize_float=True)(step)  # type: ignore[no-any-return]
 
 
 def _is_step(inputs: dict[str, Any]) -> bool:
