@@ -47,13 +47,13 @@ inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int
   const double words = bits / 4.0, rows = p.row_tiles, columns = p.column_warps;
   // Of a piece of a warp: its words come from memory, with the activations, of which the block's columns share a
   // piece, through L2, and it is multiplied.
-  const double piece = std::max({86 * words, 10 * (words + rows / columns), 25 * rows});
+  const double piece = std::max({86 * words, 10.35 * (words + rows / columns), 24.9 * rows});
   const double work = static_cast<double>(each * stages * of_stage) * columns * piece;
   // A warp alone is not faster than its instructions wait for each other.
-  const double alone = static_cast<double>(rounds * stages * of_warp) * (580 * words + 62 * rows);
+  const double alone = static_cast<double>(rounds * stages * of_warp) * (578 * words + 61.7 * rows);
   // Parts are written to shared memory, waited for, and read by the other blocks; clusters of eight may not fit all
   // processors.
-  const double parts = p.split == 1 ? 0 : 890 + 200 * rows * columns + (p.split == 8 ? 730 : 0);
+  const double parts = p.split == 1 ? 0 : 888 + 198 * rows * columns + (p.split == 8 ? 734 : 0);
   return std::max(work, alone) + static_cast<double>(rounds) * (5050 + parts);
 }
 
