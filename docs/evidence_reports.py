@@ -109,13 +109,12 @@ def runs_of_gpu_report(report: Mapping[str, Any], file: str) -> list[Run]:
     """
     if "kernels" not in report:
         return []
-    target = Target.parse(report["target"])
     return [
         Run(
             kernel["kernel"],
             None,
             str(report["device"]),
-            target,
+            Target.parse((kernel.get("target") or report["target"]).partition(" ")[0]),
             kernel["ok"],
             _layers(kernel["checks"]),
             kernel["worst"]["ratio"] if kernel.get("worst") else None,

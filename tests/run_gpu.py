@@ -55,33 +55,38 @@ def conformance(name: str, threads: int) -> dict[str, Any]:
     return {**report.to_dict(), "seconds": round(time.perf_counter() - start, 1)}
 
 
-def _test_folders() -> list[str]:
-    """The tests of the distributions that are installed."""
+def _test_folders() -> list[list[str]]:
+    """The tests of the distributions that are installed; the core's apart, which hide plugins."""
     folders = {
-        "qcore": "core/tests",
         "qcore_cuda": "plugins/cuda-cutlass/tests",
         "qcore_flashinfer": "plugins/flashinfer/tests",
     }
-    return [folder for module, folder in folders.items() if find_spec(module) is not None] + [
-        "tests"
-    ]
+    found = [folder for module, folder in folders.items() if find_spec(module) is not None]
+    return [["core/tests"], [*found, "tests"]]
 
 
-def start_tests(report: Path, jobs: int) -> subprocess.Popen[bytes]:
-    """Begin the tests marked `gpu`; what came of each goes to ``report``."""
-    parallel = ["-n", str(jobs)] if jobs > 1 else []
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", f"--junitxml={report}"]
+def start_tests(reports: Path, jobs: int) -> list[subprocess.Popen[bytes]]:
+    """Begin the tests marked `gpu`; what came of each goes to files in ``reports``."""
     # The references run on the CPU; what the tests leave of it is the conformance kit's.
     threads = max(1, (os.cpu_count() or 1) // (2 * jobs))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    return subprocess.Popen([*command, *parallel, *_test_folders()], cwd=ROOT, env=environment)
+    started = []
+    for index, folders in enumerate(_test_folders()):
+        file = f"--junitxml={reports / f'{index}.xml'}"
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", file, *folders]
+        if jobs > 1 and index > 0:
+            command += ["-n", str(jobs)]
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment))
+    return started
 
 
-def outcomes(report: Path) -> dict[str, Any]:
+def outcomes(reports: Path) -> dict[str, Any]:
     """How many tests passed, failed and were skipped, file by file; which failed, why skipped."""
     counts: dict[str, dict[str, int]] = {}
     failed, reasons = [], {}
-    for case in ET.parse(report).iter("testcase"):
+    for case in (
+        c for file in sorted(reports.glob("*.xml")) for c in ET.parse(file).iter("testcase")
+    ):
         kinds = {child.tag for child in case}
         if kinds & {"failure", "error"}:
             outcome = "failed"
@@ -154,18 +159,17 @@ def main() -> None:
     end = time.monotonic() + (args.seconds or float("inf"))
     before = json.loads(args.out.read_text(encoding="utf-8")) if args.only else {}
     results, tests = before.get("kernels", []), before.get("tests", {})
-    exit_code = before.get("pytest_exit_code")
+    exit_codes = before.get("pytest_exit_codes", [])
     with tempfile.TemporaryDirectory() as folder:
-        junit = Path(folder) / "tests.xml"
-        running = start_tests(junit, args.jobs) if args.only != "kit" else None
+        running = start_tests(Path(folder), args.jobs) if args.only != "kit" else []
         if args.only != "tests":
             usable = [k for k in get_registry().kernels() if target.platform in k.spec.platforms]
             # The references are slow, and run everywhere.
             names = [k.name for k in sorted(usable, key=lambda k: k.name.startswith("Reference"))]
             results = run_kit(names, max(1, args.jobs // 4), end)
-        if running is not None:
-            exit_code = finish(running, end)
-            tests = outcomes(junit) if junit.exists() else {}
+        if running:
+            exit_codes = [finish(process, end) for process in running]
+            tests = outcomes(Path(folder))
     report = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": args.commit,
@@ -173,13 +177,13 @@ def main() -> None:
         "target": str(target),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "pytest_exit_code": exit_code,
+        "pytest_exit_codes": exit_codes,
         "tests": tests,
         "kernels": results,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
-    sys.exit(int(any(r["ok"] is False for r in results) or exit_code != 0))
+    sys.exit(int(any(r["ok"] is False for r in results) or any(exit_codes)))
 
 
 if __name__ == "__main__":

@@ -23,13 +23,6 @@ KERNELS = light.declared_kernels()
 
 WITHOUT_REPORT = {
     "CutlassNvFp4LinearKernel",  # compiled; its test, with the built library, notes that
-    "HopperFP8ScaledMMLinearKernel",  # compiled, not run on a GPU yet
-    "HopperMxFp4LinearKernel",
-    "HopperMxfp8LinearKernel",
-    "MarlinLinearKernel",  # a check failed in the last run on a GPU that is committed
-    "MarlinMxFp4LinearKernel",
-    "MarlinMxfp8LinearKernel",
-    "MarlinNvFp4LinearKernel",
     "ZentorchInt8ScaledMMLinearKernel",  # needs zentorch, and AVX-512
     "ZentorchWNA16LinearKernel",
 }

@@ -244,7 +244,7 @@ def main() -> None:
         device=target.device_name,
         target=str(target),
         versions=versions(),
-        toolchain=found,
+        toolchain={name: where for name, where in found.items() if name != "links"},
         kernels=[],
         products=[],
         not_run=[],

@@ -75,6 +75,7 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             "one scale for each side, static or dynamic; by CUTLASS, or by cuBLAS",
             min_capability=89,
             priority=Priority.VENDOR - 10,
+            evidence=Evidence.EXECUTED,
         ),
         _spec(
             "FlashInferFp8BlockScaledMMKernel",
@@ -85,6 +86,7 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             min_capability=90,
             max_capability=90,
             priority=Priority.VENDOR - 20,
+            evidence=Evidence.EXECUTED,
         ),
         _spec(
             "FlashInferFp8DeepGEMMDynamicBlockScaledKernel",
