@@ -126,7 +126,7 @@ class ExllamaLinearKernel(MPLinearKernel):
         )
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(torch.float32)
-        out = torch.ops.qcore_cuda.wna16_linear.default(
+        out: torch.Tensor = torch.ops.qcore_cuda.wna16_linear.default(
             x,
             words,
             scale,
