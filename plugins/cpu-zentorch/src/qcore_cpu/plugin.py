@@ -61,7 +61,7 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             "CPUWNA16LinearKernel",
             "mp",
             "wna16",
-            "2 to 8 bits, any group size, zero points, g_idx; float32 sums",
+            "2 to 8 bits, any group size, zero points, g_idx; float32 sums, or integers with VNNI",
         ),
         _own(
             "CPUWNA8LinearKernel",
@@ -86,7 +86,7 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             "CPUGGUFLinearKernel",
             "gguf",
             "gguf",
-            "every block type, no number rounded; float32 sums",
+            "every block type, no number rounded; float32 sums, or integers with VNNI",
         ),
         _own(
             "CPUGGUFInt8LinearKernel",
