@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from cuda_mixed_formats import FORMAT_ROWS, format_products
-from cuda_timing import Step, bandwidth, copies_of, medians_us
+from cuda_timing import Step, bandwidth, copies_of, medians_us, relative_errors
 from environment import environment
 from qcore.facts.scalar_type import scalar_types
 from qcore_cuda import library
@@ -210,17 +210,7 @@ class Layer:
     def errors(self) -> dict[str, float]:
         """Of 16 rows, relative to the norm of the result."""
         x = torch.randn(16, self.K, device="cuda").to(BFLOAT)
-        exact = x.double() @ self.exact
-        found = {}
-        for name, form in list(self.forms.items()):
-            try:
-                result = form(x)(0)
-            except Exception as error:
-                print(f"{name} does not take part: {type(error).__name__}: {error}", flush=True)
-                del self.forms[name]
-                continue
-            found[name] = float((result.double() - exact).norm() / exact.norm())
-        return found
+        return relative_errors(self.forms, x, x.double() @ self.exact)
 
 
 def products(args: argparse.Namespace, speed: float) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from cuda_timing import Step, copies_of, medians_us
+from cuda_timing import Step, copies_of, medians_us, relative_errors
 from qcore.facts.quant_key import kFp8StaticChannelSym
 from qcore.kernels import process_weights
 from qcore.layers import (
@@ -135,17 +135,7 @@ class FormatLayer:
     def errors(self) -> dict[str, float]:
         """Relative to the norm of the result."""
         x = torch.randn(16, self.K, device="cuda").to(BFLOAT)
-        exact = x.double() @ self.exact.double()
-        found = {}
-        for name, form in list(self.forms.items()):
-            try:
-                result = form(x)(0)
-            except Exception as error:
-                print(f"{name} does not take part: {type(error).__name__}: {error}", flush=True)
-                del self.forms[name]
-                continue
-            found[name] = float((result.double() - exact).norm() / exact.norm())
-        return found
+        return relative_errors(self.forms, x, x.double() @ self.exact.double())
 
 
 def format_products(

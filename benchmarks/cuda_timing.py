@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Step", "bandwidth", "copies_of", "median_us", "medians_us"]
+__all__ = ["Step", "bandwidth", "copies_of", "median_us", "medians_us", "relative_errors"]
 
 Step = Callable[[], Any]
 
@@ -72,3 +72,27 @@ def bandwidth() -> float:
     # As large as the tensors that are compared with it, and several times the cache.
     source, target = torch.empty(2, 256 << 20, dtype=torch.uint8, device="cuda").unbind()
     return 2 * source.numel() / median_us([lambda: target.copy_(source)]) * 1e6
+
+
+def relative_errors(
+    forms: dict[str, Callable[[torch.Tensor], Callable[[int], torch.Tensor]]],
+    x: torch.Tensor,
+    exact: torch.Tensor,
+) -> dict[str, float]:
+    """Of each contender's result with the first copy, relative to the norm.
+
+    Args:
+        forms: from activations to a function of the number of a copy. What raises is taken out.
+        x: the activations.
+        exact: the result, float64.
+    """
+    found = {}
+    for name, form in list(forms.items()):
+        try:
+            result = form(x)(0)
+        except Exception as error:
+            print(f"{name} does not take part: {type(error).__name__}: {error}", flush=True)
+            del forms[name]
+            continue
+        found[name] = float((result.double() - exact).norm() / exact.norm())
+    return found

@@ -11,22 +11,13 @@ from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
 
 from qcore_cuda import library
 from qcore_cuda.kernels.padding import MAX_INT32_K, pad_to
+from qcore_cuda.kernels.portable import PortableKernel
 
 __all__ = ["CutlassInt8ScaledMMLinearKernel"]
 
 
-class CutlassInt8ScaledMMLinearKernel(Int8ScaledMMLinearKernel):
+class CutlassInt8ScaledMMLinearKernel(PortableKernel, Int8ScaledMMLinearKernel):
     """Static or dynamic, symmetric or not; integer products are exact for all codes."""
-
-    @classmethod
-    def get_min_capability(cls) -> int:
-        """Tensor cores of integers with asynchronous copies: SM80."""
-        return 80
-
-    @classmethod
-    def is_supported(cls, compute_capability: int | None = None) -> Answer:
-        """Whether the compiled library has code for the device."""
-        return answer(library.refusal(compute_capability))
 
     @classmethod
     def can_implement(cls, config: Int8ScaledMMLinearLayerConfig) -> Answer:

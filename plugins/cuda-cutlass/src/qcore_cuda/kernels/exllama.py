@@ -12,6 +12,7 @@ from qcore.numerics.dequantize import unpack_mp
 
 from qcore_cuda import library
 from qcore_cuda.kernels.gptq_packing import pack_along_k, pack_along_n, pad_to_multiple
+from qcore_cuda.kernels.portable import PortableKernel
 
 __all__ = ["ExllamaLinearKernel"]
 
@@ -19,7 +20,7 @@ _BITS = (2, 3, 4, 8)
 _ACTIVATIONS = (torch.float16, torch.bfloat16)
 
 
-class ExllamaLinearKernel(MPLinearKernel):
+class ExllamaLinearKernel(PortableKernel, MPLinearKernel):
     """2, 3, 4 and 8 bits, any group size, zero points, ``g_idx``; layers of any shape.
 
     Few rows run on the weights as they are where a group is a multiple of 32 inputs, or the whole
@@ -28,16 +29,6 @@ class ExllamaLinearKernel(MPLinearKernel):
     """
 
     weight_rounding = "input"
-
-    @classmethod
-    def get_min_capability(cls) -> int:
-        """Tensor cores of bfloat16 with asynchronous copies: SM80."""
-        return 80
-
-    @classmethod
-    def is_supported(cls, compute_capability: int | None = None) -> Answer:
-        """Whether the compiled library has code for the device."""
-        return answer(library.refusal(compute_capability))
 
     @classmethod
     def can_implement(cls, config: MPLinearLayerConfig) -> Answer:

@@ -25,6 +25,7 @@ from qcore.numerics.packing import unpack_uint4
 
 from qcore_cuda import library
 from qcore_cuda.kernels.gptq_packing import pack_along_k, pad_to_multiple
+from qcore_cuda.kernels.portable import PortableKernel
 
 __all__ = [
     "HopperFP8ScaledMMLinearKernel",
@@ -56,23 +57,13 @@ def _with_nan(scale: Tensor, codes: Tensor) -> Tensor:
     return scale.masked_fill(wrong, float("nan"))
 
 
-class _SmallFloats:
+class _SmallFloats(PortableKernel):
     """Comes before the base of a kernel type: where it runs, and the call."""
 
     weight_rounding: ClassVar[torch.dtype | Literal["input"] | None] = "input"
 
     bits: ClassVar[int]
     group_size: int
-
-    @classmethod
-    def get_min_capability(cls) -> int:
-        """Tensor cores of bfloat16 with asynchronous copies: SM80."""
-        return 80
-
-    @classmethod
-    def is_supported(cls, compute_capability: int | None = None) -> Answer:
-        """Whether the compiled library has code for the device."""
-        return answer(library.refusal(compute_capability))
 
     def _multiply(
         self,
