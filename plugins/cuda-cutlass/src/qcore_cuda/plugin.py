@@ -191,7 +191,7 @@ def _small_floats() -> list[KernelSpec]:
 
 
 def _humming() -> list[KernelSpec]:
-    """Wrappers, behind this library's own kernels: what they run is compiled where it runs."""
+    """Wrappers, behind what is compiled or in Triton: theirs is compiled where it first runs."""
     described = [
         ("HummingLinearKernel", "mp", "humming", "2 to 8 bits, groups from 16 on, zero points"),
         ("HummingFP8ScaledMMLinearKernel", "fp8", "humming_fp8", "weight-only, tensor and channel"),
@@ -202,7 +202,7 @@ def _humming() -> list[KernelSpec]:
             kernel_type=kernel_type,
             platforms=(Platform.CUDA,),
             entry=f"qcore_cuda.kernels.{module}:{name}",
-            priority=Priority.VENDOR - 20,
+            priority=Priority.PORTABLE - 10,
             backend="humming",
             min_capability=75,
             modules=("humming",),
