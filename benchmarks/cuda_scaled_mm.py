@@ -1,6 +1,6 @@
 """8-bit products on a GPU, and the quantization before them: qcore, torch, and vLLM's kernels.
 
-    python benchmarks/cuda_scaled_mm.py OUT.json [--vllm LIBRARY] [--deep-gemm FOLDER] [--paths]
+    python benchmarks/cuda_scaled_mm.py OUT.json [--vllm LIBRARY] [--deep-gemm FOLDER]
                                                  [--rows M ...] [--plot FILE.png]
     python benchmarks/cuda_scaled_mm.py --plot FILE.png --from OUT.json
 
@@ -9,8 +9,8 @@ L2 cache holds; the graphs are replayed in turn, round after round, and medians 
 what the bytes take at the bandwidth of a copy in the same run. ``--vllm`` names the library in
 vLLM's wheel that has its ops (``vllm/_C*.so``), ``--deep-gemm`` the folder that has the package
 ``deep_gemm`` (``vllm/third_party`` of that wheel), which compiles its kernels as they are first
-called and is asked from 1024 rows on. ``--paths`` times every kernel of qcore's, for
-``scaled_mm_tiles.h``. Errors are those of 16 rows against float64, relative to the norm.
+called and is asked from 1024 rows on. Errors are those of 16 rows against float64, relative to the
+norm. `cuda_paths.py` times every kernel of qcore's.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Layer:
             a = a - x["azp"].double()
         return (a @ b) * x["scale"].double() * self.scale.double()
 
-    def contenders(self, kind: str, x: dict[str, torch.Tensor], paths: bool) -> dict[str, Call]:
+    def contenders(self, kind: str, x: dict[str, torch.Tensor]) -> dict[str, Call]:
         """Functions of a weight."""
         M, a, s = x["a"].shape[0], x["a"], x["scale"]
         out = self.out = torch.empty(M, self.N, dtype=BFLOAT, device="cuda")
@@ -112,15 +112,6 @@ class Layer:
             found["torch._scaled_mm tensor"] = lambda w: fast(a, w, **tensor)
         if kind == "int8" and M > 16:
             found["torch._int_mm"] = lambda w: torch._int_mm(a, w)
-        if paths:
-            for path in ops.scaled_mm_paths():
-                by = partial(ours.scaled_mm_by, out, a)
-                call = partial(lambda by, path, w: by(w, *scales, None, None, None, path), by, path)
-                try:
-                    call(self.weights[0])
-                except RuntimeError:
-                    continue  # not for this kind, or not for this M
-                found[path] = call
         return found
 
 
@@ -129,7 +120,7 @@ def errors(layer: Layer, kind: str) -> dict[str, float]:
     x = layer.activations(16)
     exact = layer.exact(x, kind)
     found = {}
-    for name, call in layer.contenders(kind, x, paths=False).items():
+    for name, call in layer.contenders(kind, x).items():
         if name in ("torch._int_mm", "torch._scaled_mm tensor"):
             continue  # without these scales
         result = call(layer.weights[0])
@@ -154,7 +145,7 @@ def products(args: argparse.Namespace, speed: float) -> list[dict[str, Any]]:
                     x = layer.activations(M)
                     steps: dict[str, list[Step]] = {
                         name: [partial(call, w) for w in layer.weights]
-                        for name, call in layer.contenders(kind, x, args.paths).items()
+                        for name, call in layer.contenders(kind, x).items()
                     }
                     if kind == "fp8":
                         wide = torch.randn(M, K, device="cuda", dtype=BFLOAT)
@@ -273,7 +264,6 @@ def main() -> None:
     parser.add_argument("output", type=Path, nargs="?", help="write JSON here")
     parser.add_argument("--vllm", type=Path, help="vLLM's library of ops")
     parser.add_argument("--deep-gemm", type=Path, help="the folder of the package deep_gemm")
-    parser.add_argument("--paths", action="store_true", help="time each kernel of qcore's as well")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--plot", type=Path, help="write a plot here")
     parser.add_argument(

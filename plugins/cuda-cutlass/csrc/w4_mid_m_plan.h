@@ -35,7 +35,7 @@ inline int row_tiles_for(int64_t m, bool whole_pieces) {
 inline int k_warps_for(int column_warps) { return column_warps > 4 ? 1 : column_warps > 2 ? 2 : 4; }
 
 // Cycles of the busiest processor of an H200, as fitted to every plan's times at three weights and seven numbers of
-// rows (benchmarks/results/cuda_mixed.json): of these 21 problems all but one get their fastest plan, that one's
+// rows (benchmarks/results/cuda_mixed_plans.json): of these 21 problems all but one get their fastest plan, that one's
 // choice takes 8 % more.
 inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int sm_count) {
   const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };

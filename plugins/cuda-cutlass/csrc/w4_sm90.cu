@@ -55,7 +55,7 @@ int parts_for(const char* op, const Problem& p, int32_t device) {
 }
 
 // Rows of a tile. The smaller, the more blocks share the work where one round of blocks with half of K each
-// does it all; else the larger, the less often weights are made. benchmarks/results/cuda_mixed.json.
+// does it all; else the larger, the less often weights are made. benchmarks/results/cuda_mixed_plans.json.
 int rows_for(int64_t m, int64_t n, int sm_count) {
   const auto one_round = [&](int rows) { return 2 * ceil_div(m, rows) * ceil_div(n, kTileN) <= sm_count; };
   if (m <= 64 || one_round(64)) return 64;

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from qcore.errors import MissingDependencyError
 from qcore_cuda import library
 
 sys.path.append(str(Path(__file__).parent))  # for what several test modules share
@@ -22,3 +23,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator(device="cpu").manual_seed(0)
+
+
+@pytest.fixture
+def compiled_library() -> None:
+    """Skips where the library is not there: its schemas and fakes need no GPU."""
+    try:
+        library.load()
+    except MissingDependencyError as error:
+        pytest.skip(str(error))

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from qcore.errors import MissingDependencyError
 from qcore.facts.quant_key import kFp8DynamicTokenSym, kFp8StaticChannelSym, kFp8StaticTensorSym
 from qcore.kernels import process_weights
 from qcore.layers import (
@@ -14,8 +13,8 @@ from qcore.layers import (
     MxFp4LinearLayerConfig,
     Mxfp8LinearLayerConfig,
 )
+from qcore.numerics.small_floats import decode_e8m0
 from qcore.testing import make_layer, random_tensors
-from qcore_cuda import library
 from qcore_cuda.kernels import small_floats
 from qcore_cuda.kernels.gptq_packing import SHUFFLED
 from small_float_oracle import float_values
@@ -24,12 +23,7 @@ BFLOAT = torch.bfloat16
 Tensor = torch.Tensor
 
 
-@pytest.fixture(autouse=True)
-def _library() -> None:
-    try:
-        library.load()
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("compiled_library")
 
 
 def fp8(key: Any = kFp8StaticChannelSym, **changes: Any) -> FP8ScaledMMLinearLayerConfig:
@@ -104,7 +98,7 @@ def test_packing(config: Any) -> None:
 
 def test_every_scale_of_e8m0() -> None:
     scales = torch.arange(256, dtype=torch.uint8).reshape(1, -1)
-    made = small_floats.e8m0_to_bfloat16(scales)
+    made = decode_e8m0(scales, torch.bfloat16)
     assert torch.equal(made.double()[0, :255], 2.0 ** (torch.arange(255).double() - 127))
     assert made[0, 255].isnan()
 

@@ -7,22 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qcore.errors import MissingDependencyError
 from qcore.facts.scalar_type import scalar_types
 from qcore.layers import MPLinearLayerConfig
 from qcore.testing import random_tensors
-from qcore_cuda import library, ops
+from qcore_cuda import ops
 from qcore_cuda.kernels.exllama import ExllamaLinearKernel
 from qcore_cuda.kernels.gptq_packing import SHUFFLED, pack_along_k, pack_along_n
 from w4_oracle import write_bits
 
-
-@pytest.fixture(autouse=True)
-def _library() -> None:
-    try:
-        library.load()
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("compiled_library")
 
 
 def _meta(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:

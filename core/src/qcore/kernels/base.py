@@ -27,6 +27,7 @@ __all__ = [
     "LinearKernel",
     "answer",
     "drop_tensor",
+
     "tensor_of",
     "tensors_of",
 ]
@@ -201,6 +202,19 @@ def tensor_of(layer: torch.nn.Module, name: str) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
         raise WeightError(f"{getattr(layer, 'prefix', '') or 'layer'}: no tensor {name!r}")
     return value
+
+
+def find_tensor(layer: torch.nn.Module, name: str) -> Any:
+    """The layer's ``name``; None where it has none.
+
+    For every call of a layer: looked up where it may be. ``getattr`` takes ten times as long, and
+    most for what is not there.
+    """
+    for held in (layer._parameters, layer._buffers):
+        if name in held:
+            return held[name]
+    known = name in layer.__dict__ or hasattr(type(layer), name)
+    return getattr(layer, name) if known else None
 
 
 def tensors_of(layer: torch.nn.Module, *names: str) -> list[torch.Tensor]:

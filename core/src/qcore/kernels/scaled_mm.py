@@ -10,7 +10,7 @@ import torch
 
 from qcore.errors import WeightError
 from qcore.facts.quant_key import QuantKey
-from qcore.kernels.base import PACKED_BY, LinearKernel
+from qcore.kernels.base import PACKED_BY, LinearKernel, find_tensor
 from qcore.kernels.fused_scales import merge_input_scales, spread_over_parts
 from qcore.kernels.parameters import replace_parameter
 from qcore.layers.base import MMLinearLayerConfig
@@ -53,19 +53,7 @@ class ScaledMMLinearKernel(LinearKernel[ScaledConfigT]):
 
     def _get_layer_params(self, layer: torch.nn.Module) -> tuple[Any, ...]:
         """The layer's tensors in the order of `param_names`; None for those that it has not."""
-        # For every call of a layer: looked up where they are. `getattr` takes ten times as long,
-        # and most for what is not there.
-        parameters, buffers = layer._parameters, layer._buffers
-        return tuple(
-            parameters[name]
-            if name in parameters
-            else buffers[name]
-            if name in buffers
-            else getattr(layer, name)
-            if name in layer.__dict__ or hasattr(type(layer), name)
-            else None
-            for name in self.layer_param_names
-        )
+        return tuple(find_tensor(layer, name) for name in self.layer_param_names)
 
 
 class Int8ScaledMMLinearKernel(ScaledMMLinearKernel[Int8ScaledMMLinearLayerConfig]):

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, TypeVar
 
 import torch
 from qcore.errors import KernelRefusedError
-from qcore.kernels.base import Answer, LinearKernel, answer, tensor_of
+from qcore.kernels.base import Answer, LinearKernel, answer, tensors_of
 from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel
 from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel
 from qcore.layers.float8 import FP8ScaledMMLinearLayerConfig
@@ -22,6 +22,7 @@ from qcore.layers.microscaling import (
     _BlockFormatConfig,
 )
 from qcore.numerics.packing import unpack_uint4
+from qcore.numerics.small_floats import decode_e8m0
 
 from qcore_cuda import library
 from qcore_cuda.kernels.gptq_packing import pack_along_k, pad_to_multiple
@@ -31,20 +32,12 @@ __all__ = [
     "HopperFP8ScaledMMLinearKernel",
     "HopperMxFp4LinearKernel",
     "HopperMxfp8LinearKernel",
-    "e8m0_to_bfloat16",
 ]
 
 Tensor = torch.Tensor
 ConfigT = TypeVar("ConfigT", bound=_BlockFormatConfig)
 
 _ACTIVATIONS = (torch.float16, torch.bfloat16)
-
-
-def e8m0_to_bfloat16(scale: Tensor) -> Tensor:
-    """uint8, ``2**(scale - 127)``, to bfloat16, exactly: 0 is 2**-127, 255 is NaN."""
-    bits = scale.to(torch.int32) << 7
-    bits = torch.where(scale == 0, 0x0040, torch.where(scale == 255, 0x7FC0, bits))
-    return bits.to(torch.int16).view(torch.bfloat16)
 
 
 def _with_nan(scale: Tensor, codes: Tensor) -> Tensor:
@@ -78,7 +71,7 @@ class _SmallFloats(PortableKernel):
         """``shape``: the layer's (N, K)."""
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(torch.float32)
-        out = torch.ops.qcore_cuda.small_float_linear(
+        out: Tensor = torch.ops.qcore_cuda.small_float_linear.default(
             x,
             words,
             scales,
@@ -90,7 +83,7 @@ class _SmallFloats(PortableKernel):
             shape[0],
             out_type != x.dtype,  # float32, of which `to` makes what is wanted
         )
-        return out.to(out_type)  # type: ignore[no-any-return]
+        return out if out.dtype is out_type else out.to(out_type)
 
 
 class HopperFP8ScaledMMLinearKernel(_SmallFloats, FP8ScaledMMLinearKernel):
@@ -142,7 +135,7 @@ class HopperFP8ScaledMMLinearKernel(_SmallFloats, FP8ScaledMMLinearKernel):
     ) -> Tensor:
         """Run the layer; ``x`` may be strided."""
         words, scale, *_ = self._get_layer_params(layer)
-        ones = tensor_of(layer, "weight_ones")
+        (ones,) = tensors_of(layer, "weight_ones")
         shape, out_type = self.config.weight_shape, self.config.out_dtype
         return self._multiply(x, words, ones, scale, bias, shape, out_type)
 
@@ -199,7 +192,7 @@ class _Microscaling(_SmallFloats, LinearKernel[ConfigT]):
     def pack_weights(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """GPTQ's layout, shuffled, N padded to 32; scales in bfloat16."""
         codes = self._codes(tensors["weight"]).t()
-        scale = e8m0_to_bfloat16(tensors["weight_scale"].view(torch.uint8).t())
+        scale = decode_e8m0(tensors["weight_scale"].view(torch.uint8).t(), torch.bfloat16)
         if self.bits == 8:
             scale = _with_nan(scale, codes)
         return {
@@ -211,7 +204,7 @@ class _Microscaling(_SmallFloats, LinearKernel[ConfigT]):
         self, layer: torch.nn.Module, x: Tensor, bias: Tensor | None = None
     ) -> Tensor:
         """Run the layer; ``x`` may be strided."""
-        words, scale = tensor_of(layer, "weight"), tensor_of(layer, "weight_scale")
+        words, scale = tensors_of(layer, "weight", "weight_scale")
         return self._multiply(x, words, scale, None, bias, self.shape, self.out_type)
 
 
