@@ -27,7 +27,6 @@ __all__ = [
     "LinearKernel",
     "answer",
     "drop_tensor",
-
     "tensor_of",
     "tensors_of",
 ]
