@@ -10,7 +10,11 @@ what the bytes take at the bandwidth of a copy in the same run. ``--vllm`` names
 vLLM's wheel that has its ops (``vllm/_C*.so``), ``--deep-gemm`` the folder that has the package
 ``deep_gemm`` (``vllm/third_party`` of that wheel), which compiles its kernels as they are first
 called and is asked from 1024 rows on. Errors are those of 16 rows against float64, relative to the
-norm. `cuda_paths.py` times every kernel of qcore's.
+norm. ``layer`` is a whole layer: from bfloat16, with a scale for each row.
+`cuda_paths.py` times every kernel of qcore's.
+
+In these graphs a product follows another of its kind, and begins to fetch its weight while that one
+ends (docs/adr/0019-early-launch.md); in a model it follows the quantization, as in ``layer``.
 """
 
 from __future__ import annotations
@@ -31,6 +35,10 @@ from qcore_cuda import library, ops
 
 SHAPES = ((4096, 4096), (28672, 4096), (4096, 14336))  # N, K
 ROWS = (1, 16, 64, 256, 1024, 8192)
+KINDS = {
+    torch.float8_e4m3fn: ("fp8", "fp8 block", "fp8 layer"),
+    torch.int8: ("int8", "int8 azp", "int8 layer"),
+}
 QUANTIZED = ((1, 4096), (64, 4096), (4096, 4096), (8192, 14336))  # M, K
 BFLOAT, FP8, INT8 = torch.bfloat16, torch.float8_e4m3fn, torch.int8
 Call = Callable[..., Any]
@@ -67,11 +75,14 @@ class Layer:
             "scale": torch.rand(M, 1, device="cuda"),
             "block_scale": torch.rand(self.K // 128, M, device="cuda").t(),
             "azp": torch.randint(-9, 9, (M, 1), dtype=torch.int32, device="cuda"),
+            "wide": torch.randn(M, self.K, dtype=BFLOAT, device="cuda"),
         }
 
     def exact(self, x: dict[str, torch.Tensor], kind: str) -> torch.Tensor:
         """The result of the first copy, float64."""
         a, b = x["a"].double(), self.weights[0].double()
+        if kind.endswith("layer"):
+            return (x["wide"].double() @ b) * self.scale.double()
         if kind == "fp8 block":
             a = a * x["block_scale"].double().repeat_interleave(128, 1)
             wide = self.block_scale.double().repeat_interleave(128, 0)
@@ -87,6 +98,8 @@ class Layer:
         found: dict[str, Call] = {}
         ours, vllm = torch.ops.qcore_cuda, getattr(torch.ops, "_C", None)
         has_vllm = hasattr(vllm, "cutlass_scaled_mm")
+        if kind.endswith("layer"):
+            return self._whole_layers(x["wide"], vllm if has_vllm else None)
         if kind == "int8 azp":
             rest = (s, self.scale, self.azp_adj, x["azp"], None)
             found["qcore"] = lambda w: ours.cutlass_scaled_mm_azp(out, a, w, *rest)
@@ -114,6 +127,34 @@ class Layer:
             found["torch._int_mm"] = lambda w: torch._int_mm(a, w)
         return found
 
+    def _whole_layers(self, x: torch.Tensor, vllm: Any) -> dict[str, Call]:
+        """Functions of a weight that quantize x, too."""
+        ours, out, scale = torch.ops.qcore_cuda, self.out, self.scale
+        if self.dtype == FP8:
+            found: dict[str, Call] = {
+                "qcore": lambda w: ours.fp8_linear.out(
+                    x, w.t(), scale, None, None, None, True, out=out
+                )
+            }
+            quantize = vllm and vllm.dynamic_per_token_scaled_fp8_quant
+        else:
+            found = {
+                "qcore": lambda w: ours.int8_linear.out(
+                    x, w.t(), scale, None, None, None, None, out=out
+                )
+            }
+            quantize = vllm and vllm.dynamic_scaled_int8_quant
+        if vllm:
+            a = torch.empty(x.shape, dtype=self.dtype, device="cuda")
+            s = torch.empty(len(x), 1, device="cuda")
+
+            def theirs(w: torch.Tensor) -> None:
+                quantize(a, x, s, None)
+                vllm.cutlass_scaled_mm(out, a, w, s, scale, None)
+
+            found["vLLM"] = theirs
+        return found
+
 
 def errors(layer: Layer, kind: str) -> dict[str, float]:
     """Of 16 rows, relative to the norm of the result; of those that return what they should."""
@@ -137,7 +178,7 @@ def products(args: argparse.Namespace, speed: float) -> list[dict[str, Any]]:
         dense = [
             torch.randn(K, N, device="cuda", dtype=BFLOAT) for _ in range(copies_of(2 * N * K, 6))
         ]
-        for dtype, kinds in ((FP8, ("fp8", "fp8 block")), (INT8, ("int8", "int8 azp"))):
+        for dtype, kinds in KINDS.items():
             layer = Layer(N, K, dtype)
             for kind in kinds:
                 wrong = errors(layer, kind)
@@ -147,9 +188,8 @@ def products(args: argparse.Namespace, speed: float) -> list[dict[str, Any]]:
                         name: [partial(call, w) for w in layer.weights]
                         for name, call in layer.contenders(kind, x).items()
                     }
-                    if kind == "fp8":
-                        wide = torch.randn(M, K, device="cuda", dtype=BFLOAT)
-                        steps["bfloat16 @"] = [partial(torch.matmul, wide, w) for w in dense]
+                    if kind in ("fp8", "fp8 layer"):
+                        steps["bfloat16 @"] = [partial(torch.matmul, x["wide"], w) for w in dense]
                     times = medians_us(steps)
                     size = N * K + M * K + 2 * M * N
                     row = {"N": N, "K": K, "M": M, "kind": kind, "floor_us": size / speed * 1e6}

@@ -180,8 +180,7 @@ std::tuple<Tensor, Tensor> new_per_token(const Tensor& input, const std::optiona
 void fp8_by_scale(const Where& at, const Rows& x, void* codes, const float* scale) {
   if (x.m * x.k == 0) return;
   with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
-    elementwise_quant<decltype(zero)>(x, static_cast<__nv_fp8_storage_t*>(codes), KnownScale{scale}, at.sm_count,
-                                      at.stream);
+    elementwise_quant<decltype(zero)>(at, x, static_cast<__nv_fp8_storage_t*>(codes), KnownScale{scale});
   });
   check_launch(at.op);
 }
@@ -191,9 +190,8 @@ void fp8_by_tensor(const Where& at, const Rows& x, void* codes, float* scale, ui
   QCORE_CHECK(cudaMemsetAsync(amax, 0, 4, at.stream) == cudaSuccess, at.op, ": cudaMemsetAsync failed");
   with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch_amax<T>(x, amax, at.sm_count, at.stream);
-    elementwise_quant<T>(x, static_cast<__nv_fp8_storage_t*>(codes), ScaleFromAmax{amax, scale}, at.sm_count,
-                         at.stream);
+    launch_amax<T>(x, amax, at.device.sm_count, at.stream);
+    elementwise_quant<T>(at, x, static_cast<__nv_fp8_storage_t*>(codes), ScaleFromAmax{amax, scale});
   });
   check_launch(at.op);
 }
@@ -201,7 +199,7 @@ void fp8_by_tensor(const Where& at, const Rows& x, void* codes, float* scale, ui
 void fp8_by_row(const Where& at, const Rows& x, void* codes, float* scale, const float* upper_bound) {
   if (x.m == 0) return;
   with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
-    row_quant<decltype(zero), PerToken>(x, static_cast<__nv_fp8_storage_t*>(codes), {scale, upper_bound}, at.stream);
+    row_quant<decltype(zero), PerToken>(at, x, static_cast<__nv_fp8_storage_t*>(codes), {scale, upper_bound});
   });
   check_launch(at.op);
 }

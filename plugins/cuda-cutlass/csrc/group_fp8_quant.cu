@@ -3,6 +3,7 @@
 //
 // s = max(eps, amax) / fp8_max, with ue8m0 the power of two not below it; q = clamp(x / s).
 
+#include "early_launch.cuh"
 #include "quantize.cuh"
 #include "quantize_rows.h"
 
@@ -66,6 +67,7 @@ __global__ void __launch_bounds__(256) group_quant_kernel(const T* __restrict__ 
   const auto items = static_cast<uint32_t>(p.items);
   const uint32_t first = blockIdx.x * (256 / LANES * UNROLL) + threadIdx.x / LANES;
   constexpr uint32_t step = 256 / LANES;
+  begin_turn();
   Vec<T, VEC> held[UNROLL][VECS] = {};
 #pragma unroll
   for (int u = 0; u < UNROLL; ++u) {
@@ -128,6 +130,7 @@ __global__ void __launch_bounds__(256) any_group_quant_kernel(const T* __restric
                                                               GroupParams p) {
   const int lane = threadIdx.x % 32;
   const int64_t item = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) / 32;
+  begin_turn();
   if (item >= p.items) return;
   const int64_t row = item / p.groups;
   const int group = static_cast<int>(item - row * p.groups);
@@ -145,17 +148,20 @@ __global__ void __launch_bounds__(256) any_group_quant_kernel(const T* __restric
 }
 
 template <typename T, typename Scales>
-void launch_group_quant(const Rows& x, __nv_fp8_storage_t* q, const Scales& scales, const GroupParams& p,
-                        cudaStream_t stream) {
+void launch_group_quant(const Where& where, const Rows& x, __nv_fp8_storage_t* q, const Scales& scales,
+                        const GroupParams& p) {
   constexpr int VEC = kVec<T>;
   const T* data = static_cast<const T*>(x.data());
   const bool whole = p.k % p.group_size == 0 && p.group_size % VEC == 0 && x.stride % VEC == 0 &&
                      is_aligned(data, 16) && is_aligned(q, VEC);
+  const auto start = [&](auto kernel, int64_t blocks) {
+    const LaunchShape shape{dim3(static_cast<unsigned>(blocks)), 256, 0, where.stream, where.device.sm90_code};
+    launch_kernel(where.op, shape, kernel, data, q, scales, p);
+  };
   const auto launch = [&](auto lanes, auto vecs) {
     constexpr int LANES = decltype(lanes)::value, VECS = decltype(vecs)::value;
     constexpr int UNROLL = 4 / VECS;
-    const auto blocks = static_cast<unsigned>(ceil_div(p.items * LANES, 256 * UNROLL));
-    group_quant_kernel<T, LANES, VECS, UNROLL><<<blocks, 256, 0, stream>>>(data, q, scales, p);
+    start(group_quant_kernel<T, LANES, VECS, UNROLL, Scales>, ceil_div(p.items * LANES, 256 * UNROLL));
   };
   constexpr std::integral_constant<int, 1> one;
   constexpr std::integral_constant<int, 2> two;
@@ -164,10 +170,7 @@ void launch_group_quant(const Rows& x, __nv_fp8_storage_t* q, const Scales& scal
     case 8: return launch(std::integral_constant<int, 4>{}, two);
     case 16: return launch(std::integral_constant<int, 8>{}, two);
     case 32: return launch(std::integral_constant<int, 16>{}, two);
-    default: {
-      const auto blocks = static_cast<unsigned>(ceil_div(p.items * 32, 256));
-      any_group_quant_kernel<T><<<blocks, 256, 0, stream>>>(data, q, scales, p);
-    }
+    default: start(any_group_quant_kernel<T, Scales>, ceil_div(p.items * 32, 256));
   }
 }
 
@@ -211,8 +214,8 @@ void per_token_group_fp8_quant(const Tensor& input, const Tensor& output_q, cons
   const FloatScales scales{static_cast<float*>(output_s.data_ptr()), dim == 2 ? output_s.stride(0) : p.groups,
                            output_s.stride(dim - 1)};
   with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
-    launch_group_quant<decltype(zero)>(x, static_cast<__nv_fp8_storage_t*>(output_q.data_ptr()), scales, p,
-                                       launch.stream());
+    launch_group_quant<decltype(zero)>(where(op, input, launch), x,
+                                       static_cast<__nv_fp8_storage_t*>(output_q.data_ptr()), scales, p);
   });
   check_launch(op);
 }
@@ -239,8 +242,9 @@ void per_token_group_fp8_quant_packed(const Tensor& input, const Tensor& output_
     QCORE_CHECK(cudaMemsetAsync(data, 0, bytes, launch.stream()) == cudaSuccess, op, ": cudaMemsetAsync failed");
   }
   with_float_type(op, "input", input.scalar_type(), [&](auto zero) {
-    launch_group_quant<decltype(zero)>(x, static_cast<__nv_fp8_storage_t*>(output_q.data_ptr()),
-                                       PackedScales{data, padded}, p, launch.stream());
+    launch_group_quant<decltype(zero)>(where(op, input, launch), x,
+                                       static_cast<__nv_fp8_storage_t*>(output_q.data_ptr()),
+                                       PackedScales{data, padded}, p);
   });
   check_launch(op);
 }
@@ -293,7 +297,7 @@ void fp8_by_group_of_128(const Where& at, const Rows& x, void* codes, float* sca
   if (p.items == 0) return;
   const FloatScales scales{scale, 1, x.m};
   with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
-    launch_group_quant<decltype(zero)>(x, static_cast<__nv_fp8_storage_t*>(codes), scales, p, at.stream);
+    launch_group_quant<decltype(zero)>(at, x, static_cast<__nv_fp8_storage_t*>(codes), scales, p);
   });
   check_launch(at.op);
 }

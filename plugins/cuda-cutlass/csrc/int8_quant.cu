@@ -9,6 +9,15 @@
 namespace qcore_cuda {
 namespace {
 
+// Of numbers whose quotient is at most 255 and a little: added to 1.5 * 2^23 it is rounded, ties to even, and stands
+// in the low bits.
+__device__ __forceinline__ uint32_t round_to_int8x4(const float (&v)[4], const Divisor& divide, int azp) {
+  int code[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) code[i] = __float_as_int(divide.fast(v[i]) + 12582912.0f) + (azp - 0x4b400000);
+  return pack_int8x4(code);
+}
+
 struct Symmetric {
   using Reduction = MaxBits;
   using Code = int8_t;
@@ -28,8 +37,8 @@ struct Symmetric {
   }
   static __device__ int8_t encode(float v, const Scale& c) { return to_int8(c.divide(v), 0, -127); }
   static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
-    float q[4] = {v[0], v[1], v[2], v[3]};
-    c.divide.all(q);
+    if (c.divide.plain) return round_to_int8x4(v, c.divide, 0);
+    const float q[4] = {v[0] / c.divide.s, v[1] / c.divide.s, v[2] / c.divide.s, v[3] / c.divide.s};
     return to_int8x4(q, 0, -127);
   }
 };
@@ -59,14 +68,7 @@ struct Asymmetric {
     return to_int8(c.divide(v), c.azp, -128);
   }
   static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
-    if (c.divide.plain) {
-      // |v / scale| is at most 255 and a little: added to 1.5 * 2^23 it is rounded, ties to even, and
-      // stands in the low bits.
-      int code[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) code[i] = __float_as_int(c.divide.fast(v[i]) + 12582912.0f) + (c.azp - 0x4b400000);
-      return pack_int8x4(code);
-    }
+    if (c.divide.plain) return round_to_int8x4(v, c.divide, c.azp);
     const float q[4] = {v[0] / c.divide.s, v[1] / c.divide.s, v[2] / c.divide.s, v[3] / c.divide.s};
     return to_int8x4(q, c.azp, -128);
   }
@@ -161,7 +163,7 @@ std::tuple<Tensor, Tensor, Tensor> new_dynamic(const Tensor& input, bool symmetr
 void int8_by_scale(const Where& at, const Rows& x, void* codes, const float* scale, const int32_t* azp) {
   if (x.m * x.k == 0) return;
   with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
-    elementwise_quant<decltype(zero)>(x, static_cast<int8_t*>(codes), StaticScale{scale, azp}, at.sm_count, at.stream);
+    elementwise_quant<decltype(zero)>(at, x, static_cast<int8_t*>(codes), StaticScale{scale, azp});
   });
   check_launch(at.op);
 }
@@ -172,9 +174,9 @@ void int8_by_row(const Where& at, const Rows& x, void* codes, float* scale, int3
   with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     if (azp) {
-      row_quant<T, Asymmetric>(x, static_cast<int8_t*>(codes), params, at.stream);
+      row_quant<T, Asymmetric>(at, x, static_cast<int8_t*>(codes), params);
     } else {
-      row_quant<T, Symmetric>(x, static_cast<int8_t*>(codes), params, at.stream);
+      row_quant<T, Symmetric>(at, x, static_cast<int8_t*>(codes), params);
     }
   });
   check_launch(at.op);

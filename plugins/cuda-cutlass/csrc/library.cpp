@@ -46,13 +46,15 @@ const DeviceFacts& device_facts(int32_t device) {
   static std::array<std::once_flag, kMost> once;
   QCORE_CHECK(device >= 0 && device < kMost, "qcore_cuda: no device cuda:", device);
   std::call_once(once[device], [device] {
-    int major = 0, minor = 0, count = 0;
+    int major = 0, minor = 0, count = 0, shared = 0;
     const bool known =
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
-        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
     QCORE_CHECK(known, "qcore_cuda: the driver says nothing about cuda:", device);
-    facts[device] = {major * 10 + minor, count};
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    facts[device] = {major * 10 + minor, count, shared, major >= 9 && compiled_for_sm90_or_later()};
   });
   return facts[device];
 }

@@ -196,7 +196,12 @@ inline void check_launch(const char* op) {
 struct DeviceFacts {
   int capability;  // 90 for sm_90
   int sm_count;
+  int most_shared;  // bytes of shared memory that a block can have
+  bool sm90_code;   // whether kernels run as code for SM90 or later: with clusters, and launched early
 };
 const DeviceFacts& device_facts(int32_t device);
+
+// Of the current device, for which code was chosen among what was compiled.
+bool compiled_for_sm90_or_later();
 
 }  // namespace qcore_cuda

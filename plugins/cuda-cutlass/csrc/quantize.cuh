@@ -77,13 +77,18 @@ struct Range {
            max_nan(sum.y, max_nan(to_float(most.x), to_float(most.y)))};
   }
   static __device__ Value join(Value a, Value b) { return {min_nan(a.x, b.x), max_nan(a.y, b.y)}; }
+  // As integers in the order of floats, in which NaN is above all others: one in v.x is lost, but there is one in v.y.
   static __device__ Value warp(Value v) {
-#pragma unroll
-    for (int lane = 16; lane > 0; lane /= 2) {
-      v = join(v, {__shfl_xor_sync(0xffffffffu, v.x, lane), __shfl_xor_sync(0xffffffffu, v.y, lane)});
-    }
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+    return {in_order(__reduce_min_sync(0xffffffffu, in_order(v.x))),
+            in_order(__reduce_max_sync(0xffffffffu, in_order(v.y)))};
+#else  // as above
     return v;
+#endif
   }
+  static __device__ int in_order(float v) { return in_order_bits(__float_as_int(v)); }
+  static __device__ float in_order(int bits) { return __int_as_float(in_order_bits(bits)); }
+  static __device__ int in_order_bits(int bits) { return bits ^ (bits >> 31 & 0x7fffffff); }
 };
 
 // A whole vector at a time. Pairs of 16-bit numbers are compared as they are, which rounds nothing.

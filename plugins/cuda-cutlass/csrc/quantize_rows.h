@@ -8,12 +8,12 @@ namespace qcore_cuda {
 
 struct Where {
   const char* op;  // for messages
-  int sm_count;
+  const DeviceFacts& device;
   cudaStream_t stream;
 };
 
 inline Where where(const char* op, const Tensor& x, const Launch& launch) {
-  return {op, device_facts(x.get_device_index()).sm_count, launch.stream()};
+  return {op, device_facts(x.get_device_index()), launch.stream()};
 }
 
 // By one scale that is known; azp may be null.

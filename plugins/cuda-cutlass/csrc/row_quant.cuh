@@ -1,7 +1,9 @@
 // One pass over a row: find its scale, round it. A row's elements stay in registers between the two.
 #pragma once
 
+#include "early_launch.cuh"
 #include "quantize.cuh"
+#include "quantize_rows.h"
 
 namespace qcore_cuda {
 
@@ -42,6 +44,7 @@ __global__ void __launch_bounds__(1024) row_quant_kernel(const T* __restrict__ x
   const Vec<T, VEC>* source = reinterpret_cast<const Vec<T, VEC>*>(x + row * stride);
   auto* target = reinterpret_cast<Vec<typename Codec::Code, VEC>*>(codes + row * k);
   const int vecs = k / VEC;
+  begin_turn();
 
   auto reduced = Reduction::identity();
   if constexpr (VECS > 0) {
@@ -89,29 +92,31 @@ __global__ void __launch_bounds__(1024) row_quant_kernel(const T* __restrict__ x
 }
 
 template <typename T, typename Codec>
-void row_quant(const Rows& x, typename Codec::Code* codes, const typename Codec::Params& params,
-               cudaStream_t stream) {
+void row_quant(const Where& at, const Rows& x, typename Codec::Code* codes, const typename Codec::Params& params) {
   constexpr int VEC = kVec<T>;
   const T* data = static_cast<const T*>(x.data());
   const int k = static_cast<int>(x.k);
-  const auto rows = static_cast<unsigned>(x.m);
   const bool whole = k % VEC == 0 && x.stride % VEC == 0 && is_aligned(data, 16) &&
                      is_aligned(codes, VEC * static_cast<int64_t>(sizeof(*codes)));
   const int64_t vecs = k / VEC;
   const auto threads = [](int64_t vecs, int each) {
     return static_cast<unsigned>(std::min<int64_t>(1024, ceil_div(std::max<int64_t>(1, ceil_div(vecs, each)), 32) * 32));
   };
+  const auto launch = [&](auto kernel, unsigned threads) {
+    const LaunchShape shape{dim3(static_cast<unsigned>(x.m)), threads, 0, at.stream, at.device.sm90_code};
+    launch_kernel(at.op, shape, kernel, data, x.stride, k, codes, params);
+  };
   if (!whole) {
-    row_quant_kernel<T, Codec, 1, 0><<<rows, threads(k, 8), 0, stream>>>(data, x.stride, k, codes, params);
+    launch(row_quant_kernel<T, Codec, 1, 0>, threads(k, 8));
   } else if (vecs <= 1024 && x.m <= 264) {
     // Too few rows to fill the device: the shortest way through one.
-    row_quant_kernel<T, Codec, VEC, 1><<<rows, threads(vecs, 1), 0, stream>>>(data, x.stride, k, codes, params);
+    launch(row_quant_kernel<T, Codec, VEC, 1>, threads(vecs, 1));
   } else if (vecs <= 1024) {
-    row_quant_kernel<T, Codec, VEC, 2><<<rows, threads(vecs, 2), 0, stream>>>(data, x.stride, k, codes, params);
+    launch(row_quant_kernel<T, Codec, VEC, 2>, threads(vecs, 2));
   } else if (vecs <= 4096) {
-    row_quant_kernel<T, Codec, VEC, 4><<<rows, threads(vecs, 4), 0, stream>>>(data, x.stride, k, codes, params);
+    launch(row_quant_kernel<T, Codec, VEC, 4>, threads(vecs, 4));
   } else {
-    row_quant_kernel<T, Codec, VEC, 0><<<rows, 1024, 0, stream>>>(data, x.stride, k, codes, params);
+    launch(row_quant_kernel<T, Codec, VEC, 0>, 1024);
   }
 }
 
@@ -120,6 +125,7 @@ void row_quant(const Rows& x, typename Codec::Code* codes, const typename Codec:
 template <typename T, typename Code, int VEC, typename Known>
 __global__ void elementwise_quant_kernel(const T* __restrict__ x, int64_t stride, int k, int64_t vecs,
                                          Code* __restrict__ codes, Known known) {
+  begin_turn();
   const auto encode = known.prepare();
   const int per_row = k / VEC;
   const bool dense = stride == k;  // then a vector's place needs no division
@@ -134,19 +140,17 @@ __global__ void elementwise_quant_kernel(const T* __restrict__ x, int64_t stride
 }
 
 template <typename T, typename Code, typename Known>
-void elementwise_quant(const Rows& x, Code* codes, const Known& known, int sm_count, cudaStream_t stream) {
+void elementwise_quant(const Where& at, const Rows& x, Code* codes, const Known& known) {
   constexpr int VEC = kVec<T>;
   const T* data = static_cast<const T*>(x.data());
   const int k = static_cast<int>(x.k);
   const bool whole = k % VEC == 0 && x.stride % VEC == 0 && is_aligned(data, 16) &&
                      is_aligned(codes, VEC * static_cast<int64_t>(sizeof(Code)));
   const int64_t vecs = x.m * (whole ? k / VEC : k);
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(ceil_div(vecs, 256), sm_count * 32LL));
-  if (whole) {
-    elementwise_quant_kernel<T, Code, VEC><<<blocks, 256, 0, stream>>>(data, x.stride, k, vecs, codes, known);
-  } else {
-    elementwise_quant_kernel<T, Code, 1><<<blocks, 256, 0, stream>>>(data, x.stride, k, vecs, codes, known);
-  }
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(ceil_div(vecs, 256), at.device.sm_count * 32LL));
+  const auto kernel = whole ? elementwise_quant_kernel<T, Code, VEC, Known> : elementwise_quant_kernel<T, Code, 1, Known>;
+  const LaunchShape shape{dim3(blocks), 256, 0, at.stream, at.device.sm90_code};
+  launch_kernel(at.op, shape, kernel, data, x.stride, k, vecs, codes, known);
 }
 
 }  // namespace qcore_cuda

@@ -114,7 +114,7 @@ class ScaledLinear {
     if (x_.m == 0 || out_features() == 0) return;
     const Launch launch(x_.tensor);
     p_.stream = launch.stream();
-    const Where at{op_, p_.sm_count, p_.stream};
+    const Where at{op_, device_facts(p_.device), p_.stream};
     auto* codes = space_.at<uint8_t>(codes_);
     if (padded_k()) {
       auto* narrow = space_.at<uint8_t>(narrow_);

@@ -225,6 +225,7 @@ void set_device(ScaledMM& p, int32_t device) {
   p.device = device;
   p.capability = facts.capability;
   p.sm_count = facts.sm_count;
+  p.early_launch = facts.sm90_code;
 }
 
 void scaled_mm(const char* op, const ScaledMM& p) {

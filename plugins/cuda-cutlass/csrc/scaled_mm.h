@@ -31,6 +31,7 @@ struct ScaledMM {
   int device;
   int capability;
   int sm_count;
+  bool early_launch;
   cudaStream_t stream;
 };
 

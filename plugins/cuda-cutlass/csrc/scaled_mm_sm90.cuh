@@ -174,7 +174,7 @@ struct Gemm {
     allow_shared(op, reinterpret_cast<const void*>(cutlass::device_kernel<Kernel>), Kernel::SharedStorageSize,
                  p.device, allowed);
     typename Kernel::Params params = Kernel::to_underlying_arguments(arguments, nullptr);
-    const cutlass::Status status = Device::run(params, p.stream);
+    const cutlass::Status status = Device::run(params, p.stream, nullptr, p.early_launch);
     QCORE_CHECK(status == cutlass::Status::kSuccess, op, ": CUTLASS says ", cutlassGetStatusString(status),
                     " for M, N, K = ", p.m, ", ", p.n, ", ", p.k);
   }

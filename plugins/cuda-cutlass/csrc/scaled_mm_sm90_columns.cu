@@ -8,6 +8,7 @@
 // keeps the copy engine busy. Sums stay in registers to the end; then those of a column meet in shared
 // memory, always in the same order, and leave it in rows of the output.
 
+#include "early_launch.cuh"
 #include "scaled_mm.cuh"
 #include "sm90_ptx.cuh"
 #include "tensor_map.h"
@@ -144,20 +145,30 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   if (threadIdx.x >= kConsumers) {
     if (threadIdx.x == kConsumers) {
-      int stage = 0;
-      uint32_t round = 1;  // the first time the stages are free
-      for (int step = 0; step < cut.steps; ++step) {
-        barrier_wait(&empty[stage], round);
+      const auto load_b = [&](int step, int stage) {
         barrier_expect(&full[stage], stage_bytes);
-        uint8_t* const at = stages + stage * stage_bytes;
         for (int share = 0; share < cut.shares; ++share) {
           const int k = (step * cut.shares + share) * kPiece;  // beyond the end zeros come
-          load_box(at + share * cut.columns * kPiece, &b_map, &full[stage], k, first, kEvictFirst);
+          load_box(stages + stage * stage_bytes + share * cut.columns * kPiece, &b_map, &full[stage], k, first,
+                   kEvictFirst);
         }
+      };
+      const auto load_a = [&](int step, int stage) {
         for (int share = 0; share < cut.shares; ++share) {
           const int k = (step * cut.shares + share) * kPiece;
-          load_box(at + b_bytes + share * ROWS * kPiece, &a_map, &full[stage], k, 0, kEvictLast);
+          load_box(stages + stage * stage_bytes + b_bytes + share * ROWS * kPiece, &a_map, &full[stage], k, 0,
+                   kEvictLast);
         }
+      };
+      for (int step = 0; step < cut.stages; ++step) load_b(step, step);
+      begin_turn();
+      for (int step = 0; step < cut.stages; ++step) load_a(step, step);
+      int stage = 0;
+      uint32_t round = 0;
+      for (int step = cut.stages; step < cut.steps; ++step) {
+        barrier_wait(&empty[stage], round);
+        load_b(step, stage);
+        load_a(step, stage);
         if (++stage == cut.stages) {
           stage = 0;
           round ^= 1;
@@ -180,6 +191,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (p.bias) asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const uint16_t*>(p.bias) + n));
     if (p.azp_adj) asm volatile("prefetch.global.L2 [%0];" ::"l"(p.azp_adj + n));
   }
+  begin_turn();
 
   using Sums = typename A::Register[ROWS / 2];
   Sums d;
@@ -283,7 +295,9 @@ void launch(const ScaledMM& p) {
   const Cut cut = cut_columns(p, ROWS);
   const CUtensorMap b_map = byte_matrix_map(op, p.b, p.n, p.k, p.b_stride, cut.columns);
   const CUtensorMap a_map = byte_matrix_map(op, p.a, p.m, p.k, p.a_stride, ROWS);
-  kernel<<<static_cast<unsigned>(ceil_div(p.n, cut.columns)), kThreads, kSharedBytes, p.stream>>>(b_map, a_map, p, cut);
+  const LaunchShape shape{dim3(static_cast<unsigned>(ceil_div(p.n, cut.columns))), kThreads, kSharedBytes, p.stream,
+                          p.early_launch};
+  launch_kernel(op, shape, kernel, b_map, a_map, p, cut);
 }
 
 template <typename Element, bool BY_BLOCK>

@@ -4,10 +4,14 @@
 // busy, and two warpgroups multiply: each has half of the rows or, of 64 rows, every other piece of K. Two
 // blocks with tiles side by side form a cluster, in which each fetches half of a's rows, for both.
 //
-// With scales by block (a has one for each row and 128 of K, b one for each 128 x 128), the tensor core
-// adds 128 products, and those sums are scaled and added in float32. While one warpgroup does that, the
-// other has the tensor cores; so that it does little else, a warp of its own brings the scales.
+// With scales by block (a has one for each row and 128 of K, b one for each 128 x 128), the tensor core adds 128
+// products, and those sums are scaled and added in float32. A warpgroup with 64 rows begins the next 128 before it
+// does that to the last; one with 128 leaves the tensor cores to the other meanwhile. So that they do little else, a
+// warp of its own brings the scales.
+//
+// What is finished leaves by the copy engine, too, while the next tile is multiplied.
 
+#include "early_launch.cuh"
 #include "scaled_mm.cuh"
 #include "sm90_ptx.cuh"
 #include "tensor_map.h"
@@ -24,7 +28,7 @@ constexpr int kGroups = 2;
 constexpr int kConsumers = 128 * kGroups;
 constexpr int kThreads = kConsumers + 128;  // registers are given to whole warpgroups
 constexpr int kWarpsThatStore = kConsumers / 32;
-constexpr int kStoreColumns = 64, kStoreStride = kStoreColumns + 8;
+constexpr int kStoreColumns = 64, kBoxBytes = 16 * kStoreColumns * 2;  // of a warp's 16 rows: what leaves at a time
 constexpr int kSharedBytes = 227 * 1024;
 constexpr int kBand = 8;  // tiles along M that are worked on together, so that L2 keeps what they read of a
 
@@ -40,8 +44,9 @@ struct Shape {
   static constexpr int kRows = 64 * PARTS * (ALONG_K ? 1 : kGroups);
   static constexpr int kABytes = kRows * kPiece, kBBytes = kTileN * kPiece;
   static constexpr int kStageBytes = kABytes + kBBytes;
-  static constexpr int kStoreBytes = kWarpsThatStore * 16 * kStoreStride * 2;
-  static constexpr int kColumnBytes = kGroups * kTileN * 12;
+  static constexpr int kBoxes = PARTS == 1 ? 2 : 1;  // that a warp has room for
+  static constexpr int kStoreBytes = kWarpsThatStore * kBoxes * kBoxBytes;
+  static constexpr int kColumnBytes = kGroups * kTileN * 8;
   static constexpr int kExchangeBytes = ALONG_K ? kRows * kTileN * 4 : 0;
   static constexpr int kBarrierBytes = 1024;
   static constexpr int kScales = kRows + 4;
@@ -74,6 +79,17 @@ __device__ __forceinline__ void fetch(const ScaledMM& p, const Tiles& tiles, con
   constexpr int kPart = S::kRows / S::kCluster;
   const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
   const int steps = (p.k + kPiece - 1) / kPiece;
+  const auto load_b = [&](int step, int stage, int column) {
+    barrier_expect(&full[stage], S::kStageBytes);
+    load_box(stages + stage * S::kStageBytes + S::kABytes, b_map, &full[stage], step * kPiece, column, kEvictNormal);
+  };
+  int early = min(S::kStages, steps);  // stages whose part of b comes before this kernel's turn
+  {
+    int m, pair;
+    tiles.place(blockIdx.x / S::kCluster, m, pair);
+    for (int step = 0; step < early; ++step) load_b(step, step, (pair * S::kCluster + rank) * kTileN);
+  }
+  begin_turn();
   int stage = 0;
   uint32_t round = 1;  // the first time the stages are free
   for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
@@ -82,7 +98,7 @@ __device__ __forceinline__ void fetch(const ScaledMM& p, const Tiles& tiles, con
     const int column = (pair * S::kCluster + rank) * kTileN;  // beyond the end zeros come
     for (int step = 0; step < steps; ++step) {
       barrier_wait(&empty[stage], round);
-      barrier_expect(&full[stage], S::kStageBytes);
+      if (early-- <= 0) load_b(step, stage, column);
       uint8_t* const at = stages + stage * S::kStageBytes;
       const int row = m * S::kRows + rank * kPart;
       if constexpr (S::kCluster > 1) {
@@ -90,7 +106,6 @@ __device__ __forceinline__ void fetch(const ScaledMM& p, const Tiles& tiles, con
       } else {
         load_box(at, a_map, &full[stage], step * kPiece, row, kEvictNormal);
       }
-      load_box(at + S::kABytes, b_map, &full[stage], step * kPiece, column, kEvictNormal);
       if (++stage == S::kStages) {
         stage = 0;
         round ^= 1;
@@ -107,6 +122,7 @@ __device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& til
   const int lane = threadIdx.x % 32;
   const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
   const int steps = (p.k + kPiece - 1) / kPiece;
+  begin_turn();
   int stage = 0;
   uint32_t round = 1;
   for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
@@ -134,37 +150,55 @@ __device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& til
   }
 }
 
-// Of 16 rows and COLUMNS columns of a warp, through shared memory, so that they leave in pieces of 16 bytes.
-template <int COLUMNS, typename Out>
-__device__ __forceinline__ void store(const ScaledMM& p, const ScaledEnd<Out>& end, const Sums& sums,
-                                      const typename ScaledEnd<Out>::Row (&rows)[2],
-                                      const typename ScaledEnd<Out>::Column* columns, Out* room, int row, int column) {
-  const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+template <typename Out>
+__device__ __forceinline__ uint32_t packed(float low, float high) {
+  const Out pair[2] = {from_float<Out>(low), from_float<Out>(high)};
+  uint32_t word;
+  __builtin_memcpy(&word, pair, sizeof(word));
+  return word;
+}
+
+// A warp's 16 rows and COLUMNS columns. Of 64 columns, 128 bytes of a row, piece c of 16 bytes stands at c ^ row % 8,
+// as the copy engine wants it. `columns`: scale and bias of each.
+template <int COLUMNS, int BOXES, typename Out, bool SCALED>
+__device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_map, const Sums& sums,
+                                      const float (&row_scale)[2], const float2* columns, uint8_t* room, int row,
+                                      int column) {
+  const int lane = threadIdx.x % 32, q = lane % 4;
 #pragma unroll
-  for (int pass = 0; pass < COLUMNS / kStoreColumns; ++pass) {
+  for (int box = 0; box < COLUMNS / kStoreColumns; ++box) {
+    uint8_t* const at = room + box % BOXES * kBoxBytes;
+    if (lane == 0) wait_for_stores<BOXES - 1>();  // what left from here before has been read
     __syncwarp();
+    const uint32_t to = shared_address(at) + lane % 16 * 128;
 #pragma unroll
-    for (int j = 0; j < kStoreColumns / 8; ++j) {
+    for (int j = 0; j < kStoreColumns / 8; j += 2) {
+      uint32_t words[4];
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const auto of_column = columns[pass * kStoreColumns + j * 8 + 2 * q + c];
+        const float* const d = sums + (box * (kStoreColumns / 8) + j + c) * 4;
+        float v[4] = {d[0], d[1], d[2], d[3]};
+        if (!SCALED || p.bias) {
+          const float4 two = *reinterpret_cast<const float4*>(columns + box * kStoreColumns + (j + c) * 8 + 2 * q);
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const float sum = sums[pass * kStoreColumns / 2 + j * 4 + h * 2 + c];
-          room[(g + 8 * h) * kStoreStride + j * 8 + 2 * q + c] = from_float<Out>(end.value(rows[h], of_column, sum));
+          for (int i = 0; i < 4; ++i) {
+            if (!SCALED) v[i] = (i % 2 ? two.z : two.x) * (row_scale[i / 2] * v[i]);
+            if (p.bias) v[i] += i % 2 ? two.w : two.y;
+          }
         }
+        words[2 * c] = packed<Out>(v[0], v[1]);
+        words[2 * c + 1] = packed<Out>(v[2], v[3]);
       }
+      asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                       to + ((j + lane / 16) ^ lane % 8) * 16),
+                   "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+                   : "memory");
     }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     __syncwarp();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int r = i * 4 + lane / 8, c = lane % 8 * 8;
-      const int m = row + r, n = column + pass * kStoreColumns + c;
-      if (m < p.m && n < p.n) {  // N is a multiple of 8
-        *reinterpret_cast<uint4*>(static_cast<Out*>(p.out) + m * p.out_stride + n) =
-            *reinterpret_cast<const uint4*>(room + r * kStoreStride + c);
-      }
-    }
+    const int first = column + box * kStoreColumns;
+    if (lane == 0 && row < p.m && first < p.n) store_box(out_map, at, first * 2, row);
+    if (lane == 0) commit_stores();
   }
 }
 
@@ -190,23 +224,21 @@ __device__ __forceinline__ void add_groups(Sums& sums, float* room, int group) {
 template <typename S, typename Out, bool BY_BLOCK>
 __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     tiles_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
-                 const __grid_constant__ ScaledMM p, const Tiles tiles) {
-  using Column = typename ScaledEnd<Out>::Column;
-  static_assert(sizeof(Column) == 12);
-
+                 const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ScaledMM p, const Tiles tiles) {
   extern __shared__ uint8_t raw[];
   uint8_t* const stages = raw + (-shared_address(raw) & 1023);
   uint8_t* const behind = stages + S::kStages * S::kStageBytes;
   auto* exchange = reinterpret_cast<float*>(behind);
-  auto* room = reinterpret_cast<Out*>(behind + S::kExchangeBytes);
+  uint8_t* room = behind + S::kExchangeBytes;
   auto* full = reinterpret_cast<uint64_t*>(behind + S::kExchangeBytes + S::kStoreBytes);
   uint64_t* empty = full + S::kStages;
-  auto* columns = reinterpret_cast<Column*>(behind + S::kExchangeBytes + S::kStoreBytes + S::kBarrierBytes);
+  auto* columns = reinterpret_cast<float2*>(behind + S::kExchangeBytes + S::kStoreBytes + S::kBarrierBytes);
   auto* scales = reinterpret_cast<float*>(columns + kGroups * kTileN);
 
   if (threadIdx.x == kConsumers) {
     prefetch_map(&a_map);
     prefetch_map(&b_map);
+    prefetch_map(&out_map);
     for (int i = 0; i < S::kStages; ++i) {
       barrier_init(&full[i], BY_BLOCK ? 1 + 32 : 1);  // the copy engine and the scales
       // Every warp that reads the stage; of all of a cluster, as a's rows come to all.
@@ -230,7 +262,8 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
     constexpr int kStride = S::kAlongK ? kGroups : 1;
     const int steps = (p.k + kPiece - 1) / kPiece;
     const ScaledEnd<Out> end(p);
-    room += threadIdx.x / 32 * 16 * kStoreStride;
+    begin_turn();
+    room += threadIdx.x / 32 * S::kBoxes * kBoxBytes;
     columns += group * kTileN;
     const uint64_t a_first = matrix_descriptor(stages + group_row * kPiece);
     const uint64_t b_first = matrix_descriptor(stages + S::kABytes);
@@ -263,18 +296,17 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
       }
       cute::warpgroup_commit_batch();
     };
-
     for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
       int m, pair;
       tiles.place(index, m, pair);
       const int tile_n = pair * S::kCluster + rank;
       const int row = m * S::kRows + group_row + warp * 16;
       // What the end needs is here by then.
-      const Column my_column = end.column(min(tile_n * kTileN + static_cast<int>(threadIdx.x) % 128, p.n - 1));
-      typename ScaledEnd<Out>::Row rows[S::kParts][2];
+      const auto my_column = end.column(min(tile_n * kTileN + static_cast<int>(threadIdx.x) % 128, p.n - 1));
+      float row_scale[S::kParts][2];
 #pragma unroll
       for (int i = 0; i < S::kParts * 2; ++i) {
-        rows[i / 2][i % 2] = end.row(min(row + i / 2 * 64 + i % 2 * 8 + lane / 4, p.m - 1));
+        row_scale[i / 2][i % 2] = end.row(min(row + i / 2 * 64 + i % 2 * 8 + lane / 4, p.m - 1)).scale;
       }
       Sums total[S::kParts];
 #pragma unroll
@@ -283,7 +315,52 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
       stage = (fetched + first_step) % S::kStages;
       round = (fetched + first_step) / S::kStages % 2;
 
-      if constexpr (BY_BLOCK) {
+      if constexpr (BY_BLOCK && S::kParts == 1 && !S::kAlongK) {
+        Sums d[2];
+        float of_row[2][2];
+        int its_stage[2];
+        const auto begin = [&](auto which) {
+          constexpr int W = decltype(which)::value;
+          barrier_wait(&full[stage], round);
+          const float* const scale = scales + stage * S::kScales;
+#pragma unroll
+          for (int i = 0; i < 2; ++i) of_row[W][i] = scale[group_row + warp * 16 + i * 8 + lane / 4] * scale[S::kRows];
+          its_stage[W] = stage;
+          fence_registers(d[W]);
+          cute::warpgroup_arrive();
+          multiply(d[W], 0);
+          advance();
+        };
+        const auto finish = [&](auto which) {
+          constexpr int W = decltype(which)::value;
+          fence_registers(d[W]);
+          release(its_stage[W]);
+#pragma unroll
+          for (int i = 0; i < kRegisters; ++i) total[0][i] = fmaf(d[W][i], of_row[W][i % 4 / 2], total[0][i]);
+        };
+        constexpr std::integral_constant<int, 0> even;
+        constexpr std::integral_constant<int, 1> odd;
+        begin(even);
+        int step = 1;
+        for (; step + 1 < steps; step += 2) {
+          begin(odd);
+          cute::warpgroup_wait<1>();
+          finish(even);
+          begin(even);
+          cute::warpgroup_wait<1>();
+          finish(odd);
+        }
+        if (step < steps) {
+          begin(odd);
+          cute::warpgroup_wait<1>();
+          finish(even);
+          cute::warpgroup_wait<0>();
+          finish(odd);
+        } else {
+          cute::warpgroup_wait<0>();
+          finish(even);
+        }
+      } else if constexpr (BY_BLOCK) {
         for (int step = first_step; step < steps; step += kStride, advance()) {
           barrier_wait(&full[stage], round);
           const float* const scale = scales + stage * S::kScales;
@@ -326,20 +403,23 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
       fetched += steps;
 
       sync_group(group);  // all are done with the columns of the tile before
-      columns[threadIdx.x % 128] = my_column;
+      columns[threadIdx.x % 128] = make_float2(my_column.scale, my_column.bias);
       sync_group(group);
       if constexpr (S::kAlongK) {
         add_groups(total[0], exchange, group);
         constexpr int kHalf = kTileN / 2;
-        store<kHalf>(p, end, total[0], rows[0], columns + group * kHalf, room, row, tile_n * kTileN + group * kHalf);
+        store<kHalf, S::kBoxes, Out, BY_BLOCK>(p, &out_map, total[0], row_scale[0], columns + group * kHalf, room, row,
+                                               tile_n * kTileN + group * kHalf);
       } else {
 #pragma unroll
         for (int part = 0; part < S::kParts; ++part) {
-          store<kTileN>(p, end, total[part], rows[part], columns, room, row + part * 64, tile_n * kTileN);
+          store<kTileN, S::kBoxes, Out, BY_BLOCK>(p, &out_map, total[part], row_scale[part], columns, room,
+                                                  row + part * 64, tile_n * kTileN);
         }
       }
     }
   }
+  wait_until_stored();
   cluster_sync();  // the others' barriers and rows come from here until all are done
 }
 
@@ -352,9 +432,12 @@ void launch(const ScaledMM& p) {
   allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, p.device, allowed);
   const CUtensorMap a_map = byte_matrix_map(op, p.a, p.m, p.k, p.a_stride, S::kRows / S::kCluster);
   const CUtensorMap b_map = byte_matrix_map(op, p.b, p.n, p.k, p.b_stride, kTileN);
+  const CUtensorMap out_map = byte_matrix_map(op, p.out, p.m, int64_t{p.n} * 2, p.out_stride * 2, 16);
   const Tiles tiles{static_cast<int>(ceil_div(p.m, S::kRows)), static_cast<int>(ceil_div(p.n, kTileN * S::kCluster))};
   const int64_t clusters = std::min<int64_t>(int64_t{tiles.along_m} * tiles.pairs, p.sm_count / S::kCluster);
-  kernel<<<static_cast<unsigned>(clusters * S::kCluster), kThreads, kSharedBytes, p.stream>>>(a_map, b_map, p, tiles);
+  const LaunchShape shape{dim3(static_cast<unsigned>(clusters * S::kCluster)), kThreads, kSharedBytes, p.stream,
+                          p.early_launch};
+  launch_kernel(op, shape, kernel, a_map, b_map, out_map, p, tiles);
 }
 
 template <typename S>

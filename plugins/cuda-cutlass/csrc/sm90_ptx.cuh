@@ -147,6 +147,22 @@ __device__ __forceinline__ void load_box_for(uint16_t blocks, void* target, cons
       : "memory");
 }
 
+// A box from shared memory into a matrix, as far as it lies within; part of the thread's next group of stores.
+__device__ __forceinline__ void store_box(const CUtensorMap* map, const void* source, int x, int y) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+               "r"(shared_address(source)), "r"(x), "r"(y)
+               : "memory");
+}
+__device__ __forceinline__ void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// Until all of this thread's groups but the last so many have left shared memory.
+template <int BUT>
+__device__ __forceinline__ void wait_for_stores() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(BUT) : "memory");
+}
+// Until all have arrived.
+__device__ __forceinline__ void wait_until_stored() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
 // Bytes without a map: both addresses and the number are multiples of 16.
 __device__ __forceinline__ void load_bytes(void* target, const void* source, uint32_t bytes, uint64_t* barrier) {
   asm volatile(

@@ -16,23 +16,12 @@ void launch(const char* op, const CUtensorMap& x, const CUtensorMap& words, cons
   const auto kernel = mid_m::mid_m_kernel<T, KIND, ROW_TILES>;
   static std::atomic<uint64_t> allowed{0};
   allow_shared(op, reinterpret_cast<const void*>(kernel), mid_m::shared_of_block(ROW_TILES), device, allowed);
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(ceil_div(p.m, 8 * ROW_TILES)), static_cast<unsigned>(p.plan.split),
-                        static_cast<unsigned>(ceil_div(p.n_out, mid_m::kWarpColumns * p.plan.column_warps)));
-  config.blockDim = dim3(32 * (p.plan.column_warps * p.plan.k_warps + 1));
-  config.dynamicSmemBytes = p.layout.shared_bytes;
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2];
-  config.attrs = attributes;
-  // Its blocks may be placed while the kernel before it ends: they wait for that before they read.
-  attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
-  if (p.plan.split > 1) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-    attributes[config.numAttrs++].val.clusterDim = {1, static_cast<unsigned>(p.plan.split), 1};
-  }
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, x, words, p);
-  QCORE_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.m, 8 * ROW_TILES)), static_cast<unsigned>(p.plan.split),
+                  static_cast<unsigned>(ceil_div(p.n_out, mid_m::kWarpColumns * p.plan.column_warps)));
+  const LaunchShape shape{grid, static_cast<unsigned>(32 * (p.plan.column_warps * p.plan.k_warps + 1)),
+                          static_cast<size_t>(p.layout.shared_bytes), stream, device_facts(device).sm90_code,
+                          dim3(1, p.plan.split, 1)};
+  launch_kernel(op, shape, kernel, x, words, p);
 }
 
 template <typename T, class KIND>

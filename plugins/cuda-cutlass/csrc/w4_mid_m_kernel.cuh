@@ -39,6 +39,7 @@
 #pragma once
 
 #ifndef QCORE_W4_EMULATED  // tests put the same functions, for a processor without a GPU, before this file
+#include "early_launch.cuh"
 #include "sm90_ptx.cuh"
 #endif
 #include "w4_codes.cuh"
@@ -113,10 +114,7 @@ __device__ __forceinline__ void bring(const Problem& p, const CUtensorMap* x_map
   const bool of_sides = lane >= kSideLane && lane < kSideLane + pieces * S::kSides;
   if (!of_words && !of_x && !of_sides) return;
   const uint32_t bytes = of_words ? pieces * S::kWordBytes : of_x ? S::kXBytes : columns * 2 + zero_bytes;
-  int stage = 0;
-  uint32_t round = 1;  // the first time the stages are free
-  for (int at = first; at < last; ++at) {
-    barrier_wait(&empty[stage], round);
+  const auto load = [&](int at, int stage) {
     barrier_expect(&full[stage], bytes);
     uint8_t* const to = ring + stage * p.layout.stage_bytes;
     const int piece = at * pieces;
@@ -136,6 +134,18 @@ __device__ __forceinline__ void bring(const Problem& p, const CUtensorMap* x_map
         load_bytes(side + p.plan.column_warps * kWarpColumns * 2,
                    p.zeros.words + group * p.zeros.stride + column * BITS / 32, zero_bytes, &full[stage]);
       }
+    }
+  };
+  // All but activations depends on no other kernel: as much as there is room for comes before this kernel's turn.
+  const int early = of_x ? first : min(last, first + p.layout.stages);
+  for (int at = first; at < early; ++at) load(at, at - first);
+  begin_turn();
+  int stage = 0;
+  uint32_t round = 1;  // the first time the stages are free
+  for (int at = first; at < last; ++at) {
+    if (at >= early) {
+      barrier_wait(&empty[stage], round);
+      load(at, stage);
     }
     if (++stage == p.layout.stages) {
       stage = 0;
@@ -327,7 +337,6 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
     barrier_init_fence();
   }
   __syncthreads();
-  cudaGridDependencySynchronize();  // launched before its turn: wait until what came before is done
 
   const int stages = (p.pieces + pieces - 1) / pieces;
   const int first = stages * blockIdx.y / p.plan.split, last = stages * (blockIdx.y + 1) / p.plan.split;
@@ -340,6 +349,7 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
     }
     return;
   }
+  begin_turn();
 
   const int column_warp = warp % p.plan.column_warps, k_warp = warp / p.plan.column_warps;
   const int g = lane / 4, q = lane % 4, column = column_warp * kWarpColumns + 4 * g;

@@ -11,7 +11,7 @@ struct Launcher {
   using S = Shape<KIND::kBits, ROWS>;
 
   cudaLaunchConfig_t config = {};
-  cudaLaunchAttribute attribute;
+  cudaLaunchAttribute attributes[2];
 
   Launcher(const char* op, int blocks_of_cluster, int64_t clusters, int32_t device, cudaStream_t stream) {
     static std::atomic<uint64_t> allowed{0};
@@ -20,10 +20,12 @@ struct Launcher {
     config.blockDim = dim3(S::kThreads);
     config.dynamicSmemBytes = S::kSharedBytes;
     config.stream = stream;
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {static_cast<unsigned>(blocks_of_cluster), 1, 1};
-    config.attrs = &attribute;
-    config.numAttrs = 1;
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim = {static_cast<unsigned>(blocks_of_cluster), 1, 1};
+    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[1].val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = attributes;
+    config.numAttrs = 2;
   }
   static constexpr auto kernel() { return w4_sm90_kernel<T, KIND, ROWS, PARTS>; }
 };

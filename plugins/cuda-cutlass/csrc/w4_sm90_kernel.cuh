@@ -204,31 +204,41 @@ __device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map
                                       int rank) {
   constexpr int kFetched = PARTS ? S::kRows : S::kRows / 2;
   const uint32_t bytes = S::kStageBytes + 2 * (kScaleBytes + (p.has_zeros ? S::kZeroWords * 4 : 0));
+  const auto load_weights = [&](const Place& at, int piece, int stage) {
+    barrier_expect(&full[stage], bytes);
+    uint8_t* const side = sides + stage * kSideBytes;
+    const int column = at.n * kTileN;
+    load_box(stages + stage * S::kStageBytes + S::kXBytes, w_map, &full[stage], column, piece * S::kWordRows,
+             kEvictNormal);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int group = (2 * piece + half) / p.group_halves;
+      load_box(side + half * kScaleBytes, scale_map, &full[stage], column, group, kEvictNormal);
+      if (p.has_zeros) {
+        load_box(side + 2 * kScaleBytes + half * kZeroBytes, zero_map, &full[stage], at.n * S::kZeroWords, group,
+                 kEvictNormal);
+      }
+    }
+  };
+  Place at;
+  int early = 0;  // stages whose weights come before this kernel's turn
+  if (place<PARTS>(p, cluster, rank, at)) {
+    for (early = 0; early < min(S::kStages, at.last - at.first); ++early) load_weights(at, at.first + early, early);
+  }
+  begin_turn();
   int stage = 0;
   uint32_t round = 1;  // the first time the stages are free
-  Place at;
   for (int index = cluster; place<PARTS>(p, index, rank, at); index += clusters) {
     for (int piece = at.first; piece < at.last; ++piece) {
       barrier_wait(&empty[stage], round);
-      barrier_expect(&full[stage], bytes);
+      if (early-- <= 0) load_weights(at, piece, stage);
       uint8_t* const to = stages + stage * S::kStageBytes;
-      uint8_t* const side = sides + stage * kSideBytes;
-      const int row = at.m * S::kRows, column = at.n * kTileN;
+      const int row = at.m * S::kRows;
       if constexpr (PARTS) {
         load_box(to, x_map, &full[stage], piece * 128, row, kEvictLast);
       } else {
         const int part = rank * kFetched;
         load_box_for(3, to + part * 128, x_map, &full[stage], piece * 128, row + part);
-      }
-      load_box(to + S::kXBytes, w_map, &full[stage], column, piece * S::kWordRows, kEvictNormal);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int group = (2 * piece + half) / p.group_halves;
-        load_box(side + half * kScaleBytes, scale_map, &full[stage], column, group, kEvictNormal);
-        if (p.has_zeros) {
-          load_box(side + 2 * kScaleBytes + half * kZeroBytes, zero_map, &full[stage], at.n * S::kZeroWords, group,
-                   kEvictNormal);
-        }
       }
       if (++stage == S::kStages) {
         stage = 0;
@@ -313,6 +323,7 @@ __global__ void __launch_bounds__(Shape<KIND::kBits, ROWS>::kThreads, Shape<KIND
     if constexpr (PARTS) cluster_sync();
   } else {
     if constexpr (S::kBlocks == 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    begin_turn();
     const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);  // the same in all lanes, as the compiler sees
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     const int column = group * 64 + warp * 16 + g;  // and 8 further on

@@ -13,10 +13,9 @@
 #include <cuda_pipeline_primitives.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 
-#include "op_support.h"
+#include "early_launch.cuh"
 #include "w4_layouts.cuh"
 
 namespace qcore_cuda {
@@ -96,14 +95,17 @@ __global__ void __launch_bounds__(W::most_threads(ROW_TILES)) small_m_kernel(con
   const int pieces = (p.blocks + kPiece - 1) / kPiece;
   const int first = static_cast<int>(static_cast<int64_t>(pieces) * part / parts) * kPiece;
   const int last = min(p.blocks, static_cast<int>(static_cast<int64_t>(pieces) * (part + 1) / parts) * kPiece);
-#if __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();  // launched before its turn: wait until what came before is done
-#endif
 
   typename W::Stream stream(p, first, last, column0, lane);
   typename W::Words words[DEPTH] = {};
 #pragma unroll
   for (int d = 0; d < DEPTH; ++d) stream.next(words[d], first + d);
+  typename W::Group next;
+  // Counts down to the next group. What a group needs is fetched when the one before begins.
+  int group = first / p.group_blocks, left = 0;
+  typename W::Groups groups(p, group, column0, lane, next);
+  groups.fetch(next, first < last);
+  begin_turn();
 
   // Activations: vector `at` of each row of a piece goes where the lane that multiplies it finds it.
   uint4* const ring = shared_vectors + k_warp * kPieces * kPieceVectors<ROW_TILES>;
@@ -128,13 +130,8 @@ __global__ void __launch_bounds__(W::most_threads(ROW_TILES)) small_m_kernel(con
   for (int i = 0; i < kPieces - 1; ++i) bring(first + i * kPiece, i);
 
   float sums[ROW_TILES][TILES][4] = {}, of_group[ROW_TILES][TILES][4] = {};
-  typename W::Group next;
   float scales[W::kOwn] = {};  // in float32 at once: a copy of what `next` has would wait for the next group
   typename W::template Zeros<T> zeros;
-  // Counts down to the next group. What a group needs is fetched when the one before begins.
-  int group = first / p.group_blocks, left = 0;
-  typename W::Groups groups(p, group, column0, lane, next);
-  groups.fetch(next, first < last);
   const auto close_group = [&] {
 #pragma unroll
     for (int r = 0; r < ROW_TILES; ++r) {
@@ -275,48 +272,23 @@ inline Division divide(Division d, int m, int n, int blocks, int columns_of_warp
 template <class W, typename T, int ROW_TILES>
 void launch_small_m(const char* op, SmallMParams p, Division wish, int32_t device, cudaStream_t stream) {
   const auto kernel = small_m_kernel<W, T, ROW_TILES>;
-  // 0: not yet; else twice the most shared memory, plus whether it is code for SM90 and later.
-  static std::array<std::atomic<int>, 64> known{};
-  int state = known[device].load(std::memory_order_acquire);
-  if (state == 0) {
-    cudaFuncAttributes facts;
-    QCORE_CHECK(cudaFuncGetAttributes(&facts, kernel) == cudaSuccess, op, ": no code for this device");
-    int most = 0;
-    cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
-    state = 2 * most + (facts.ptxVersion >= 90);
-    known[device].store(state, std::memory_order_release);
-  }
   const DeviceFacts& facts = device_facts(device);
-  const bool sm90 = state % 2;
-  Division d = divide(wish, p.m, p.n_out, p.blocks, kColumns<W>, facts.sm_count, sm90);
+  static std::atomic<uint64_t> allowed{0};
+  allow_shared(op, reinterpret_cast<const void*>(kernel), facts.most_shared, device, allowed);
+  Division d = divide(wish, p.m, p.n_out, p.blocks, kColumns<W>, facts.sm_count, facts.sm90_code);
   constexpr int most_warps = W::most_threads(ROW_TILES) / 32;
   d.column_warps = std::min(d.column_warps, most_warps);
   d.k_warps = std::min(d.k_warps, most_warps / d.column_warps);
-  while (d.k_warps > 1 && shared_bytes<W, ROW_TILES>(d) > static_cast<size_t>(state / 2)) d.k_warps /= 2;
+  while (d.k_warps > 1 && shared_bytes<W, ROW_TILES>(d) > static_cast<size_t>(facts.most_shared)) d.k_warps /= 2;
   p.column_warps = d.column_warps;
   p.k_warps = d.k_warps;
   p.split = d.split;
   const int threads = 32 * d.column_warps * d.k_warps;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(ceil_div(p.n_out, kColumns<W> * d.column_warps)), d.split,
-                        static_cast<unsigned>(ceil_div(p.m, 8 * ROW_TILES)));
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared_bytes<W, ROW_TILES>(d);
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2];
-  config.attrs = attributes;
-  if (sm90) {
-    // Its blocks may be placed while the kernel before it ends: they wait for that before they read.
-    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (d.split > 1) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-    attributes[config.numAttrs++].val.clusterDim = {1, static_cast<unsigned>(d.split), 1};
-  }
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, p);
-  QCORE_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.n_out, kColumns<W> * d.column_warps)), d.split,
+                  static_cast<unsigned>(ceil_div(p.m, 8 * ROW_TILES)));
+  const LaunchShape shape{grid, static_cast<unsigned>(threads), shared_bytes<W, ROW_TILES>(d), stream,
+                          facts.sm90_code, dim3(1, d.split, 1)};
+  launch_kernel(op, shape, kernel, p);
 }
 
 template <class W, typename T>

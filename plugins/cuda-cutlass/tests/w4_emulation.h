@@ -338,7 +338,7 @@ inline void __syncthreads() {
   emulation::meet(emulation::block().named[0], static_cast<int>(emulation::block().warps.size()) * 32);
 }
 inline int __shfl_sync(uint32_t, unsigned v, int) { return static_cast<int>(v); }  // the same in all lanes here
-inline void cudaGridDependencySynchronize() {}
+inline void begin_turn() {}
 
 // ---- csrc/sm90_ptx.cuh ---------------------------------------------------------------------------
 

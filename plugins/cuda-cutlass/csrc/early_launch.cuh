@@ -1,0 +1,51 @@
+// Launches that do not wait for the kernel ahead to end ("programmatic dependent launch", CUDA C++ Programming
+// Guide): blocks take their places as those of the kernel ahead leave, and do what depends on no other kernel,
+// above all fetch weights. A chain of short kernels then costs little more than what they read.
+//
+// Every kernel that is launched so calls begin_turn in every block, before it touches what another kernel may
+// have written or may still read: activations, their scales, outputs, workspace.
+#pragma once
+
+#include "op_support.h"
+
+namespace qcore_cuda {
+
+// Waits until the kernels ahead are done and what they wrote can be seen; then the next may take places. In this
+// order, so that no kernel runs ahead of more than one other: what is fetched early was written before that one.
+__device__ __forceinline__ void begin_turn() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+struct LaunchShape {
+  dim3 grid;
+  unsigned threads;
+  size_t shared;
+  cudaStream_t stream;
+  bool early;  // DeviceFacts::sm90_code
+  dim3 cluster = {1, 1, 1};
+};
+
+template <typename... Params, typename... Args>
+void launch_kernel(const char* op, const LaunchShape& shape, void (*kernel)(Params...), const Args&... args) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = dim3(shape.threads);
+  config.dynamicSmemBytes = shape.shared;
+  config.stream = shape.stream;
+  cudaLaunchAttribute attributes[2];
+  config.attrs = attributes;
+  if (shape.early) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster.x * shape.cluster.y * shape.cluster.z > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {shape.cluster.x, shape.cluster.y, shape.cluster.z};
+  }
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, Params(args)...);
+  QCORE_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+}
+
+}  // namespace qcore_cuda
