@@ -177,7 +177,13 @@ def _small_floats() -> list[KernelSpec]:
     # What no GPU has run yet is behind Marlin's, and behind products of quantized activations.
     behind, built = Priority.VENDOR - 15, Evidence.COMPILED
     described = [
-        ("HopperFP8ScaledMMLinearKernel", "fp8", "e4m3 weights, tensor and channel scales", vendor, ran),
+        (
+            "HopperFP8ScaledMMLinearKernel",
+            "fp8",
+            "e4m3 weights, tensor and channel scales",
+            vendor,
+            ran,
+        ),
         ("HopperFp8BlockScaledMMKernel", "fp8_block", "weight-only, any blocks", behind, built),
         ("HopperNvFp4LinearKernel", "nvfp4", "weight-only", behind, built),
         ("HopperMxFp4LinearKernel", "mxfp4", "weight-only, bfloat16", vendor, ran),

@@ -15,7 +15,7 @@ from qcore.kernels.base import Answer, LinearKernel, answer, tensors_of
 from qcore.kernels.block_formats import MxFp4LinearKernel, Mxfp8LinearKernel, NvFp4LinearKernel
 from qcore.kernels.block_scaled_mm import Fp8BlockScaledMMLinearKernel
 from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel
-from qcore.layers.float8 import FP8ScaledMMLinearLayerConfig, Fp8BlockScaledMMLinearLayerConfig
+from qcore.layers.float8 import Fp8BlockScaledMMLinearLayerConfig, FP8ScaledMMLinearLayerConfig
 from qcore.layers.microscaling import (
     MxFp4LinearLayerConfig,
     Mxfp8LinearLayerConfig,
@@ -220,9 +220,7 @@ class HopperFp8BlockScaledMMKernel(_SmallFloats, Fp8BlockScaledMMLinearKernel):
         shape, out_type = self.config.weight_shape, self.config.out_dtype
         return self._multiply(x, words, scale, factor, bias, shape, out_type)
 
-    def apply_block_scaled_mm(
-        self, A: Tensor, B: Tensor, As: Tensor | None, Bs: Tensor
-    ) -> Tensor:
+    def apply_block_scaled_mm(self, A: Tensor, B: Tensor, As: Tensor | None, Bs: Tensor) -> Tensor:
         """Not how this kernel multiplies: a weight without its layer is in no layout of its own.
 
         Raises:
