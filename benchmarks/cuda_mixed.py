@@ -2,7 +2,7 @@
 
     python benchmarks/cuda_mixed.py OUT.json [--vllm LIBRARY] [--ways] [--rows M ...]
                                              [--plot FILE.png]
-    python benchmarks/cuda_mixed.py OUT.json --formats [FP8 MXFP4 MXFP8]
+    python benchmarks/cuda_mixed.py OUT.json --formats [FP8 FP8-BLOCK NVFP4 ...]
     python benchmarks/cuda_mixed.py --plot FILE.png --from OUT.json
 
 Every contender of a shape is a CUDA graph that goes through copies of its weights, more than the
@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cuda_mixed_formats import FORMAT_ROWS, format_products
-from cuda_timing import Step, bandwidth, copies_of, medians_us, relative_errors
+from cuda_mixed_formats import FORMAT_ROWS, FORMATS, FormatLayer
+from cuda_timing import bandwidth, copies_of, measure_layers, relative_errors
 from environment import environment
 from qcore.facts.scalar_type import scalar_types
 from qcore_cuda import library
@@ -213,31 +213,6 @@ class Layer:
         return relative_errors(self.forms, x, x.double() @ self.exact)
 
 
-def products(args: argparse.Namespace, speed: float) -> list[dict[str, Any]]:
-    """Every shape and number of rows."""
-    results: list[dict[str, Any]] = []
-    for N, K in SHAPES:
-        layer = Layer(N, K, args)
-        wrong = layer.errors()
-        for M in args.rows:
-            steps: dict[str, list[Step]] = {
-                name: [partial(call, i) for i in range(layer.copies)]
-                for name, call in layer.contenders(M).items()
-            }
-            times = medians_us(steps, args.rounds)
-            floor = (layer.bytes + 2 * M * (N + K)) / speed * 1e6
-            row = {"N": N, "K": K, "M": M, "floor_us": floor, "us": times}
-            row["tflops"] = {n: 2e-6 * M * N * K / t for n, t in times.items()}
-            results.append(row)
-            line = "  ".join(f"{name} {time:.1f}" for name, time in times.items())
-            print(f"{N:6d} x {K:5d}  M {M:5d}  floor {floor:6.1f}  {line}", flush=True)
-        print(f"{'':14s}  errors  " + "  ".join(f"{n} {e:.1e}" for n, e in wrong.items()))
-        results.append({"N": N, "K": K, "errors": wrong})
-        del layer
-        torch.cuda.empty_cache()
-    return results
-
-
 def plot(results: list[dict[str, Any]], file: Path) -> None:
     """Time by M, a panel for each shape."""
     import matplotlib
@@ -277,7 +252,7 @@ def main() -> None:
     parser.add_argument(
         "--formats",
         nargs="*",
-        choices=("FP8", "MXFP4", "MXFP8"),
+        choices=tuple(FORMATS),
         help="time these instead of 4-bit integers; all, if none is named",
     )
     parser.add_argument("--rows", type=int, nargs="+")
@@ -290,8 +265,6 @@ def main() -> None:
     if args.source:
         plot(json.loads(args.source.read_text(encoding="utf-8"))["results"], args.plot)
         return
-    if args.formats is not None:
-        args.formats = args.formats or ["FP8", "MXFP4", "MXFP8"]
     args.rows = args.rows or (ROWS if args.formats is None else FORMAT_ROWS)
     args.rounds = args.rounds or (15 if args.formats is None else 7)
     library.load()
@@ -299,9 +272,16 @@ def main() -> None:
         torch.ops.load_library(str(args.vllm))
     speed = bandwidth()
     print(f"{torch.cuda.get_device_name()}: a copy moves {speed / 1e12:.2f} TB/s; microseconds")
-    results = (
-        products(args, speed) if args.formats is None else format_products(args, SHAPES, speed)
-    )
+    layers: list[tuple[dict[str, Any], Callable[[], Any]]]
+    if args.formats is None:
+        layers = [({}, partial(Layer, N, K, args)) for N, K in SHAPES]
+    else:
+        layers = [
+            ({"format": name}, partial(FormatLayer, name, N, K))
+            for name in args.formats or FORMATS
+            for N, K in SHAPES
+        ]
+    results = measure_layers(layers, args.rows, args.rounds, speed)
     document = {
         "environment": environment("qcore-cuda"),
         "device": torch.cuda.get_device_name(),

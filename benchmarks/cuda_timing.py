@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-__all__ = ["Step", "bandwidth", "copies_of", "median_us", "medians_us", "relative_errors"]
+__all__ = [
+    "Contended",
+    "Step",
+    "bandwidth",
+    "copies_of",
+    "measure_layers",
+    "median_us",
+    "medians_us",
+    "relative_errors",
+]
 
 Step = Callable[[], Any]
+
+
+class Contended(Protocol):
+    """A layer of N outputs and K inputs of which contenders have several copies."""
+
+    N: int
+    K: int
+    bytes: int
+    copies: int
+
+    def contenders(self, M: int) -> dict[str, Callable[[int], Any]]:
+        """For so many rows: functions of the number of a copy."""
+
+    def errors(self) -> dict[str, float]:
+        """Of each contender's result."""
+
 
 _CACHE_BYTES = 256 << 20
 """Several times an H200's L2."""
@@ -96,3 +122,45 @@ def relative_errors(
             continue
         found[name] = float((result.double() - exact).norm() / exact.norm())
     return found
+
+
+def measure_layers(
+    layers: Iterable[tuple[dict[str, Any], Callable[[], Contended]]],
+    rows: Sequence[int],
+    rounds: int,
+    speed: float,
+) -> list[dict[str, Any]]:
+    """Time every contender of each layer for every number of rows, and print it.
+
+    Args:
+        layers: what results are to be labelled with, and what makes the layer; one is held at a
+            time.
+        rows: of activations.
+        rounds: of measurement.
+        speed: bytes a second, for ``floor_us``.
+    """
+    results: list[dict[str, Any]] = []
+    for labels, make in layers:
+        layer = make()
+        N, K = layer.N, layer.K
+        of_layer = {**labels, "N": N, "K": K}
+        wrong = layer.errors()
+        for M in rows:
+            steps: dict[str, list[Step]] = {
+                name: [partial(call, i) for i in range(layer.copies)]
+                for name, call in layer.contenders(M).items()
+            }
+            times = medians_us(steps, rounds)
+            floor = (layer.bytes + 2 * M * (N + K)) / speed * 1e6
+            row = {**of_layer, "M": M, "floor_us": floor, "us": times}
+            row["of_floor"] = {name: floor / time for name, time in times.items()}
+            row["tflops"] = {name: 2e-6 * M * N * K / time for name, time in times.items()}
+            results.append(row)
+            line = "  ".join(f"{name} {time:.1f}" for name, time in times.items())
+            title = " ".join(map(str, labels.values()))
+            print(f"{title:9s} {N:6d} x {K:5d}  M {M:5d}  floor {floor:6.1f}  {line}", flush=True)
+        print(f"{'':24s}  errors  " + "  ".join(f"{n} {e:.1e}" for n, e in wrong.items()))
+        results.append({**of_layer, "errors": wrong})
+        del layer, steps
+        torch.cuda.empty_cache()
+    return results

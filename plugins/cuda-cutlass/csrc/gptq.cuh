@@ -22,10 +22,11 @@ struct GptqWeight {
   int64_t group_size;
   const int32_t* g_idx;  // the group of each input; null: k / group_size
   const int32_t* perm;   // row k belongs to input perm[k]; null: to k
-  // Codes are e2m1 or e4m3, by their bits, and have no zero points. With `column_scales`, [n], there is one
-  // group, whose scales are ones.
+  // Codes are e2m1 or e4m3, by their bits, and have no zero points. `column_scales`, [n]: for sums; where there is
+  // one group, its scales are ones.
   bool floats = false;
   const float* column_scales = nullptr;
+  bool scaled = false;  // NvFp4 (w4_codes.cuh): scales are bytes [groups of 32, n, 2], with column_scales
 };
 
 ScaleType scale_type_of(const Tensor& scales);

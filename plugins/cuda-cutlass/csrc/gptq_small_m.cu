@@ -38,11 +38,14 @@ Tensor small_m_gptq(const char* op, const Tensor& x, const GptqWeight& weight, c
     small_m<decltype(layout)>(op, p, wish, dtype_of(x), x.get_device_index(), launch.stream());
   };
   if (weight.floats) {
-    if (weight.column_scales) {  // float32, one group: what this kernel has room for as it is
+    if (weight.scaled || p.group_blocks < p.blocks) {
+      p.column_scales = weight.column_scales;
+    } else if (weight.column_scales) {  // float32, one group: what this kernel has room for as it is
       p.scales = weight.column_scales;
       p.scale_type = ScaleType::kFloat;
     }
-    if (weight.bits == 8) run(Gptq<E4M3, false>{});
+    if (weight.scaled) run(Gptq<NvFp4, true>{});
+    else if (weight.bits == 8) run(Gptq<E4M3, false>{});
     else small_m_of<Gptq<E2M1, true>, __nv_bfloat16>(op, p, wish, x.get_device_index(), launch.stream());
     return out;
   }

@@ -8,6 +8,10 @@
 // is less by a power of two, the difference of the exponents' biases, and is multiplied by that; subnormal
 // numbers too, which become such and then what they are. A NaN of e4m3 becomes 480 here: whoever packs
 // weights gives its column a scale that is NaN.
+//
+// NVFP4: e2m1 with a scale of e4m3 for each 16 inputs. Their product has at most 6 bits (3 * 15 = 45), so that
+// half and bfloat16 hold it exactly, and it can be made before it is multiplied. One multiplication does both: a
+// code that is less by a power of two times a scale that is more by another.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -21,15 +25,25 @@ namespace qcore_cuda {
 template <int BITS>
 struct Integer {
   static constexpr int kBits = BITS;
-  static constexpr bool kFloat = false;
+  static constexpr bool kFloat = false, kScaled = false;
+  static constexpr float kMore = 1.0f;
 };
 struct E4M3 {
   static constexpr int kBits = 8;
-  static constexpr bool kFloat = true;
+  static constexpr bool kFloat = true, kScaled = false;
+  static constexpr float kMore = 1.0f;
 };
 struct E2M1 {
   static constexpr int kBits = 4;
-  static constexpr bool kFloat = true;
+  static constexpr bool kFloat = true, kScaled = false;
+  static constexpr float kMore = 1.0f;
+};
+// kScaled: pairs are weights times their scales, of which there are two, in a byte each, where other kinds have
+// one of 16 bits for 32 inputs; and the sums are to be multiplied by kMore.
+struct NvFp4 {
+  static constexpr int kBits = 4;
+  static constexpr bool kFloat = true, kScaled = true;
+  static constexpr float kMore = 256.0f;
 };
 
 template <typename T>
@@ -150,11 +164,36 @@ struct Codes<E2M1, T> {
   static __device__ __forceinline__ Zero zero(uint32_t) { return {}; }
 
   template <int I>
-  static __device__ __forceinline__ uint32_t pair(uint32_t x, const Zero&) {
+  static __device__ __forceinline__ uint32_t small(uint32_t x) {  // 2^-14, 2^-126 of what they are
     constexpr int place = kHalf ? 9 : 6, left = place - 4 * I;  // of magnitudes; and how far away they are
     const uint32_t magnitude = left >= 0 ? x << (left & 31) : x >> (-left & 31);
-    const uint32_t small = and_or(x << (12 - 4 * I), 0x80008000u, magnitude & (7u << place) * 0x00010001u);
-    return as_bits(__hmul2(as_pair<T>(small), as_pair<T>(kHalf ? 0x74007400u : 0x7e807e80u)));  // 2^14, 2^126
+    return and_or(x << (12 - 4 * I), 0x80008000u, magnitude & (7u << place) * 0x00010001u);
+  }
+  template <int I>
+  static __device__ __forceinline__ uint32_t pair(uint32_t x, const Zero&) {
+    return as_bits(__hmul2(as_pair<T>(small<I>(x)), as_pair<T>(kHalf ? 0x74007400u : 0x7e807e80u)));  // 2^14, 2^126
+  }
+};
+
+// A scale's byte has 5 bits of exponent and 3 of mantissa, 2^(e - 10) * (1 + m / 8): every positive number of e4m3,
+// its subnormal ones too. (Whoever packs weights gives the sign to the codes, and makes codes 0 of a scale of 0.) An
+// addition makes it scale * 2^6 in half, scale * 2^118 in bfloat16: pairs are 2^-8 of what they are.
+template <typename T>
+struct Codes<NvFp4, T> {
+  static constexpr bool kHalf = std::is_same<T, __half>::value;
+  struct Zero {
+    uint32_t scale;  // twice
+  };
+  static __device__ __forceinline__ Zero zero(uint32_t byte) {
+    return {byte * (kHalf ? 0x00800080u : 0x00100010u) + (kHalf ? 0x2c002c00u : 0x75807580u)};
+  }
+  static __device__ __forceinline__ Zero zero_of(uint32_t word, int byte) {  // that byte of a word
+    return zero(__byte_perm(word, 0, 0x4440 | byte));
+  }
+
+  template <int I>
+  static __device__ __forceinline__ uint32_t pair(uint32_t x, const Zero& z) {
+    return as_bits(__hmul2(as_pair<T>(Codes<E2M1, T>::template small<I>(x)), as_pair<T>(z.scale)));
   }
 };
 
@@ -174,6 +213,9 @@ __device__ __forceinline__ float float_of(uint32_t code) {
   const uint32_t sign = code >> (KIND::kBits - 1), magnitude = code & (bytes ? 0x7fu : 7u);
   return __uint_as_float(sign << 31 | magnitude << (bytes ? 20 : 22)) * __uint_as_float(bytes ? 0x7b800000u : 0x7e800000u);
 }
+
+// A scale's byte as float32.
+__device__ __forceinline__ float nvfp4_scale(uint32_t byte) { return __uint_as_float((byte << 20) + (117u << 23)); }
 
 #ifndef QCORE_W4_EMULATED
 // d += a * b on tensor cores: 16 x 16 by 16 x 8, sums in float32.

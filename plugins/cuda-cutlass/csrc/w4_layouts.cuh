@@ -24,6 +24,7 @@ struct SmallMParams {
   int w_rows;
   const void* scales;  // [groups, n]
   ScaleType scale_type;
+  const float* column_scales;  // [n]; or null; of floats
   GptqZeros zeros;
   int group_blocks;  // blocks of kBlockK in a group
   int blocks;        // of kBlockK in all
@@ -87,11 +88,12 @@ __device__ __forceinline__ void to_floats(const uint4& packed, ScaleType type, f
 // neighbours; else a pair is (i, i + 4).
 template <class KIND, bool SHUFFLED>
 struct Gptq {
+  using Kind = KIND;
   static constexpr int BITS = KIND::kBits;
   static constexpr int kOwn = 4;  // columns of a thread: 4g ... 4g + 3
   static constexpr int kVectors = BITS == 8 || BITS == 3 ? 2 : 1;  // of 16 bytes, a thread and block
   static constexpr bool kNeighbours = SHUFFLED || BITS == 8;
-  static constexpr int kMostRowTiles = KIND::kFloat && BITS == 8 ? 2 : 4;  // by registers
+  static constexpr int kMostRowTiles = KIND::kScaled || (KIND::kFloat && BITS == 8) ? 2 : 4;  // by registers
   // Blocks that are under way to a thread: 4 or 2.
   static constexpr int depth(int row_tiles) { return row_tiles == 4 ? 2 : 4; }
   static constexpr int most_threads(int) { return 512; }
@@ -147,6 +149,7 @@ struct Gptq {
       scales_step = static_cast<int64_t>(p.n) * bytes;
       scales = static_cast<const char*>(p.scales) + first * scales_step + column * bytes;
       next = {};
+      if constexpr (KIND::kScaled) shift = lane % 4 / 2;  // which byte of two is this thread's inputs'
       if (packed) {
         zeros += first * zeros_step + (column * BITS >> 5);
         shift = column * BITS & 31;
@@ -165,9 +168,16 @@ struct Gptq {
     }
     template <typename T>
     __device__ __forceinline__ void begin(const SmallMParams& p, const Group& group, typename Codes<KIND, T>::Zero (&z)[kOwn]) const {
-      const uint32_t four = p.zeros.four_of<BITS>(group.low, group.high, shift);
+      if constexpr (KIND::kScaled) {
 #pragma unroll
-      for (int j = 0; j < kOwn; ++j) z[j] = Codes<KIND, T>::zero(p.zeros.code<BITS>(four, j));
+        for (int j = 0; j < kOwn; ++j) {
+          z[j] = Codes<KIND, T>::zero_of(j < 2 ? group.scales.x : group.scales.y, j % 2 * 2 + shift);
+        }
+      } else {
+        const uint32_t four = p.zeros.four_of<BITS>(group.low, group.high, shift);
+#pragma unroll
+        for (int j = 0; j < kOwn; ++j) z[j] = Codes<KIND, T>::zero(p.zeros.code<BITS>(four, j));
+      }
     }
   };
   template <typename T>
@@ -209,6 +219,7 @@ struct Gptq {
 // AWQ: words along N, of which nibble i is column [0, 2, 4, 6, 1, 3, 5, 7][i]: nibbles t and t + 4 are
 // the two columns of tile t. A pair is the words of two neighbouring inputs.
 struct Awq {
+  using Kind = Integer<4>;
   static constexpr int kOwn = 8;  // word g
   static constexpr bool kNeighbours = true;
   static constexpr int kMostRowTiles = 2;  // four would not fit the registers

@@ -27,9 +27,11 @@ void launch(const char* op, const CUtensorMap& x, const CUtensorMap& words, cons
 template <typename T, class KIND>
 void with_tiles(const char* op, const CUtensorMap& x, const CUtensorMap& words, const Problem& p, int32_t device,
                 cudaStream_t stream) {
+  if constexpr (!KIND::kScaled) {  // of which groups are no whole pieces
+    if (p.plan.row_tiles == 1) return launch<T, KIND, 1>(op, x, words, p, device, stream);
+    if (p.plan.row_tiles == 2) return launch<T, KIND, 2>(op, x, words, p, device, stream);
+  }
   switch (p.plan.row_tiles) {
-    case 1: return launch<T, KIND, 1>(op, x, words, p, device, stream);
-    case 2: return launch<T, KIND, 2>(op, x, words, p, device, stream);
     case 4: return launch<T, KIND, 4>(op, x, words, p, device, stream);
     default: return launch<T, KIND, 8>(op, x, words, p, device, stream);
   }
@@ -51,7 +53,7 @@ Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tens
   const int32_t device = a.get_device_index();
   const Tensor words = aligned(w.words), scales = aligned(w.scales);
   Problem p = mid_m::problem_of(rows.m, w.k, w.n, columns, w.bits, w.group_size, scales.size(0), w.zeros, wish,
-                                device_facts(device).sm_count);
+                                device_facts(device).sm_count, w.scaled);
   p.scales = scales.data_ptr();
   p.column_scales = w.column_scales;
   p.bias = bias ? bias->data_ptr() : nullptr;
@@ -65,6 +67,7 @@ Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tens
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     const auto with = [&](auto kind) { with_tiles<T, decltype(kind)>(op, x_map, w_map, p, device, at.stream()); };
+    if (w.scaled) return with(NvFp4{});
     if (w.floats && w.bits == 8) return with(E4M3{});
     if constexpr (takes_e2m1<T>) {
       if (w.floats) return with(E2M1{});

@@ -67,8 +67,9 @@ struct Problem {
 };
 
 // All but the addresses. `k` and `n` of the weight; where `wish` has no warps, the division is chosen here.
+// `scaled`: see NvFp4.
 inline Problem problem_of(int64_t m, int64_t k, int64_t n, int64_t n_out, int bits, int64_t group_size,
-                          int64_t groups, const GptqZeros& zeros, Plan wish, int sm_count) {
+                          int64_t groups, const GptqZeros& zeros, Plan wish, int sm_count, bool scaled = false) {
   Problem p{};
   p.zeros = zeros;
   p.m = static_cast<int>(m);
@@ -76,7 +77,7 @@ inline Problem problem_of(int64_t m, int64_t k, int64_t n, int64_t n_out, int bi
   p.n_out = static_cast<int>(n_out);
   p.pieces = static_cast<int>((k + kPieceK - 1) / kPieceK);
   p.groups = static_cast<int>(groups);
-  p.group_halves = group_size >= k ? 2 * p.pieces : static_cast<int>(group_size / 32);
+  p.group_halves = scaled ? 1 : group_size >= k ? 2 * p.pieces : static_cast<int>(group_size / 32);
   const bool whole = p.group_halves % 2 == 0;
   p.plan = plan_for(m, n_out, k, bits, whole, sm_count);
   if (wish.column_warps) {
@@ -197,10 +198,14 @@ struct Side {
 #pragma unroll
     for (int j = 0; j < 4; ++j) zero[j] = Codes<KIND, T>::zero(static_cast<uint32_t>(constant));
   }
-  // `scales` and `zeros` of the lane's first column, as they lie; of which the zero point is at bit `shift`.
+  // `scales` and `zeros` of the lane's first column, as they lie; of which the zero point is at bit `shift`, and of
+  // two scales the one at byte `shift`.
   __device__ __forceinline__ void load(const GptqZeros& rule, const uint8_t* scales, const uint8_t* zeros, int shift) {
     const uint2 two = *reinterpret_cast<const uint2*>(scales);
-    if constexpr (AFTER) {
+    if constexpr (KIND::kScaled) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) zero[j] = Codes<KIND, T>::zero_of(j < 2 ? two.x : two.y, j % 2 * 2 + shift);
+    } else if constexpr (AFTER) {
       const float2 low = floats_of(as_pair<T>(two.x)), high = floats_of(as_pair<T>(two.y));
       scale[0] = low.x, scale[1] = low.y, scale[2] = high.x, scale[3] = high.y;
     } else {
@@ -243,7 +248,7 @@ __device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const u
         w[t][0][2 + e] = C::template pair<1>(low, side.zero[j]);
         w[t][1][e] = C::template pair<2>(high, side.zero[j]);
         w[t][1][2 + e] = C::template pair<3>(high, side.zero[j]);
-        if constexpr (!scales_after(ROW_TILES)) {
+        if constexpr (!scales_after(ROW_TILES) && !KIND::kScaled) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             uint32_t& pair = w[t][i / 2][i % 2 * 2 + e];
@@ -273,7 +278,7 @@ __device__ __forceinline__ void store_four(const Problem& p, int row, int column
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     if (column + j >= p.n_out) return;
-    if (KIND::kFloat && p.column_scales) v[j] *= p.column_scales[column + j];
+    if (KIND::kFloat && p.column_scales) v[j] *= p.column_scales[column + j] * KIND::kMore;
     if (p.bias) {
       v[j] += p.bias_float ? static_cast<const float*>(p.bias)[column + j]
                            : as_float(static_cast<const T*>(p.bias)[column + j]);
@@ -321,6 +326,7 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
                  const __grid_constant__ Problem p) {
   constexpr int BITS = KIND::kBits;
   using S = Shape<BITS, ROW_TILES>;
+  static_assert(!KIND::kScaled || !S::kAfter);  // a lane has 16 inputs of a piece: half of a slot's
   uint8_t* const ring = shared_memory(1024);
   auto* const full = reinterpret_cast<uint64_t*>(ring + p.layout.shared_bytes - 1024 - kMostStages * 16);
   uint64_t* const empty = full + kMostStages;
@@ -359,7 +365,7 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
   const int slot = k_warp * S::kPieces * S::kSides + (S::kAfter ? 0 : q / 2);
   const uint8_t* const slots = ring + p.layout.side_offset + slot * p.layout.slot_bytes;
   uint32_t scale_at = column * 2, zero_at = p.plan.column_warps * kWarpColumns * 2 + column * BITS / 32 * 4;
-  uint32_t zero_bit = column * BITS % 32;
+  uint32_t zero_bit = KIND::kScaled ? q % 2 : column * BITS % 32;
   keep(scale_at), keep(zero_at), keep(zero_bit);
   float sums[ROW_TILES][2][4] = {};
   Side<T, KIND, S::kAfter> side(p.zeros.constant);

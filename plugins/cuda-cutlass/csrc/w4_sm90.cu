@@ -88,7 +88,7 @@ void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& wo
 
 bool fits_w4_sm90(const GptqWeight& w, ScalarType type, int32_t device) {
   return device_facts(device).capability == 90 && (w.bits == 8 || (w.bits == 4 && w.shuffled)) && !w.g_idx &&
-         (w.group_size >= w.k || w.group_size % 32 == 0) && w.n % 32 == 0 && dtype_of(w.scales) == type;
+         (w.group_size >= w.k || w.group_size % 32 == 0) && w.n % 32 == 0 && (w.scaled || dtype_of(w.scales) == type);
 }
 
 Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tensor* bias, int64_t columns,
@@ -106,7 +106,7 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
   p.m = static_cast<int>(rows.m);
   p.n = static_cast<int>(columns);
   p.k_pieces = static_cast<int>(ceil_div(w.k, kPieceK));
-  p.group_halves = w.group_size >= w.k ? 2 * p.k_pieces : static_cast<int>(w.group_size / 32);
+  p.group_halves = w.scaled ? 1 : w.group_size >= w.k ? 2 * p.k_pieces : static_cast<int>(w.group_size / 32);
   p.zero = w.zeros.constant;
   p.has_zeros = w.zeros.words != nullptr;
   p.zero_ones = !w.zeros.add ? 0 : w.bits == 4 ? 0x11111111u : 0x01010101u;
@@ -127,6 +127,7 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
     run(zero, kind, std::integral_constant<int, 256>{});
   };
   const auto with_kind = [&](auto zero) {
+    if (w.scaled) return with_rows(zero, NvFp4{});
     if (w.floats && w.bits == 8) return with_rows(zero, E4M3{});
     if constexpr (takes_e2m1<decltype(zero)>) {
       if (w.floats) return with_rows(zero, E2M1{});

@@ -123,21 +123,27 @@ template <typename T, class KIND>
 struct Side {
   static constexpr int BITS = KIND::kBits;
 
-  typename Codes<KIND, T>::Zero zero[2];
+  typename Codes<KIND, T>::Zero zero[KIND::kScaled ? 2 : 1][2];  // of each 16 inputs, if they have their own scales
   typename PairOf<T>::Type scale[2];
 
   __device__ __forceinline__ void load(const Problem& p, uint32_t side, int half, int column) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int c = column + 8 * h;
-      scale[h] = as_pair<T>(shared_half(side + half * kScaleBytes + 2 * c) * 0x00010001u);
+      const uint32_t bits = shared_half(side + half * kScaleBytes + 2 * c);
+      if constexpr (KIND::kScaled) {
+        zero[0][h] = Codes<KIND, T>::zero_of(bits, 0);
+        zero[1][h] = Codes<KIND, T>::zero_of(bits, 1);
+        continue;
+      }
+      scale[h] = as_pair<T>(bits * 0x00010001u);
       int z = p.zero;
       if (!KIND::kFloat && p.has_zeros) {
         const uint32_t word =
             shared_word(side + 2 * kScaleBytes + half * kZeroBytes + c * BITS / 32 * 4) + p.zero_ones;
         z = static_cast<int>(word >> (c * BITS % 32)) & ((1 << BITS) - 1);
       }
-      zero[h] = Codes<KIND, T>::zero(static_cast<uint32_t>(z));
+      zero[0][h] = Codes<KIND, T>::zero(static_cast<uint32_t>(z));
     }
   }
 };
@@ -153,13 +159,14 @@ __device__ __forceinline__ void read_words(uint32_t (&raw)[2][4], uint32_t words
   }
 }
 
-// As the left operand's registers.
+// As the left operand's registers: the first 16 inputs of half of a piece, or the other ones.
 template <typename T, class KIND>
-__device__ __forceinline__ void make_weights(uint32_t (&a)[4], const uint32_t (&raw)[4], int q, const Side<T, KIND>& side) {
+__device__ __forceinline__ void make_weights(uint32_t (&a)[4], const uint32_t (&raw)[4], int sixteen, int q,
+                                             const Side<T, KIND>& side) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const uint32_t pair = pair_at<KIND, T>(raw[i], q, side.zero[i % 2]);
-    a[i] = as_bits(__hmul2(as_pair<T>(pair), side.scale[i % 2]));
+    a[i] = pair_at<KIND, T>(raw[i], q, side.zero[KIND::kScaled ? sixteen : 0][i % 2]);
+    if constexpr (!KIND::kScaled) a[i] = as_bits(__hmul2(as_pair<T>(a[i]), side.scale[i % 2]));
   }
 }
 
@@ -181,7 +188,7 @@ __device__ __forceinline__ float bias_at(const Problem& p, int column) {
 // What a column's sums are multiplied by.
 template <class KIND>
 __device__ __forceinline__ float factor_at(const Problem& p, int column) {
-  if constexpr (KIND::kFloat) return p.column_scales && column < p.n ? p.column_scales[column] : 1.0f;
+  if constexpr (KIND::kFloat) return p.column_scales && column < p.n ? p.column_scales[column] * KIND::kMore : 1.0f;
   return 1.0f;
 }
 
@@ -366,7 +373,7 @@ __global__ void __launch_bounds__(Shape<KIND::kBits, ROWS>::kThreads, Shape<KIND
             }
             --left;
           }
-          make_weights<T, KIND>(a[i % 2], raw[i % 2], q, side);
+          make_weights<T, KIND>(a[i % 2], raw[i % 2], i % 2, q, side);
 #pragma unroll
           for (int j = 0; j < R; ++j) cute::warpgroup_fence_operand(sums[j]);
 #pragma unroll

@@ -5,7 +5,7 @@
 // two or four blocks of K under way into its registers. Activations of 128 inputs at a time are
 // brought to shared memory by cp.async, once for all warps that have the same K, two such pieces ahead.
 // Within a group activations are multiplied with integers (code - zero), which half and bfloat16 hold
-// exactly; the sums meet their scale in float32. Warps that share columns add up through shared
+// exactly; the sums meet their scale in float32 (NVFP4: weights have theirs). Warps that share columns add up through shared
 // memory, blocks that do through that of their cluster, always in the same order: results do not vary.
 #pragma once
 
@@ -86,6 +86,7 @@ __device__ __forceinline__ void sync_slice(int k_warp, int column_warps) {
 template <class W, typename T, int ROW_TILES>
 __global__ void __launch_bounds__(W::most_threads(ROW_TILES)) small_m_kernel(const __grid_constant__ SmallMParams p) {
   constexpr int DEPTH = W::depth(ROW_TILES), TILES = W::kOwn / 2;
+  constexpr bool kScaled = W::Kind::kScaled;
   extern __shared__ uint4 shared_vectors[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;
   const int column_warp = warp % p.column_warps, k_warp = warp / p.column_warps;
@@ -157,9 +158,9 @@ __global__ void __launch_bounds__(W::most_threads(ROW_TILES)) small_m_kernel(con
       const int block = begin + i;
       if (block >= last) break;
       if (left == 0) {
-        if (block != first) close_group();
+        if (!kScaled && block != first) close_group();
         groups.template begin<T>(p, next, zeros);
-        W::scales(p, next, scales);
+        if constexpr (!kScaled) W::scales(p, next, scales);
         left = min(last, (group + 1) * p.group_blocks) - block;
         ++group;
         groups.fetch(next, block + left < last);
@@ -174,13 +175,27 @@ __global__ void __launch_bounds__(W::most_threads(ROW_TILES)) small_m_kernel(con
                               [&](int t, int step, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
 #pragma unroll
         for (int r = 0; r < ROW_TILES; ++r) {
-          mma_16816<T>(of_group[r][t], w0, w1, w2, w3, x[r][2 * step], x[r][2 * step + 1]);
+          mma_16816<T>((kScaled ? sums : of_group)[r][t], w0, w1, w2, w3, x[r][2 * step], x[r][2 * step + 1]);
         }
       });
       stream.next(words[i % DEPTH], block + DEPTH);
     }
   }
-  if (first < last) close_group();
+  if (!kScaled && first < last) close_group();
+  if constexpr (W::Kind::kFloat) {
+    if (p.column_scales) {
+      const int column = column0 + W::kOwn * g;
+#pragma unroll
+      for (int j = 0; j < W::kOwn; ++j) {
+        const float scale = column < p.n ? p.column_scales[column + j] * W::Kind::kMore : 0.0f;
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r) {
+          sums[r][j / 2][j % 2 * 2] *= scale;
+          sums[r][j / 2][j % 2 * 2 + 1] *= scale;
+        }
+      }
+    }
+  }
 
   // The sums of all warps, side by side, over the activations. This thread's are rows 2q and 2q + 1.
   __pipeline_wait_prior(0);

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from qcore.layers import Mxfp8LinearLayerConfig
+from qcore.layers import Mxfp8LinearLayerConfig, NvFp4LinearLayerConfig
 from qcore.testing import KernelConformance
 from qcore_cuda import library, plugin
 from qcore_cuda.kernels import small_floats
@@ -23,11 +23,29 @@ ROWS = (0, 1, 7, 8, 17, 64, 65, 257, 1000)
 TABLE, FEW, MEDIUM, MANY, WHOLE = -1, 0, 1, 2, 3
 # Bits, dtype of activations: e2m1 has scales of e8m0, for which float16 has no room.
 CODES = [(8, HALF), (8, BFLOAT), (4, BFLOAT)]
+# These with sizes of groups, and whether columns have scales as well.
+FORMATS = [
+    *((bits, dtype, size, False) for bits, dtype in CODES for size in (-1, 32, 64, 128)),
+    *((8, dtype, 128, True) for dtype in (HALF, BFLOAT)),  # blocks of FP8
+    *((4, dtype, 16, False) for dtype in (HALF, BFLOAT)),  # NVFP4
+]
 
 
 class TestFP8(KernelConformance):
     kernel_class = small_floats.HopperFP8ScaledMMLinearKernel
     spec = SPECS["HopperFP8ScaledMMLinearKernel"]
+    device = "cuda"
+
+
+class TestFp8Block(KernelConformance):
+    kernel_class = small_floats.HopperFp8BlockScaledMMKernel
+    spec = SPECS["HopperFp8BlockScaledMMKernel"]
+    device = "cuda"
+
+
+class TestNvFp4(KernelConformance):
+    kernel_class = small_floats.HopperNvFp4LinearKernel
+    spec = SPECS["HopperNvFp4LinearKernel"]
     device = "cuda"
 
 
@@ -54,6 +72,8 @@ def operands(w: FloatWeight) -> tuple[Any, ...]:
     K = w.codes.shape[0]
     words = pack_along_k(torch.from_numpy(w.codes).to(torch.uint8).cuda(), w.bits)
     column = None if w.column is None else w.column.cuda()
+    if w.size == 16:
+        return (words, w.scale_bytes.cuda(), column), (w.bits, 16)
     group_size = -(-K // w.scales.shape[0] // 32) * 32
     return (words, w.scales.cuda(), column), (w.bits, group_size)
 
@@ -77,18 +97,17 @@ def rounds_weights(way: int, group_size: int, M: int) -> bool:
     """Ones and powers of two round nothing; of a weight made whole any scale does."""
     if group_size == 32:
         return False
-    if group_size == -1:
+    if group_size in (-1, 16):
         return way in (TABLE, WHOLE)
     return way != FEW and not (way == MEDIUM and M <= 16)
 
 
-@pytest.mark.parametrize(("bits", "dtype"), CODES)
-@pytest.mark.parametrize("group_size", [-1, 32, 64, 128])
+@pytest.mark.parametrize(("bits", "dtype", "group_size", "both"), FORMATS)
 @pytest.mark.parametrize(("K", "N"), [(1152, 416), (64, 32), (4096, 288)])
-def test_rows(K: int, N: int, group_size: int, bits: int, dtype: torch.dtype) -> None:
+def test_rows(K: int, N: int, bits: int, dtype: torch.dtype, group_size: int, both: bool) -> None:
     if K % max(group_size, 1):
         pytest.skip("groups are equal")
-    w = random_float_weight(K, N, bits, group_size, dtype)
+    w = random_float_weight(K, N, bits, group_size, dtype, both=both)
     exact = w.exact
     for M in ROWS:
         x = activations(M, K, dtype)
@@ -101,14 +120,29 @@ def test_rows(K: int, N: int, group_size: int, bits: int, dtype: torch.dtype) ->
             assert torch.equal(linear(x, w, way), out)
 
 
+@pytest.mark.parametrize("dtype", [HALF, BFLOAT])
+@pytest.mark.parametrize("K", [32, 96, 160])
+def test_few_inputs(K: int, dtype: torch.dtype) -> None:
+    """NVFP4 where K ends within a piece: also of one pair of groups."""
+    w = random_float_weight(K, 64, 4, 16, dtype)
+    for M in (1, 9, 33, 200):
+        x = activations(M, K, dtype)
+        for way in WAYS:
+            if way != FEW or M <= 65:
+                assert_product(linear(x, w, way), x, w.exact, rounds_weights(way, 16, M), (M, way))
+
+
 @needs_sm90
-@pytest.mark.parametrize(("bits", "dtype"), CODES)
+@pytest.mark.parametrize(
+    ("bits", "dtype", "sizes"),
+    [*((bits, dtype, (-1, 32)) for bits, dtype in CODES), (4, HALF, (16,)), (4, BFLOAT, (16,))],
+)
 @pytest.mark.parametrize("M", [1, 8, 40, 300])
-def test_padding_and_bias(M: int, bits: int, dtype: torch.dtype) -> None:
+def test_padding_and_bias(M: int, bits: int, dtype: torch.dtype, sizes: tuple[int, ...]) -> None:
     """Fewer inputs and outputs than there are codes, any bias, float32 results."""
     K, N, k_in, n_out = 416, 96, 403, 77
     rows = activations(M, k_in, dtype)
-    for group_size in (-1, 32):
+    for group_size in sizes:
         w = random_float_weight(K, N, bits, group_size, dtype)
         exact = w.exact[:k_in, :n_out]
         for bias in (None, torch.randn(n_out).cuda(), torch.randn(n_out).to(dtype).cuda()):
@@ -126,11 +160,11 @@ def test_padding_and_bias(M: int, bits: int, dtype: torch.dtype) -> None:
                     assert_product(out, x, whole, rounded, (group_size, way, out_float))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("bits", "group_size"), [(4, 32), (8, 32), (4, 16)])
 @pytest.mark.parametrize(("K", "N"), [(4096, 4096), (4096, 28672), (14336, 4096)])
-def test_large_layers(K: int, N: int, bits: int) -> None:
+def test_large_layers(K: int, N: int, bits: int, group_size: int) -> None:
     """Every kernel against the weight made whole."""
-    w = random_float_weight(K, N, bits, 32, BFLOAT)
+    w = random_float_weight(K, N, bits, group_size, BFLOAT)
     before, behind = operands(w)
     for M in (1, 8, 16, 32, 64, 128, 256):
         x = activations(M, K, BFLOAT).cuda()
@@ -159,6 +193,38 @@ def test_every_code_alone() -> None:
                 assert torch.equal(out, w.exact[first : first + rows]), (bits, dtype, way)
 
 
+def test_every_code_and_scale_of_nvfp4() -> None:
+    """A row of the identity brings out each product as it is, but for the scale of its column."""
+    for dtype in (HALF, BFLOAT):
+        w = random_float_weight(512, 256, 4, 16, dtype)
+        assert w.column is not None
+        w.column[:] = 2.0**-3
+        w.codes[:] = (torch.arange(512)[:, None] + torch.arange(256)).numpy() % 16
+        for way in WAYS:
+            rows = 64 if way == FEW else 512
+            for first in range(0, 512, rows):
+                x = torch.eye(512).to(dtype)[first : first + rows]
+                out = linear(x, w, way).cpu().double()
+                assert torch.equal(out, w.exact[first : first + rows]), (dtype, way)
+
+
+def test_nan_of_nvfp4() -> None:
+    """A scale that is NaN makes its output NaN, for any number of rows, and no other."""
+    from qcore.kernels import process_weights
+    from qcore.testing import make_layer, random_tensors
+
+    config = NvFp4LinearLayerConfig((64, 272), None, HALF)
+    tensors = random_tensors(config)
+    tensors["weight_scale"].view(torch.uint8)[11, 3] = 0x7F
+    kernel = small_floats.HopperNvFp4LinearKernel.from_config(config)
+    layer = make_layer(config, tensors, device="cuda")
+    process_weights(kernel, layer)
+    for M in (1, 12, 60, 400):
+        out = kernel.apply_weights(layer, torch.randn(M, 272, device="cuda").to(HALF))
+        assert out.isnan().all(0).nonzero().flatten().tolist() == [11]
+        assert out.isnan().sum() == M
+
+
 def test_nan() -> None:
     """A NaN among weights makes its column NaN, for any number of rows, and no other."""
     from qcore.kernels import process_weights
@@ -176,8 +242,9 @@ def test_nan() -> None:
         assert out.isnan().sum() == M
 
 
-def test_opcheck_and_graph() -> None:
-    w = random_float_weight(256, 128, 8, -1, HALF)
+@pytest.mark.parametrize(("bits", "group_size"), [(8, -1), (4, 16)])
+def test_opcheck_and_graph(bits: int, group_size: int) -> None:
+    w = random_float_weight(256, 128, bits, group_size, HALF)
     before, behind = operands(w)
     op = torch.ops.qcore_cuda.small_float_linear
     for M in (4, 100):
@@ -203,8 +270,15 @@ def test_refusals() -> None:
         linear(x, w, 4)
     before, behind = operands(w)
     op = torch.ops.qcore_cuda.small_float_linear
-    with pytest.raises(RuntimeError, match="groups; they are for one"):
+    with pytest.raises(RuntimeError, match="beside e2m1 they are for one group"):
         op(x.cuda(), *before[:2], torch.ones(128).cuda(), None, *behind, 256, 128)
+    (words, scales, column), sizes = operands(random_float_weight(256, 128, 4, 16, BFLOAT))
+    with pytest.raises(RuntimeError, match="no column_scales; groups of 16 need them"):
+        op(x.cuda(), words, scales, None, None, *sizes, 256, 128)
+    with pytest.raises(RuntimeError, match="and scales 3"):
+        op(x.cuda(), words, scales[..., 0], column, None, *sizes, 256, 128)
+    with pytest.raises(RuntimeError, match="scales"):
+        op(x.cuda(), words, scales.bfloat16(), column, None, *sizes, 256, 128)
     with pytest.raises(RuntimeError, match="scales have 8 rows"):
         op(x.cuda(), *before, None, 4, 64, 256, 128)
     with pytest.raises(RuntimeError, match="bits is 3"):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_float_oracle import float_values, random_float_weight
-from w4_emulated import COMPILER, converted, emulated
+from small_float_oracle import float_values, random_float_weight, scale_byte
+from w4_emulated import COMPILER, converted, emulated, nvfp4_converted
 from w4_oracle import activations, assert_product
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++ for the emulation of kernels")
@@ -57,6 +57,23 @@ def test_every_e2m1(dtype: torch.dtype) -> None:
                 assert torch.equal(floats.double(), wanted)
 
 
+@pytest.mark.parametrize("dtype", [HALF, BFLOAT])
+def test_every_nvfp4(dtype: torch.dtype) -> None:
+    """Every code times every scale, at each place of a word: exactly, but for 2^8."""
+    of_e4m3 = {float(v) for v in float_values(8)[1:127]}
+    assert of_e4m3 <= {scale_byte(byte) for byte in range(152)}
+    values = float_values(4)
+    for byte in range(152):
+        for first in range(16):
+            nibbles = [(first + 3 * i) % 16 for i in range(8)]
+            word = sum(nibble << 4 * i for i, nibble in enumerate(nibbles))
+            pairs, at_run_time, scale = nvfp4_converted(word, byte, dtype)
+            assert scale == scale_byte(byte)
+            wanted = values[torch.tensor(nibbles)] * scale * 2.0**-8
+            assert torch.equal(pairs.t().reshape(-1).double(), wanted), (byte, nibbles)
+            assert torch.equal(at_run_time, pairs)
+
+
 def rounds_weights(M: int, group_size: int) -> bool:
     """Powers of two and ones round nothing."""
     return M > 16 and group_size == 128
@@ -73,13 +90,33 @@ def test_rows_and_groups(bits: int, group_size: int, M: int) -> None:
         assert_product(emulated(x, w), x, w.exact, rounds_weights(M, group_size), dtype)
 
 
+@pytest.mark.parametrize("M", [1, 16, 17, 33, 65])
+@pytest.mark.parametrize("K", [32, 64, 96, 416])
+def test_nvfp4(K: int, M: int) -> None:
+    """Groups of 16: no weight is rounded."""
+    for dtype in (HALF, BFLOAT):
+        w = random_float_weight(K, 96, 4, 16, dtype)
+        x = activations(M, K, dtype)
+        assert_product(emulated(x, w), x, w.exact, False, dtype)
+        out = emulated(x, w, column_warps=3, split=2, out_float=True, seed=3)
+        assert_product(out, x, w.exact, False, (dtype, "parts"))
+
+
+@pytest.mark.parametrize("M", [5, 40])
+def test_scales_of_groups_and_columns(M: int) -> None:
+    for dtype in (HALF, BFLOAT):
+        w = random_float_weight(384, 96, 8, 128, dtype, both=True)
+        x = activations(M, 384, dtype)
+        assert_product(emulated(x, w), x, w.exact, rounds_weights(M, 128), dtype)
+
+
 @pytest.mark.parametrize("dtype", [HALF, BFLOAT])
 @pytest.mark.parametrize("M", [9, 33])
 def test_padding_bias_and_parts(M: int, dtype: torch.dtype) -> None:
     """Fewer inputs than codes, fewer columns, parts of K; scales meet sums before the bias."""
     K, N, n_out, k_in = 416, 96, 77, 403
-    for bits in (4, 8):
-        w = random_float_weight(K, N, bits, -1, dtype)
+    for bits, group_size in ((4, -1), (8, -1), (4, 16)):
+        w = random_float_weight(K, N, bits, group_size, dtype)
         x = activations(M, k_in, dtype)
         bias = torch.randn(n_out)
         with_one = torch.cat([x, torch.ones(M, 1, dtype=dtype)], 1)
@@ -90,4 +127,4 @@ def test_padding_bias_and_parts(M: int, dtype: torch.dtype) -> None:
                     x, w, bias=bias, n_out=n_out, out_float=out_float,
                     column_warps=division[0], split=division[1],
                 )  # fmt: skip
-                assert_product(out, with_one, exact, False, (bits, division, out_float))
+                assert_product(out, with_one, exact, False, (bits, group_size, division, out_float))

@@ -29,9 +29,11 @@ void run(const mid_m::Problem& p, const CUtensorMap& x, const CUtensorMap& w, in
 
 template <typename T, class KIND>
 void with_tiles(const mid_m::Problem& p, const CUtensorMap& x, const CUtensorMap& w, int seed) {
+  if constexpr (!KIND::kScaled) {
+    if (p.plan.row_tiles == 1) return run<T, KIND, 1>(p, x, w, seed);
+    if (p.plan.row_tiles == 2) return run<T, KIND, 2>(p, x, w, seed);
+  }
   switch (p.plan.row_tiles) {
-    case 1: return run<T, KIND, 1>(p, x, w, seed);
-    case 2: return run<T, KIND, 2>(p, x, w, seed);
     case 4: return run<T, KIND, 4>(p, x, w, seed);
     default: return run<T, KIND, 8>(p, x, w, seed);
   }
@@ -41,7 +43,7 @@ extern "C" void multiply(const Arguments* a) {
   const auto* const zeros = static_cast<const uint32_t*>(a->zeros);
   mid_m::Problem p = mid_m::problem_of(a->m, a->k, a->n, a->n_out, a->bits, a->group_size, a->groups,
                                        {zeros, zeros ? a->n * a->bits / 32 : 0, a->zero, a->add},
-                                       {a->row_tiles, a->column_warps, 0, a->split}, 132);
+                                       {a->row_tiles, a->column_warps, 0, a->split}, 132, a->floats == 2);
   p.scales = a->scales;
   p.column_scales = static_cast<const float*>(a->column_scales);
   p.bias = a->bias;
@@ -55,7 +57,8 @@ extern "C" void multiply(const Arguments* a) {
     using Kind = decltype(kind);
     a->bfloat ? with_tiles<__nv_bfloat16, Kind>(p, x, w, a->seed) : with_tiles<__half, Kind>(p, x, w, a->seed);
   };
-  if (a->floats) a->bits == 4 ? run(E2M1{}) : run(E4M3{});
+  if (a->floats == 2) run(NvFp4{});
+  else if (a->floats) a->bits == 4 ? run(E2M1{}) : run(E4M3{});
   else a->bits == 4 ? run(Integer<4>{}) : run(Integer<8>{});
 }
 
@@ -78,6 +81,23 @@ void pairs_of(uint32_t word, uint32_t* pairs, float* floats) {
 extern "C" void small_floats(int bits, int bfloat, uint32_t word, uint32_t* pairs, float* floats) {
   if (bits == 4) (bfloat ? pairs_of<E2M1, __nv_bfloat16> : pairs_of<E2M1, __half>)(word, pairs, floats);
   else (bfloat ? pairs_of<E4M3, __nv_bfloat16> : pairs_of<E4M3, __half>)(word, pairs, floats);
+}
+
+// A word's pairs times a scale's byte, then the same by `pair_at`; and the scale.
+template <typename T>
+float scaled_pairs(uint32_t word, uint32_t byte, uint32_t* pairs) {
+  using C = Codes<NvFp4, T>;
+  const auto z = C::zero_of(byte << 16 | 0x5a000033u, 2);
+  pairs[0] = C::template pair<0>(word, z);
+  pairs[1] = C::template pair<1>(word, z);
+  pairs[2] = C::template pair<2>(word, z);
+  pairs[3] = C::template pair<3>(word, z);
+  for (int q = 0; q < 4; ++q) pairs[4 + q] = pair_at<NvFp4, T>(word, q, z);
+  return nvfp4_scale(byte);
+}
+
+extern "C" float nvfp4(int bfloat, uint32_t word, uint32_t byte, uint32_t* pairs) {
+  return (bfloat ? scaled_pairs<__nv_bfloat16> : scaled_pairs<__half>)(word, byte, pairs);
 }
 
 extern "C" void plan(int m, int n, int k, int bits, int whole, int sm_count, int* out) {

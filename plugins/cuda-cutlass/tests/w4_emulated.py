@@ -14,7 +14,7 @@ from qcore_cuda.kernels.gptq_packing import pack_along_k
 from small_float_oracle import FloatWeight
 from w4_oracle import Weight
 
-__all__ = ["COMPILER", "WAYS", "converted", "emulated", "planned", "way"]
+__all__ = ["COMPILER", "WAYS", "converted", "emulated", "nvfp4_converted", "planned", "way"]
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++")
@@ -95,8 +95,12 @@ def emulated(
     codes = torch.from_numpy(w.codes).to(torch.uint8)
     rows = torch.full((x.shape[0], -(-x.shape[1] // 8) * 8 + 8), 77.0).to(x.dtype)
     rows[:, : x.shape[1]] = x
-    given = [aligned(t) for t in (rows, pack_along_k(codes, w.bits), w.scales)]
-    floats = isinstance(w, FloatWeight)
+    floats = int(isinstance(w, FloatWeight))
+    scales = w.scales
+    if isinstance(w, FloatWeight) and w.size == 16:
+        floats, scales = 2, w.scale_bytes
+        groups = scales.shape[0]
+    given = [aligned(t) for t in (rows, pack_along_k(codes, w.bits), scales)]
     column = w.column if isinstance(w, FloatWeight) else None
     zeros = aligned(w.qzeros(v2)) if isinstance(w, Weight) and constant is None else None
     bias = None if bias is None else bias.contiguous()
@@ -107,7 +111,7 @@ def emulated(
         *(None if t is None else t.data_ptr() for t in (zeros, column, bias)),
         out.data_ptr(), rows.stride(0),
         x.shape[0], x.shape[1], K, N, n_out, groups, -(-K // groups // 32) * 32,
-        w.bits, int(floats), constant or 0, int(not v2), int(x.dtype == torch.bfloat16),
+        w.bits, floats, constant or 0, int(not v2), int(x.dtype == torch.bfloat16),
         int(bias is not None and bias.dtype == torch.float32), int(out_float),
         row_tiles, column_warps, split, seed,
     )  # fmt: skip
@@ -149,3 +153,14 @@ def converted(word: int, bits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor,
     )
     made = torch.frombuffer(bytearray(pairs), dtype=dtype).reshape(2, count, 2)
     return made[0], made[1], torch.tensor(list(floats))
+
+
+def nvfp4_converted(word: int, byte: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, float]:
+    """Eight weights of NVFP4 as `converted` has floats; and the scale whose byte it is."""
+    pairs = (ctypes.c_uint32 * 8)()
+    _library().nvfp4.restype = ctypes.c_float
+    scale = _library().nvfp4(
+        int(dtype == torch.bfloat16), ctypes.c_uint32(word), ctypes.c_uint32(byte), pairs
+    )
+    made = torch.frombuffer(bytearray(pairs), dtype=dtype).reshape(2, 4, 2)
+    return made[0], made[1], scale

@@ -172,11 +172,22 @@ def _marlin() -> list[KernelSpec]:
 
 
 def _small_floats() -> list[KernelSpec]:
-    """Weight-only layers of FP8, MXFP4 and MXFP8 by the kernels of packed integers."""
+    """Weight-only layers of small floats by the kernels of packed integers."""
+    vendor, ran = Priority.VENDOR, Evidence.EXECUTED
+    # What no GPU has run yet is behind Marlin's, and behind products of quantized activations.
+    behind, built = Priority.VENDOR - 15, Evidence.COMPILED
     described = [
-        ("HopperFP8ScaledMMLinearKernel", "fp8", "e4m3 weights, tensor and channel scales"),
-        ("HopperMxFp4LinearKernel", "mxfp4", "weight-only, bfloat16"),
-        ("HopperMxfp8LinearKernel", "mxfp8", "weight-only, bfloat16"),
+        (
+            "HopperFP8ScaledMMLinearKernel",
+            "fp8",
+            "e4m3 weights, tensor and channel scales",
+            vendor,
+            ran,
+        ),
+        ("HopperFp8BlockScaledMMKernel", "fp8_block", "weight-only, any blocks", behind, built),
+        ("HopperNvFp4LinearKernel", "nvfp4", "weight-only", behind, built),
+        ("HopperMxFp4LinearKernel", "mxfp4", "weight-only, bfloat16", vendor, ran),
+        ("HopperMxfp8LinearKernel", "mxfp8", "weight-only, bfloat16", vendor, ran),
     ]
     return [
         _spec(
@@ -184,9 +195,11 @@ def _small_floats() -> list[KernelSpec]:
             kernel_type,
             "small_floats",
             f"{description}; many rows on sm_90, few on all",
+            priority=priority,
             backend="exllama",
+            evidence=evidence,
         )
-        for name, kernel_type, description in described
+        for name, kernel_type, description, priority, evidence in described
     ]
 
 
