@@ -1,6 +1,7 @@
 """Kernels that are wrong in one way each, and the check that must find it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,13 @@ from qcore.layers import Int8ScaledMMLinearLayerConfig, MPLinearLayerConfig
 from qcore.numerics.activation_quant import dynamic_int8_quant
 from qcore.numerics.dequantize import dequantize_weight
 from qcore.plugin import KernelSpec, Numerics, Platform
-from qcore.testing import ConformanceError, Subject, check_kernel, check_opcheck
+from qcore.testing import (
+    ConformanceError,
+    Subject,
+    check_claimed,
+    check_kernel,
+    check_opcheck,
+)
 
 
 def mp(kind=scalar_types.uint4b8, act=torch.float32, K=128, N=64, group=32, zero_points=False):
@@ -457,3 +464,23 @@ def test_a_weight_only_kernel_is_measured_against_unrounded_activations():
     assert check_kernel(WeightOnlyNvFp4, spec=spec, checks=checks).ok
     exact = check_kernel(WeightOnlyNvFp4, checks=checks, raise_on_failure=False)
     assert {f.check for f in exact.failures} == {"check_numerics", "check_nan_propagation"}
+
+
+FOUND_BY_CLAIMED = [c for c, check in BROKEN if check != "check_answers"]
+
+
+@pytest.mark.parametrize("kernel_class", FOUND_BY_CLAIMED, ids=lambda c: c.__name__)
+def test_check_claimed_finds_them_too(kernel_class):
+    configs = (*CONFIGS, replace(CONFIGS[0], has_g_idx=True))
+    with pytest.raises(ConformanceError, match=kernel_class.__name__):
+        check_claimed(Subject(kernel_class), configs, "contract", "a test's kernel")
+
+
+def test_check_claimed_says_which_layers():
+    refused = replace(CONFIGS[0], has_g_idx=True)
+    who = Subject(Good)
+    assert check_claimed(who, (refused, *CONFIGS), "contract", "a test's kernel") == [*CONFIGS]
+    with pytest.raises(ConfigError, match="none of the 1 layers"):
+        check_claimed(who, [refused], "contract", "a test's kernel")
+    with pytest.raises(ConfigError, match="how is 'seen'"):
+        check_claimed(who, CONFIGS, "seen", "a test's kernel")

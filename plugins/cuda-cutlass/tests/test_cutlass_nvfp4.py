@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from claimed_layers import check_claimed
 from nvfp4_operands import nvfp4_product, nvfp4_values
 from qcore.facts.current_platform import weighing
 from qcore.facts.target import Target
@@ -23,6 +22,7 @@ from qcore.selection import select
 from qcore.testing import (
     Arithmetic,
     Subject,
+    check_claimed,
     check_kernel,
     check_numerics,
     conformance_configs,
@@ -93,9 +93,8 @@ def what_this_shows() -> tuple[str, str]:
 
 def test_conforms(stand_in: None) -> None:
     who = subject()
-    claimed = [c for c in CONFIGS if CutlassNvFp4LinearKernel.can_implement(c)[0]]
+    claimed = check_claimed(who, CONFIGS, *what_this_shows())
     assert {c.out_dtype or c.input_dtype for c in claimed} == {torch.bfloat16, torch.float16}
-    check_claimed(who, CONFIGS, claimed, what_this_shows())
     with weighing(Target.parse("cuda:sm_100")):
         check_answers(who, CONFIGS)
 

@@ -14,16 +14,10 @@ from qcore.plugin import KernelSpec
 from qcore.testing import (
     Arithmetic,
     Subject,
-    check_compile,
-    check_contract,
-    check_nan_propagation,
-    check_numerics,
-    check_opcheck,
-    check_packing,
+    check_answers,
+    check_claimed,
     conformance_configs,
-    evidence,
 )
-from qcore.testing.answers import check_answers, check_refusals
 from qcore_flashinfer import plugin
 from stand_in import KNOWN
 
@@ -51,21 +45,8 @@ def test_conforms(
     spec: KernelSpec, release: str, flashinfer: Put, deep_gemm: Any, monkeypatch: Any
 ) -> None:
     flashinfer(release)
-    who = subject(spec)
-    configs = conformance_configs(spec.kernel_type)
-    claimed = [c for c in configs if who.kernel_class.can_implement(c)[0]]
-    assert claimed
     what = f"a stand-in with the signatures of flashinfer-python {KNOWN[release]['version']}"
-    with evidence("contract", what):
-        for config in claimed:
-            check_contract(who, config)
-            check_numerics(who, config)
-            check_packing(who, config)
-            check_nan_propagation(who, config)
-        check_opcheck(who, claimed[0])
-        check_compile(who, claimed[0], backend="aot_eager")
-    for config in set(configs) - set(claimed):
-        check_refusals(who, config)
+    check_claimed(subject(spec), conformance_configs(spec.kernel_type), "contract", what)
 
 
 @each_release

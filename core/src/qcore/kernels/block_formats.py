@@ -38,6 +38,3 @@ class Mxfp8LinearKernel(LinearKernel[Mxfp8LinearLayerConfig]):
     """Base of the "mxfp8" kernels."""
 
     kernel_type: ClassVar[str] = "mxfp8"
-
-    supports_pre_processed_weights: bool = False
-    """Whether the checkpoint may hold the kernel's own layout."""

@@ -157,7 +157,11 @@ class FP8ScaledMMLinearKernel(ScaledMMLinearKernel[FP8ScaledMMLinearLayerConfig]
         self.fp8_dtype = c.weight_quant_key.dtype
 
     def get_output_padding(self) -> int | None:
-        """Rows to which an implementation wants M padded; None for no padding."""
+        """The fewest rows that `apply_scaled_mm` wants to be given; None for as many as there are.
+
+        `apply_weights` asks: it appends rows of zeros to inputs that it quantized. The child cuts
+        their results off, as vLLM's kernels do: ``output_shape`` counts only the rows given.
+        """
         return None
 
     def apply_weights(
@@ -169,7 +173,7 @@ class FP8ScaledMMLinearKernel(ScaledMMLinearKernel[FP8ScaledMMLinearLayerConfig]
         if self.quant_fp8 is None or x.dtype == self.fp8_dtype:
             codes, scale = rows, input_scale
         else:
-            codes, scale = self.quantize_input(rows, input_scale, upper_bound)
+            codes, scale = self._pad_rows(*self.quantize_input(rows, input_scale, upper_bound))
         return self.apply_scaled_mm(
             A=codes,
             B=weight,
@@ -179,6 +183,20 @@ class FP8ScaledMMLinearKernel(ScaledMMLinearKernel[FP8ScaledMMLinearLayerConfig]
             bias=bias,
             output_shape=[*x.shape[:-1], self.config.weight_shape[0]],
         )
+
+    def _pad_rows(
+        self, codes: torch.Tensor, scale: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both with as many rows as `get_output_padding` wants."""
+        M, least = codes.shape[0], self.get_output_padding()
+        if least is None or least <= M:
+            return codes, scale
+        assert self.quant_fp8 is not None
+        by_row = self.quant_fp8.group_shape.is_per_token() and not self.quant_fp8.static
+        missing = (0, 0, 0, least - M)
+        # As bytes: torch pads those on every device. The codes of FP8 for 0.0 are zeros.
+        padded = torch.nn.functional.pad(codes.view(torch.uint8), missing).view(codes.dtype)
+        return padded, torch.nn.functional.pad(scale, missing, value=1.0) if by_row else scale
 
     def quantize_input(
         self,
@@ -206,7 +224,7 @@ class FP8ScaledMMLinearKernel(ScaledMMLinearKernel[FP8ScaledMMLinearLayerConfig]
         A: torch.Tensor,
         B: torch.Tensor,
         out_dtype: torch.dtype,
-        As: torch.Tensor,
+        As: torch.Tensor | None,
         Bs: torch.Tensor,
         bias: torch.Tensor | None,
         output_shape: list[int],
@@ -214,10 +232,11 @@ class FP8ScaledMMLinearKernel(ScaledMMLinearKernel[FP8ScaledMMLinearLayerConfig]
         """``(A * As) @ (B * Bs) + bias``.
 
         Args:
-            A: FP8 [M, K] (the float input, for weight-only layers).
+            A: FP8 [M, K], padded as `get_output_padding` says (the float input, for weight-only
+                layers).
             B: FP8 [K, N], column-major.
             out_dtype: of the result.
-            As: float32 [1] or [M, 1].
+            As: float32 [1] or [M, 1]; None where the input is not quantized.
             Bs: float32 [1] or [N, 1].
             bias: [N].
             output_shape: of the result.

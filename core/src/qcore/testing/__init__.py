@@ -24,7 +24,7 @@ from qcore.testing.results import (
     check_numerics,
 )
 from qcore.testing.subject import ConformanceError, Subject
-from qcore.testing.suite import CHECKS, check_kernel
+from qcore.testing.suite import CHECKS, check_claimed, check_kernel
 from qcore.testing.tensors import make_layer, random_bias, random_input, random_tensors
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Worst",
     "check_answers",
     "check_batch_invariance",
+    "check_claimed",
     "check_compile",
     "check_contract",
     "check_experts",

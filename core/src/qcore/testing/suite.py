@@ -10,7 +10,7 @@ from qcore.errors import ConfigError
 from qcore.kernels.base import LinearKernel
 from qcore.kernels.types import KERNEL_TYPES
 from qcore.layers.base import MMLinearLayerConfig
-from qcore.registry.spec import KernelSpec
+from qcore.registry.spec import Evidence, KernelSpec
 from qcore.testing.answers import check_answers, check_refusals
 from qcore.testing.configs import conformance_configs, spread
 from qcore.testing.experts import check_experts
@@ -18,6 +18,7 @@ from qcore.testing.graphs import check_compile, check_opcheck
 from qcore.testing.oracle import Arithmetic
 from qcore.testing.outcome import Outcome
 from qcore.testing.packing import check_packing
+from qcore.testing.record import evidence
 from qcore.testing.report import ConformanceReport
 from qcore.testing.results import (
     check_batch_invariance,
@@ -27,7 +28,7 @@ from qcore.testing.results import (
 )
 from qcore.testing.subject import ConformanceError, Kernel, Subject
 
-__all__ = ["CHECKS", "check_kernel"]
+__all__ = ["CHECKS", "check_claimed", "check_kernel"]
 
 Check = Callable[[Kernel, MMLinearLayerConfig], Outcome]
 
@@ -130,3 +131,45 @@ def check_kernel(
     if raise_on_failure:
         report.raise_if_failed()
     return report
+
+
+def check_claimed(
+    subject: Subject,
+    configs: Sequence[MMLinearLayerConfig],
+    how: Evidence | str,
+    what: str,
+) -> list[MMLinearLayerConfig]:
+    """Check a kernel away from its hardware, with a stand-in for its package, say.
+
+    Every layer that it implements is checked; the others must be refused in words and cannot be
+    built. Unlike `check_kernel` it stops at the first failure, asks the class as it is set up now
+    (a test's stand-in and `weighing` hold) and compiles with ``aot_eager``, without a compiler.
+
+    Args:
+        subject: the kernel, with a declaration by which it runs on ``subject.device``.
+        configs: the layers to ask it about.
+        how: an `Evidence`: ``contract``, ``stand-in``, ``compiled``.
+        what: by what, in a few words (see `evidence`).
+
+    Returns:
+        The layers that it implements.
+
+    Raises:
+        ConformanceError: a check failed.
+        ConfigError: the kernel implements none of ``configs``, or ``how`` is no evidence.
+    """
+    claimed = [c for c in configs if subject.kernel_class.can_implement(c)[0]]
+    if not claimed:
+        raise ConfigError(f"{subject.name} implements none of the {len(configs)} layers")
+    with evidence(how, what):
+        for config in claimed:
+            check_contract(subject, config)
+            check_numerics(subject, config)
+            check_packing(subject, config)
+            check_nan_propagation(subject, config)
+        check_opcheck(subject, claimed[0])
+        check_compile(subject, claimed[0], backend="aot_eager")
+    for config in configs:
+        if config not in claimed:
+            check_refusals(subject, config)
+    return claimed

@@ -109,12 +109,13 @@ class CutlassFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
         A: torch.Tensor,
         B: torch.Tensor,
         out_dtype: torch.dtype,
-        As: torch.Tensor,
+        As: torch.Tensor | None,
         Bs: torch.Tensor,
         bias: torch.Tensor | None,
         output_shape: list[int],
     ) -> torch.Tensor:
         """See the base class; the columns that pad B are cut off again."""
+        assert As is not None  # `can_implement` refuses weight-only layers
         if bias is not None:
             bias = pad_to(bias.to(out_dtype), 0, 8)
         if A.shape[1] != B.shape[0]:

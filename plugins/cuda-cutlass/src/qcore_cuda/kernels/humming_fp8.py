@@ -85,7 +85,7 @@ class HummingFP8ScaledMMLinearKernel(HummingSupport, FP8ScaledMMLinearKernel):
         A: torch.Tensor,
         B: torch.Tensor,
         out_dtype: torch.dtype,
-        As: torch.Tensor,
+        As: torch.Tensor | None,
         Bs: torch.Tensor,
         bias: torch.Tensor | None,
         output_shape: list[int],

@@ -117,12 +117,13 @@ class _TorchFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
         A: torch.Tensor,
         B: torch.Tensor,
         out_dtype: torch.dtype,
-        As: torch.Tensor,
+        As: torch.Tensor | None,
         Bs: torch.Tensor,
         bias: torch.Tensor | None,
         output_shape: list[int],
     ) -> torch.Tensor:
         """See the base class; the columns that pad B are cut off again."""
+        assert As is not None  # `can_implement` refuses weight-only layers
         M, N = A.shape[0], output_shape[-1]
         if M == 0:
             return A.new_empty(output_shape, dtype=out_dtype)

@@ -69,12 +69,13 @@ class FlashInferFP8ScaledMMLinearKernel(FlashInferSupport, FP8ScaledMMLinearKern
         A: torch.Tensor,
         B: torch.Tensor,
         out_dtype: torch.dtype,
-        As: torch.Tensor,
+        As: torch.Tensor | None,
         Bs: torch.Tensor,
         bias: torch.Tensor | None,
         output_shape: list[int],
     ) -> torch.Tensor:
         """See the base class; ``B`` is as packed, its padding is cut off the result."""
+        assert As is not None  # `can_implement` refuses weight-only layers
         codes = A.view(torch.uint8)
         missing = B.shape[1] - codes.shape[1]
         if missing:

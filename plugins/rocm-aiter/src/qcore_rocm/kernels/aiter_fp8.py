@@ -71,12 +71,13 @@ class _AiterFp8(AiterFp8ScaledMM):
         A: torch.Tensor,
         B: torch.Tensor,
         out_dtype: torch.dtype,
-        As: torch.Tensor,
+        As: torch.Tensor | None,
         Bs: torch.Tensor,
         bias: torch.Tensor | None,
         output_shape: list[int],
     ) -> torch.Tensor:
         """See the base class; ``B`` is what `pack_weights` made."""
+        assert As is not None  # `can_implement` refuses weight-only layers
         codes, weight = A.contiguous().view(torch.uint8), B.t().view(torch.uint8)
         bias = None if bias is None else bias.to(out_dtype)
         out = self._multiply(codes, weight, As.contiguous(), Bs, bias, out_dtype)

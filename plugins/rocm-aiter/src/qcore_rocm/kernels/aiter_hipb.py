@@ -87,12 +87,13 @@ class _HipbMM(AiterFp8ScaledMM):
         A: torch.Tensor,
         B: torch.Tensor,
         out_dtype: torch.dtype,
-        As: torch.Tensor,
+        As: torch.Tensor | None,
         Bs: torch.Tensor,
         bias: torch.Tensor | None,
         output_shape: list[int],
     ) -> torch.Tensor:
         """See the base class; ``B`` and ``Bs`` are what `pack_weights` made."""
+        assert As is not None  # `can_implement` refuses weight-only layers
         out: torch.Tensor = aiter_ops.hipb_mm(
             A.contiguous().view(torch.uint8),
             B.t().view(torch.uint8),

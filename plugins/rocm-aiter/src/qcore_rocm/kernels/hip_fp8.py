@@ -82,12 +82,13 @@ class HipFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
         A: torch.Tensor,
         B: torch.Tensor,
         out_dtype: torch.dtype,
-        As: torch.Tensor,
+        As: torch.Tensor | None,
         Bs: torch.Tensor,
         bias: torch.Tensor | None,
         output_shape: list[int],
     ) -> torch.Tensor:
         """See the base class; both sides in the device's e4m3."""
+        assert As is not None  # `can_implement` refuses weight-only layers
         left = pad_inputs(A.view(torch.uint8), 16)
         right = pad_inputs(B.t().contiguous().view(torch.uint8), 16)
         out = ops.fp8_mm(left, right, As.reshape(-1), Bs.reshape(-1), bias, out_dtype)

@@ -54,12 +54,13 @@ class XPUW8A8FP8LinearKernel(_Fp8):
         A: torch.Tensor,
         B: torch.Tensor,
         out_dtype: torch.dtype,
-        As: torch.Tensor,
+        As: torch.Tensor | None,
         Bs: torch.Tensor,
         bias: torch.Tensor | None,
         output_shape: list[int],
     ) -> torch.Tensor:
         """``(A * As) @ (B * Bs) + bias``."""
+        assert As is not None  # `can_implement` refuses weight-only layers
         out = torch.ops.qcore_xpu.fp8_gemm.default(A.view(torch.uint8), B, out_dtype, As, Bs, bias)
         return out.reshape(output_shape)  # type: ignore[no-any-return]
 
@@ -93,7 +94,7 @@ class XPUW8A16FP8LinearKernel(_Fp8):
         A: torch.Tensor,
         B: torch.Tensor,
         out_dtype: torch.dtype,
-        As: torch.Tensor,
+        As: torch.Tensor | None,
         Bs: torch.Tensor,
         bias: torch.Tensor | None,
         output_shape: list[int],
