@@ -14,6 +14,7 @@
 // and add up through shared memory, in the same order always.
 #pragma once
 
+#include "early_launch.cuh"
 #include "gptq.cuh"
 #include "sm90_ptx.cuh"
 
