@@ -173,21 +173,21 @@ def _marlin() -> list[KernelSpec]:
 
 def _small_floats() -> list[KernelSpec]:
     """Weight-only layers of small floats by the kernels of packed integers."""
-    vendor, ran = Priority.VENDOR, Evidence.EXECUTED
-    # What no GPU has run yet is behind Marlin's, and behind products of quantized activations.
-    behind, built = Priority.VENDOR - 15, Evidence.COMPILED
+    first, ran, built = Priority.VENDOR, Evidence.EXECUTED, Evidence.COMPILED
     described = [
         (
             "HopperFP8ScaledMMLinearKernel",
             "fp8",
             "e4m3 weights, tensor and channel scales",
-            vendor,
+            first,
             ran,
         ),
-        ("HopperFp8BlockScaledMMKernel", "fp8_block", "weight-only, any blocks", behind, built),
-        ("HopperNvFp4LinearKernel", "nvfp4", "weight-only", behind, built),
-        ("HopperMxFp4LinearKernel", "mxfp4", "weight-only, bfloat16", vendor, ran),
-        ("HopperMxfp8LinearKernel", "mxfp8", "weight-only, bfloat16", vendor, ran),
+        # Behind what multiplies quantized activations, which it does not take.
+        ("HopperFp8BlockScaledMMKernel", "fp8_block", "weight-only, blocks", first - 5, built),
+        # Behind Marlin's until a GPU has run it.
+        ("HopperNvFp4LinearKernel", "nvfp4", "weight-only", first - 15, built),
+        ("HopperMxFp4LinearKernel", "mxfp4", "weight-only, bfloat16", first, ran),
+        ("HopperMxfp8LinearKernel", "mxfp8", "weight-only, bfloat16", first, ran),
     ]
     return [
         _spec(
