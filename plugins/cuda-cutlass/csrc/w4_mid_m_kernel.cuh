@@ -268,6 +268,22 @@ __device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const u
   }
 }
 
+// The sums of pieces of one group, times its scale.
+template <int PIECES, int ROW_TILES, class SIDE>
+__device__ __forceinline__ void add_scaled(float (&sums)[ROW_TILES][2][4], const float (&of_piece)[PIECES][ROW_TILES][2][4],
+                                           const SIDE& side) {
+#pragma unroll
+  for (int r = 0; r < ROW_TILES; ++r) {
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+      float sum = of_piece[0][r][c / 4][c % 4];
+#pragma unroll
+      for (int i = 1; i < PIECES; ++i) sum += of_piece[i][r][c / 4][c % 4];
+      sums[r][c / 4][c % 4] += sum * side.scale[c / 2];
+    }
+  }
+}
+
 __device__ __forceinline__ float as_float(__half v) { return __half2float(v); }
 __device__ __forceinline__ float as_float(__nv_bfloat16 v) { return __bfloat162float(v); }
 
@@ -374,29 +390,35 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
   uint32_t round = 0;
   for (int at = first; at < last; ++at) {
     barrier_wait(&full[stage], round);
-    float of_group[S::kAfter ? ROW_TILES : 1][2][4] = {};
+    const auto load_side = [&](int i) {
+      const uint8_t* const its_slot = slots + offset + i * S::kSides * p.layout.slot_bytes;
+      side.load(p.zeros, its_slot + scale_at, its_slot + zero_at, zero_bit);
+    };
+    const auto multiply_piece = [&](float (&to)[ROW_TILES][2][4], int i) {
+      multiply<T, KIND, ROW_TILES>(to, words + offset + i * S::kWordBytes, x + offset + i * S::kXBytes, places, side);
+    };
+    load_side(0);
+    if constexpr (S::kAfter) {
+      // The pieces of a stage apart, so that none waits for another's sums.
+      float of_piece[S::kPieces][ROW_TILES][2][4] = {};
+      if (!ends) {
 #pragma unroll
-    for (int i = 0; i < S::kPieces; ++i) {
-      const uint8_t* const its_words = words + offset + i * S::kWordBytes;
-      const uint8_t* const its_x = x + offset + i * S::kXBytes;
-      if (i == 0 || ends) {
-        const uint8_t* const its_slot = slots + offset + i * S::kSides * p.layout.slot_bytes;
-        side.load(p.zeros, its_slot + scale_at, its_slot + zero_at, zero_bit);
-      }
-      if constexpr (S::kAfter) {
-        multiply<T, KIND, ROW_TILES>(of_group, its_words, its_x, places, side);
-        if (i == S::kPieces - 1 || ends) {
-#pragma unroll
-          for (int r = 0; r < ROW_TILES; ++r) {
-#pragma unroll
-            for (int c = 0; c < 8; ++c) {
-              sums[r][c / 4][c % 4] += of_group[r][c / 4][c % 4] * side.scale[c / 2];
-              of_group[r][c / 4][c % 4] = 0.0f;
-            }
-          }
-        }
+        for (int i = 0; i < S::kPieces; ++i) multiply_piece(of_piece[i], i);
+        add_scaled(sums, of_piece, side);
       } else {
-        multiply<T, KIND, ROW_TILES>(sums, its_words, its_x, places, side);
+#pragma unroll
+        for (int i = 0; i < S::kPieces; ++i) {
+          if (i > 0) load_side(i);
+          multiply_piece(of_piece[i], i);
+          float(&one)[1][ROW_TILES][2][4] = reinterpret_cast<float(&)[1][ROW_TILES][2][4]>(of_piece[i]);
+          add_scaled(sums, one, side);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < S::kPieces; ++i) {
+        if (i > 0 && ends) load_side(i);
+        multiply_piece(sums, i);
       }
     }
     __syncwarp();
