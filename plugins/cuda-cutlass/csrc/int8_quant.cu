@@ -9,12 +9,22 @@
 namespace qcore_cuda {
 namespace {
 
-// Of numbers whose quotient is at most 255 and a little: added to 1.5 * 2^23 it is rounded, ties to even, and stands
-// in the low bits.
+// 1.5 * 2^23: a number of up to 22 bits that is added to it is rounded, ties to even, and stands in the low bits.
+constexpr float kRounder = 12582912.0f;
+
+// Of numbers whose quotient is at most 127.
+__device__ __forceinline__ uint32_t round_to_int8x4(const float (&v)[4], const Divisor& divide) {
+  uint32_t code[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) code[i] = __float_as_uint(divide.fast(v[i]) + kRounder);
+  return __byte_perm(__byte_perm(code[0], code[1], 0x0040), __byte_perm(code[2], code[3], 0x0040), 0x5410);
+}
+
+// Of numbers whose quotient is at most 255 and a little; saturates.
 __device__ __forceinline__ uint32_t round_to_int8x4(const float (&v)[4], const Divisor& divide, int azp) {
   int code[4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) code[i] = __float_as_int(divide.fast(v[i]) + 12582912.0f) + (azp - 0x4b400000);
+  for (int i = 0; i < 4; ++i) code[i] = __float_as_int(divide.fast(v[i]) + kRounder) + (azp - 0x4b400000);
   return pack_int8x4(code);
 }
 
@@ -37,7 +47,7 @@ struct Symmetric {
   }
   static __device__ int8_t encode(float v, const Scale& c) { return to_int8(c.divide(v), 0, -127); }
   static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
-    if (c.divide.plain) return round_to_int8x4(v, c.divide, 0);
+    if (c.divide.plain) return round_to_int8x4(v, c.divide);
     const float q[4] = {v[0] / c.divide.s, v[1] / c.divide.s, v[2] / c.divide.s, v[3] / c.divide.s};
     return to_int8x4(q, 0, -127);
   }

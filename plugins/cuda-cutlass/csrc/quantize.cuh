@@ -46,10 +46,12 @@ struct MaxBits {
   static __device__ Value identity() { return 0; }
   static __device__ void add(Value& sum, float v) { sum = max(sum, magnitude_bits(v)); }
   template <typename Pair>
-  static __device__ void add_pairs(Value& sum, const Pair (&p)[4]) {
-    const Pair most = __hmax2_nan(__hmax2_nan(__habs2(p[0]), __habs2(p[1])), __hmax2_nan(__habs2(p[2]), __habs2(p[3])));
-    sum = max(sum, max(magnitude_bits(to_float(most.x)), magnitude_bits(to_float(most.y))));
-  }
+  struct Pairs {
+    Pair most;
+    __device__ explicit Pairs(const Pair& zero) : most(zero) {}
+    __device__ void add(const Pair& p) { most = __hmax2_nan(most, __habs2(p)); }
+    __device__ Value value() const { return max(magnitude_bits(to_float(most.x)), magnitude_bits(to_float(most.y))); }
+  };
   static __device__ Value warp(Value v) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
     return __reduce_max_sync(0xffffffffu, v);
@@ -70,12 +72,14 @@ struct Range {
   static __device__ Value identity() { return make_float2(0.0f, 0.0f); }
   static __device__ void add(Value& sum, float v) { sum = {min_nan(sum.x, v), max_nan(sum.y, v)}; }
   template <typename Pair>
-  static __device__ void add_pairs(Value& sum, const Pair (&p)[4]) {
-    const Pair least = __hmin2_nan(__hmin2_nan(p[0], p[1]), __hmin2_nan(p[2], p[3]));
-    const Pair most = __hmax2_nan(__hmax2_nan(p[0], p[1]), __hmax2_nan(p[2], p[3]));
-    sum = {min_nan(sum.x, min_nan(to_float(least.x), to_float(least.y))),
-           max_nan(sum.y, max_nan(to_float(most.x), to_float(most.y)))};
-  }
+  struct Pairs {
+    Pair least, most;
+    __device__ explicit Pairs(const Pair& zero) : least(zero), most(zero) {}
+    __device__ void add(const Pair& p) { least = __hmin2_nan(least, p), most = __hmax2_nan(most, p); }
+    __device__ Value value() const {
+      return {min_nan(to_float(least.x), to_float(least.y)), max_nan(to_float(most.x), to_float(most.y))};
+    }
+  };
   static __device__ Value join(Value a, Value b) { return {min_nan(a.x, b.x), max_nan(a.y, b.y)}; }
   // As integers in the order of floats, in which NaN is above all others: one in v.x is lost, but there is one in v.y.
   static __device__ Value warp(Value v) {
@@ -91,17 +95,33 @@ struct Range {
   static __device__ int in_order_bits(int bits) { return bits ^ (bits >> 31 & 0x7fffffff); }
 };
 
-// A whole vector at a time. Pairs of 16-bit numbers are compared as they are, which rounds nothing.
-template <typename Reduction, typename T, int VEC>
-__device__ __forceinline__ void add_vec(typename Reduction::Value& sum, const Vec<T, VEC>& v) {
+// Of vectors, of which `is_there(i)` says whether there is one. Pairs of 16-bit numbers are compared as they are, which
+// rounds nothing.
+template <typename Reduction, typename T, int VEC, int VECS, typename IsThere>
+__device__ __forceinline__ typename Reduction::Value reduce_vecs(const Vec<T, VEC> (&v)[VECS], const IsThere& is_there) {
   if constexpr (sizeof(T) == 2 && VEC == 8) {
     using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
+    const uint32_t zero = 0;
     Pair pairs[4];
-    __builtin_memcpy(pairs, &v, sizeof(pairs));
-    Reduction::add_pairs(sum, pairs);
-  } else {
+    __builtin_memcpy(pairs, &zero, sizeof(zero));
+    typename Reduction::template Pairs<Pair> all(pairs[0]);
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) Reduction::add(sum, to_float(v.at[j]));
+    for (int i = 0; i < VECS; ++i) {
+      __builtin_memcpy(pairs, &v[i], sizeof(pairs));
+      if (!is_there(i)) continue;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) all.add(pairs[j]);
+    }
+    return all.value();
+  } else {
+    auto sum = Reduction::identity();
+#pragma unroll
+    for (int i = 0; i < VECS; ++i) {
+      if (!is_there(i)) continue;
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) Reduction::add(sum, to_float(v[i].at[j]));
+    }
+    return sum;
   }
 }
 

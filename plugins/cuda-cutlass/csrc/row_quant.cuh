@@ -46,7 +46,6 @@ __global__ void __launch_bounds__(1024) row_quant_kernel(const T* __restrict__ x
   const int vecs = k / VEC;
   begin_turn();
 
-  auto reduced = Reduction::identity();
   if constexpr (VECS > 0) {
     Vec<T, VEC> held[VECS];
 #pragma unroll
@@ -54,11 +53,8 @@ __global__ void __launch_bounds__(1024) row_quant_kernel(const T* __restrict__ x
       const int at = threadIdx.x + i * blockDim.x;
       if (at < vecs) held[i] = source[at];
     }
-#pragma unroll
-    for (int i = 0; i < VECS; ++i) {
-      if (static_cast<int>(threadIdx.x + i * blockDim.x) < vecs) add_vec<Reduction>(reduced, held[i]);
-    }
-    reduced = block_reduce<Reduction>(reduced);
+    const auto is_there = [&](int i) { return static_cast<int>(threadIdx.x + i * blockDim.x) < vecs; };
+    const auto reduced = block_reduce<Reduction>(reduce_vecs<Reduction>(held, is_there));
     const auto scale = Codec::scale(params, reduced, row, threadIdx.x == 0);
     const auto encode = [&](const Vec<T, VEC>& v) {
       return encode_vec<typename Codec::Code>(
@@ -74,8 +70,10 @@ __global__ void __launch_bounds__(1024) row_quant_kernel(const T* __restrict__ x
     }
   } else {
     // Longer than the registers, or not in whole vectors: the row is read twice.
+    auto reduced = Reduction::identity();
     for (int at = threadIdx.x; at < vecs; at += blockDim.x) {
-      add_vec<Reduction>(reduced, source[at]);
+      const Vec<T, VEC> one[1] = {source[at]};
+      reduced = Reduction::join(reduced, reduce_vecs<Reduction>(one, [](int) { return true; }));
     }
     reduced = block_reduce<Reduction>(reduced);
     const auto scale = Codec::scale(params, reduced, row, threadIdx.x == 0);
@@ -111,8 +109,6 @@ void row_quant(const Where& at, const Rows& x, typename Codec::Code* codes, cons
   } else if (vecs <= 1024 && x.m <= 264) {
     // Too few rows to fill the device: the shortest way through one.
     launch(row_quant_kernel<T, Codec, VEC, 1>, threads(vecs, 1));
-  } else if (vecs <= 1024) {
-    launch(row_quant_kernel<T, Codec, VEC, 2>, threads(vecs, 2));
   } else if (vecs <= 4096) {
     launch(row_quant_kernel<T, Codec, VEC, 4>, threads(vecs, 4));
   } else {

@@ -34,9 +34,8 @@ inline int row_tiles_for(int64_t m, bool whole_pieces) {
 
 inline int k_warps_for(int column_warps) { return column_warps > 4 ? 1 : column_warps > 2 ? 2 : 4; }
 
-// Cycles of the busiest processor of an H200, as fitted to every plan's times at three weights and seven numbers of
-// rows (benchmarks/results/cuda_mixed_plans.json): of these 21 problems all but one get their fastest plan, that one's
-// choice takes 8 % more.
+// Cycles of the busiest processor of an H200, as fitted to every plan's times at three weights and five numbers of
+// rows up to 64 (benchmarks/results/cuda_mixed_plans.json): all of these 15 problems get their fastest plan.
 inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int sm_count) {
   const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const int64_t blocks = up(n, kWarpColumns * p.column_warps) * p.split * up(m, 8 * p.row_tiles);
@@ -46,15 +45,17 @@ inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int
   const int64_t rounds = up(each, blocks_at_a_time(p.row_tiles));
   const double words = bits / 4.0, rows = p.row_tiles, columns = p.column_warps;
   // Of a piece of a warp: its words come from memory, with the activations, of which the block's columns share a
-  // piece, through L2, and it is multiplied.
-  const double piece = std::max({86 * words, 10.35 * (words + rows / columns), 24.9 * rows});
-  const double work = static_cast<double>(each * stages * of_stage) * columns * piece;
+  // piece, through L2. Where some processors have fewer blocks, memory has more for the others.
+  const double share = std::max(0.8 * static_cast<double>(each), static_cast<double>(blocks) / sm_count);
+  const double comes = share * std::max(81.4 * words, 41.4 * (words + rows / columns));
+  const double multiplied = static_cast<double>(each) * 26.9 * rows;
+  const double work = static_cast<double>(stages * of_stage) * columns * std::max(comes, multiplied);
   // A warp alone is not faster than its instructions wait for each other.
-  const double alone = static_cast<double>(rounds * stages * of_warp) * (578 * words + 61.7 * rows);
+  const double alone = static_cast<double>(rounds * stages * of_warp) * (343 * words + 145.5 * rows);
   // Parts are written to shared memory, waited for, and read by the other blocks; clusters of eight may not fit all
   // processors.
-  const double parts = p.split == 1 ? 0 : 888 + 198 * rows * columns + (p.split == 8 ? 734 : 0);
-  return std::max(work, alone) + static_cast<double>(rounds) * (5050 + parts);
+  const double parts = p.split == 1 ? 0 : 2489 + 196 * rows * columns + (p.split == 8 ? 1449 : 0);
+  return std::max(work, alone) + static_cast<double>(rounds) * (2780 + parts);
 }
 
 // Fewest first, so that of equals the one with fewer warps side by side and fewer parts is taken.
