@@ -19,6 +19,14 @@ struct Attending {
   static constexpr int kVectors = 1;
 #endif
 
+  static constexpr int64_t kUnit = dtype == Dtype::f32 ? 4 : 2;
+  static constexpr int64_t kAhead = 16;  // rows; also those of which sums are taken before the next columns
+
+  // The line with element `at`, of memory that is read later: the processor's own guesses end with a page.
+  QCORE_INLINE static void fetch(const void* p, int64_t at) {
+    __builtin_prefetch(static_cast<const char*>(p) + at * kUnit);
+  }
+
   // scores [head][position] of `count` positions from `first` on; `queries` [head][size].
   template <int count>
   QCORE_INLINE static void score(const Attention& a, const float* queries, int64_t first, float* scores) {
@@ -27,7 +35,9 @@ struct Attending {
     for (int64_t d = 0; d < a.size; d += 16) {
       VecF keys[count];
       repeat<count>([&](auto p) QCORE_BODY {
-        keys[p] = load_lanes(a.keys, dtype, (first + p) * a.key_stride + d);
+        const int64_t at = (first + p) * a.key_stride + d;
+        fetch(a.keys, at + kAhead * a.key_stride);
+        keys[p] = load_lanes(a.keys, dtype, at);
       });
       repeat2<heads, count>([&](auto h, auto p) QCORE_BODY {
         VecF& sum = sums[h * count + p];
@@ -50,15 +60,20 @@ struct Attending {
     return total;
   }
 
-  // `vectors` lanes of sixteen of the results, from `first` on.
+  // To `results` [head][size], 16 * `vectors` columns from `column` on, what the positions [begin, end) add.
   template <int vectors>
-  QCORE_INLINE static void mix(const Attention& a, const float* weights, const float* factors, int64_t first) {
+  QCORE_INLINE static void mix(const Attention& a, const float* weights, int64_t begin, int64_t end,
+                               int64_t column, float* results) {
     VecF sums[heads * vectors];
-    repeat<heads * vectors>([&](auto i) QCORE_BODY { sums[i] = set1(0.0f); });
-    for (int64_t l = 0; l < a.length; ++l) {
+    repeat2<heads, vectors>([&](auto h, auto v) QCORE_BODY {
+      sums[h * vectors + v] = load_f(results + h * a.size + column + v * 16);
+    });
+    for (int64_t l = begin; l < end; ++l) {
       VecF values[vectors];
       repeat<vectors>([&](auto v) QCORE_BODY {
-        values[v] = load_lanes(a.values, dtype, l * a.value_stride + first + v * 16);
+        const int64_t at = l * a.value_stride + column + v * 16;
+        fetch(a.values, at + kAhead * a.value_stride);
+        values[v] = load_lanes(a.values, dtype, at);
       });
       repeat2<heads, vectors>([&](auto h, auto v) QCORE_BODY {
         VecF& sum = sums[h * vectors + v];
@@ -66,7 +81,7 @@ struct Attending {
       });
     }
     repeat2<heads, vectors>([&](auto h, auto v) QCORE_BODY {
-      store_lanes(a.out, dtype, h * a.size + first + v * 16, mul(sums[h * vectors + v], set1(factors[h])));
+      store_f(results + h * a.size + column + v * 16, sums[h * vectors + v]);
     });
   }
 
@@ -82,11 +97,24 @@ struct Attending {
     int64_t l = 0;
     for (; l + 2 <= a.length; l += 2) score<2>(a, queries, l, scores);
     if (l < a.length) score<1>(a, queries, l, scores);
+
     float factors[heads];
     for (int h = 0; h < heads; ++h) factors[h] = 1.0f / soften(scores + h * a.length, a.length);
-    int64_t d = 0;
-    for (; d + 16 * kVectors <= a.size; d += 16 * kVectors) mix<kVectors>(a, scores, factors, d);
-    for (; d < a.size; d += 16) mix<1>(a, scores, factors, d);
+
+    float* results = space;  // the queries have been used
+    for (int64_t i = 0; i < heads * a.size; i += 16) store_f(results + i, set1(0.0f));
+    for (int64_t begin = 0; begin < a.length; begin += kAhead) {
+      const int64_t end = begin + kAhead < a.length ? begin + kAhead : a.length;
+      int64_t d = 0;
+      for (; d + 16 * kVectors <= a.size; d += 16 * kVectors) mix<kVectors>(a, scores, begin, end, d, results);
+      for (; d < a.size; d += 16) mix<1>(a, scores, begin, end, d, results);
+    }
+    for (int h = 0; h < heads; ++h) {
+      for (int64_t d = 0; d < a.size; d += 16) {
+        const VecF result = mul(load_f(results + h * a.size + d), set1(factors[h]));
+        store_lanes(a.out, dtype, h * a.size + d, result);
+      }
+    }
   }
 };
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
+from contextlib import suppress
 from threading import Lock
 
 import torch
@@ -55,10 +56,8 @@ def _mapped(size: int) -> tuple[mmap.mmap, int]:
     # Neither what is never touched nor the bytes before that place take memory.
     memory = mmap.mmap(-1, size + _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     begin = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % _PAGE
-    try:
+    with suppress(OSError):  # of a kernel without such pages
         memory.madvise(mmap.MADV_HUGEPAGE, begin, size)
-    except OSError:  # this kernel has no such pages
-        pass
     return memory, begin
 
 
