@@ -13,6 +13,9 @@ from qcore.registry.discovery import get_registry
 
 __all__ = ["compile_decoding"]
 
+_INDUCTOR = {"size_asserts": False, "alignment_asserts": False}
+"""What inductor checks of each weight in each step has not changed since it was compiled."""
+
 
 def compile_decoding(model: Any, backend: str = "inductor") -> None:
     """Compile what a model does for one token after a cached context; ``generate`` then uses it,
@@ -65,6 +68,8 @@ def _compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
 def _after_passes(backend: Any) -> Callable[..., Any]:
     """The backend, of a graph that the plugins' passes have changed."""
     compile_graph = torch._dynamo.lookup_backend(backend)  # type: ignore[no-untyped-call]
+    if backend == "inductor":
+        compile_graph = partial(compile_graph, config_patches=_INDUCTOR)
 
     def run(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
         for entry in get_registry().decoding_passes():
