@@ -183,6 +183,15 @@ def test_a_kernel_that_cannot_be_imported_is_refused_with_the_reason(
     sys.modules.pop("broken_kernel", None)
 
 
+def test_decoding_passes(make_plugin):
+    source = HEAD.format(name="m") + (
+        "@hookimpl\ndef qcore_decoding_passes():\n    return ['mod:change', 'nonsense', 3]\n"
+    )
+    registry = discover(found=[make_plugin("m", source)])
+    assert registry.decoding_passes() == ["mod:change"]
+    assert [failure.what for failure in registry.failures] == ["decoding pass"] * 2
+
+
 def test_methods_and_doctors(make_plugin):
     source = HEAD.format(name="m") + (
         "@hookimpl\ndef qcore_quantization_methods():\n"

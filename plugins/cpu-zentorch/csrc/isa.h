@@ -171,6 +171,22 @@ struct Int8Kernels {
 constexpr int64_t kInt8Scratch = (kPanelRows + kTileRows) * kPanelBlocks * 64;
 constexpr int64_t int8_space(int64_t k) { return kTileRows * ((k + 63) / 64) * 66; }
 
+// One query of heads that share keys and values, the elements of each next to each other; strides in elements.
+struct Attention {
+  Dtype dtype;  // of all
+  int heads;    // at most kAttentionHeads
+  int64_t size, length;
+  float scale;
+  const void* query;  // [heads, size]
+  int64_t query_stride;
+  const void* keys;  // [length, size]
+  int64_t key_stride;
+  const void* values;  // [length, size]
+  int64_t value_stride;
+  void* out;  // [heads, size], dense
+};
+constexpr int64_t kAttentionHeads = 4;
+
 struct IsaKernels {
   const char* name;
 
@@ -195,6 +211,8 @@ struct IsaKernels {
                     uint16_t* values, float* scales) = nullptr;
   // The largest magnitude of a row; NaN if there is one.
   float (*row_amax)(const void* x, Dtype dtype, int64_t k, float* line) = nullptr;
+  // `space` has room for heads * (size + length) floats.
+  void (*attend)(const Attention& attention, float* space) = nullptr;
 };
 
 // Those that this build has: isa.cmake. avxvnni, avx512_bf16 and amx leave out what another set's code does as

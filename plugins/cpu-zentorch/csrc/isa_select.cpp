@@ -116,7 +116,7 @@ void complete_table(Table& table, const Table& base) {
   if (!table.pack_rows) table = base;
 }
 
-static_assert(sizeof(IsaKernels) == (3 * kWidths + 6) * sizeof(Wna16Kernels) + sizeof(Int8Kernels) + 4 * sizeof(void*),
+static_assert(sizeof(IsaKernels) == (3 * kWidths + 6) * sizeof(Wna16Kernels) + sizeof(Int8Kernels) + 5 * sizeof(void*),
               "a new entry of the table must be completed below too");
 
 void complete(IsaKernels& k, const IsaKernels& base) {
@@ -130,6 +130,7 @@ void complete(IsaKernels& k, const IsaKernels& base) {
   }
   if (!k.round_row) k.round_row = base.round_row;
   if (!k.row_amax) k.row_amax = base.row_amax;
+  if (!k.attend) k.attend = base.attend;
   if (!k.quantize_row) k.quantize_row = base.quantize_row;
   complete_table(k.int8, base.int8);
 }

@@ -3,6 +3,7 @@
 #include "wna16_kernels.h"
 #include "int8_kernels.h"
 #include "e2m1_kernels.h"
+#include "attention_kernels.h"
 
 namespace {
 
@@ -24,6 +25,7 @@ constexpr IsaKernels make_kernels(const char* name) {
   kernels.lookup[1] = wna16_table<LookupF32, 8>();
   kernels.round_row = round_row;
   kernels.row_amax = row_amax;
+  kernels.attend = attend;
   return kernels;
 }
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
 
+from qcore.registry.discovery import get_registry
+
 __all__ = ["compile_decoding"]
+
+_INDUCTOR = {"size_asserts": False, "alignment_asserts": False}
+"""What inductor checks of each weight in each step has not changed since it was compiled."""
 
 
 def compile_decoding(model: Any, backend: str = "inductor") -> None:
@@ -51,12 +57,28 @@ def _compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
         function,
         fullgraph=True,
         dynamic=True,
-        backend=backend,
+        backend=_after_passes(backend),
         # Nobody changes the modules of a loaded model; looking at each would take its time.
         options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe},
     )
     # An epsilon is the same for good; as a dynamic number it would become a tensor in each step.
     return torch._dynamo.config.patch(specialize_float=True)(step)  # type: ignore[no-any-return]
+
+
+def _after_passes(backend: Any) -> Callable[..., Any]:
+    """The backend, of a graph that the plugins' passes have changed."""
+    compile_graph = torch._dynamo.lookup_backend(backend)  # type: ignore[no-untyped-call]
+    if backend == "inductor":
+        compile_graph = partial(compile_graph, config_patches=_INDUCTOR)
+
+    def run(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        for entry in get_registry().decoding_passes():
+            module, _, name = entry.partition(":")
+            getattr(import_module(module), name)(graph)
+        graph.recompile()
+        return compile_graph(graph, inputs)
+
+    return run
 
 
 def _is_step(inputs: dict[str, Any]) -> bool:

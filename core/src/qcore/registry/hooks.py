@@ -80,5 +80,13 @@ class PluginHooks:
         """Checkpoint formats: ``quant_method`` -> ``module:QuantizationConfigSubclass``."""
 
     @hookspec
+    def qcore_decoding_passes(self) -> Sequence[str]:  # type: ignore[empty-body]
+        """What it changes in the graph of a compiled decoding step, as ``module:function``.
+
+        `qcore.models.compile_decoding` calls each with the ``torch.fx.GraphModule``, before its
+        backend does; ``meta["example_value"]`` of a node is what it gives.
+        """
+
+    @hookspec
     def qcore_doctor(self) -> Sequence[DoctorLine]:  # type: ignore[empty-body]
         """What ``qcore doctor`` should say; may load the extension to find out."""

@@ -90,6 +90,7 @@ class Registry:
         self._kernels: list[RegisteredKernel] = []
         self._keys: dict[tuple[str, Platform, str], RegisteredKernel] = {}
         self._methods: dict[str, tuple[str, str]] = {}
+        self._decoding_passes: list[str] = []
         self._lock = RLock()
 
     # -- reading -----------------------------------------------------------------------------
@@ -131,6 +132,10 @@ class Registry:
         """Methods that plugins bring: name -> ``module:Class``."""
         return {name: entry for name, (entry, _) in self._methods.items()}
 
+    def decoding_passes(self) -> list[str]:
+        """What plugins do to a decoding step's graph: ``module:function`` of each, in order."""
+        return list(self._decoding_passes)
+
     def doctor(self) -> list[tuple[str, DoctorLine]]:
         """(plugin, line) for all that the plugins' doctors say; one that raises is such a line."""
         lines: list[tuple[str, DoctorLine]] = []
@@ -163,6 +168,7 @@ class Registry:
             for hook, take in (
                 ("qcore_kernels", self._take_kernels),
                 ("qcore_quantization_methods", self._take_methods),
+                ("qcore_decoding_passes", self._take_passes),
             ):
                 try:
                     take(record, self._call(record, hook))
@@ -215,6 +221,13 @@ class Registry:
                 self.fail(record.name, f"method {name}", f"{entry!r} is not 'module:Class'")
             else:
                 self._methods[name] = (entry, record.distribution)
+
+    def _take_passes(self, record: PluginRecord, entries: Sequence[str] | None) -> None:
+        for entry in entries or ():
+            if not isinstance(entry, str) or entry.count(":") != 1:
+                self.fail(record.name, "decoding pass", f"{entry!r} is not 'module:function'")
+            else:
+                self._decoding_passes.append(entry)
 
     def fail(self, plugin: str, what: str, error: BaseException | str) -> None:
         """Record that something is wrong with a plugin."""

@@ -134,6 +134,10 @@ def _experts(x: Tensor, *args: object) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.float32)
 
 
+def _one_query_attention(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    return query.new_empty(query.shape)
+
+
 def _nothing(*args: object, **kwargs: object) -> None:
     """Of an op that writes into its argument."""
 
@@ -151,6 +155,7 @@ def register() -> None:
         "dynamic_scaled_int8_quant": _dynamic_quant,
         "static_scaled_int8_quant": _static_quant,
         "experts": _experts,
+        "one_query_attention": _one_query_attention,
         "int8_pack": _int8_pack,
         "int8_scaled_linear": _int8_scaled_linear,
         "int8_scaled_linear_out": _nothing,

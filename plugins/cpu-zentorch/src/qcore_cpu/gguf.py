@@ -11,6 +11,7 @@ from qcore.layers.gguf import GGUFBlockType, GGUFLinearLayerConfig
 from qcore.numerics.gguf_blocks import decode_blocks
 
 from qcore_cpu import library
+from qcore_cpu.large_pages import in_large_pages
 from qcore_cpu.layout import by_lanes, stored_bits
 
 __all__ = ["CPUGGUFInt8LinearKernel", "CPUGGUFLinearKernel"]
@@ -107,14 +108,15 @@ class CPUGGUFLinearKernel(GGUFLinearKernel):
         )
         scale, offset, *_ = [by_lanes(value) for value in values] + none
         super_scale, super_offset, *_ = [by_lanes(value) for value in supers] + none + none
-        return {
+        made = {
             "weight": packed,
-            "weight_chunks": chunks,
             "weight_scale": scale,
             "weight_offset": offset,
             "weight_super_scale": super_scale,
             "weight_super_offset": super_offset,
+            "weight_chunks": chunks,
         }
+        return in_large_pages(made, packed="weight")
 
     def apply_weights(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None

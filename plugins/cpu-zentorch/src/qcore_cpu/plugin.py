@@ -172,6 +172,12 @@ def qcore_kernels() -> Sequence[KernelSpec]:
 
 
 @hookimpl
+def qcore_decoding_passes() -> Sequence[str]:
+    """Attention of the one query of a step."""
+    return ["qcore_cpu.decoding:take_attention"]
+
+
+@hookimpl
 def qcore_doctor() -> Sequence[DoctorLine]:
     """Version, instruction sets, and whether zentorch can be used."""
     import torch

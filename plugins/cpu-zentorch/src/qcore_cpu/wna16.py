@@ -11,6 +11,7 @@ from qcore.layers.mixed_precision import MPLinearLayerConfig
 from qcore.layers.params import FLOAT_DTYPES
 
 from qcore_cpu import library
+from qcore_cpu.large_pages import in_large_pages
 from qcore_cpu.layout import stored_bits
 
 __all__ = ["CPUWNA16LinearKernel"]
@@ -74,13 +75,14 @@ class CPUWNA16LinearKernel(MPLinearKernel):
             config.group_size,
             config.in_features,
         )
-        return {
+        made = {
             "weight_packed": packed,
             "weight_scale": scale,
             "weight_zero": zero,
             "weight_perm": perm,
             "weight_chunks": chunks,
         }
+        return in_large_pages(made, packed="weight_packed")
 
     def apply_weights(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
