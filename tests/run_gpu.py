@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -151,13 +152,20 @@ def main() -> None:
         choices=("kit", "tests"),
         help="run this alone; the other part stays as it is in the report at --out",
     )
+    parser.add_argument(
+        "--kernels",
+        type=re.compile,
+        metavar="REGEX",
+        help="put these through the kit; the others stay as they are in the report at --out",
+    )
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("torch sees no GPU here; there is nothing to run")
     target = qcore.Target.current()
     print(target.describe())
     end = time.monotonic() + (args.seconds or float("inf"))
-    before = json.loads(args.out.read_text(encoding="utf-8")) if args.only else {}
+    some = args.only or args.kernels
+    before = json.loads(args.out.read_text(encoding="utf-8")) if some else {}
     results, tests = before.get("kernels", []), before.get("tests", {})
     exit_codes = before.get("pytest_exit_codes", [])
     with tempfile.TemporaryDirectory() as folder:
@@ -166,7 +174,11 @@ def main() -> None:
             usable = [k for k in get_registry().kernels() if target.platform in k.spec.platforms]
             # The references are slow, and run everywhere.
             names = [k.name for k in sorted(usable, key=lambda k: k.name.startswith("Reference"))]
-            results = run_kit(names, max(1, args.jobs // 4), end)
+            if args.kernels:
+                names = [name for name in names if args.kernels.search(name)]
+            done = run_kit(names, max(1, args.jobs // 4), end)
+            done = [{**result, "commit": args.commit} for result in done]
+            results = [r for r in results if args.kernels and r["kernel"] not in names] + done
         if running:
             exit_codes = [finish(process, end) for process in running]
             tests = outcomes(Path(folder))

@@ -173,7 +173,7 @@ def _marlin() -> list[KernelSpec]:
 
 def _small_floats() -> list[KernelSpec]:
     """Weight-only layers of small floats by the kernels of packed integers."""
-    first, ran, built = Priority.VENDOR, Evidence.EXECUTED, Evidence.COMPILED
+    first, ran = Priority.VENDOR, Evidence.EXECUTED
     described = [
         (
             "HopperFP8ScaledMMLinearKernel",
@@ -183,9 +183,8 @@ def _small_floats() -> list[KernelSpec]:
             ran,
         ),
         # Behind what multiplies quantized activations, which it does not take.
-        ("HopperFp8BlockScaledMMKernel", "fp8_block", "weight-only, blocks", first - 5, built),
-        # Behind Marlin's until a GPU has run it.
-        ("HopperNvFp4LinearKernel", "nvfp4", "weight-only", first - 15, built),
+        ("HopperFp8BlockScaledMMKernel", "fp8_block", "weight-only, blocks", first - 5, ran),
+        ("HopperNvFp4LinearKernel", "nvfp4", "weight-only", first, ran),
         ("HopperMxFp4LinearKernel", "mxfp4", "weight-only, bfloat16", first, ran),
         ("HopperMxfp8LinearKernel", "mxfp8", "weight-only, bfloat16", first, ran),
     ]
