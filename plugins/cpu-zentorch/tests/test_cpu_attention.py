@@ -105,8 +105,9 @@ def test_layouts() -> None:
     ],
 )
 def test_bad_shapes(shapes: tuple[tuple[int, ...], ...], words: str) -> None:
+    query, keys, values = (torch.randn(shape) for shape in shapes)
     with pytest.raises(RuntimeError, match=words):
-        attend(*(torch.randn(shape) for shape in shapes), 1.0)  # type: ignore[arg-type]
+        attend(query, keys, values, 1.0)
 
 
 def test_bad_dtypes() -> None:
@@ -131,7 +132,8 @@ def _model(**sizes: Any) -> Any:
         layer_types=["sliding_attention", "full_attention"],
         **sizes,
     )
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
+    auto: Any = transformers.AutoModelForCausalLM
+    return auto.from_config(config).eval()
 
 
 @pytest.mark.parametrize(("head_dim", "taken"), [(16, True), (8, False)])

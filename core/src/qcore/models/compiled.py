@@ -67,7 +67,7 @@ def _compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
 
 def _after_passes(backend: Any) -> Callable[..., Any]:
     """The backend, of a graph that the plugins' passes have changed."""
-    compile_graph = torch._dynamo.lookup_backend(backend)  # type: ignore[no-untyped-call]
+    compile_graph: Callable[..., Any] = torch._dynamo.lookup_backend(backend)
     if backend == "inductor":
         compile_graph = partial(compile_graph, config_patches=_INDUCTOR)
 
