@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from datetime import datetime, timezone
@@ -39,6 +40,9 @@ def environment(*packages: str) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
+    """That of the checkout; ``QCORE_COMMIT`` names it where the files are a copy."""
+    if named := os.environ.get("QCORE_COMMIT"):
+        return named
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         capture_output=True,
