@@ -79,7 +79,7 @@ __global__ void amax_kernel(const T* __restrict__ x, int64_t stride, int k, int6
         held[u] = reinterpret_cast<const Vec<T, VEC>*>(x + row * stride)[at - row * per_row];
       }
     }
-    bits = max(bits, reduce_vecs<MaxBits>(held, [](int) { return true; }));
+    bits = max(bits, reduce_vecs<MaxBits>(held));
   }
   bits = block_reduce<MaxBits>(bits);
   if (threadIdx.x == 0) atomicMax(amax, bits);

@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(256) group_quant_kernel(const T* __restrict__ 
 #pragma unroll
   for (int u = 0; u < UNROLL; ++u) {
     const uint32_t item = first + u * step;
-    uint32_t bits = reduce_vecs<MaxBits>(held[u], [](int) { return true; });
+    uint32_t bits = reduce_vecs<MaxBits>(held[u]);
 #pragma unroll
     for (int other = LANES / 2; other > 0; other /= 2) {
       bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, other));

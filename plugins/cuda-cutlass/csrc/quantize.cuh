@@ -49,7 +49,10 @@ struct MaxBits {
   struct Pairs {
     Pair most;
     __device__ explicit Pairs(const Pair& zero) : most(zero) {}
-    __device__ void add(const Pair& p) { most = __hmax2_nan(most, __habs2(p)); }
+    __device__ void add(const Pair (&p)[4]) {
+      const Pair low = __hmax2_nan(__habs2(p[0]), __habs2(p[1])), high = __hmax2_nan(__habs2(p[2]), __habs2(p[3]));
+      most = __hmax2_nan(most, __hmax2_nan(low, high));
+    }
     __device__ Value value() const { return max(magnitude_bits(to_float(most.x)), magnitude_bits(to_float(most.y))); }
   };
   static __device__ Value warp(Value v) {
@@ -75,7 +78,10 @@ struct Range {
   struct Pairs {
     Pair least, most;
     __device__ explicit Pairs(const Pair& zero) : least(zero), most(zero) {}
-    __device__ void add(const Pair& p) { least = __hmin2_nan(least, p), most = __hmax2_nan(most, p); }
+    __device__ void add(const Pair (&p)[4]) {
+      least = __hmin2_nan(least, __hmin2_nan(__hmin2_nan(p[0], p[1]), __hmin2_nan(p[2], p[3])));
+      most = __hmax2_nan(most, __hmax2_nan(__hmax2_nan(p[0], p[1]), __hmax2_nan(p[2], p[3])));
+    }
     __device__ Value value() const {
       return {min_nan(to_float(least.x), to_float(least.y)), max_nan(to_float(most.x), to_float(most.y))};
     }
@@ -95,10 +101,9 @@ struct Range {
   static __device__ int in_order_bits(int bits) { return bits ^ (bits >> 31 & 0x7fffffff); }
 };
 
-// Of vectors, of which `is_there(i)` says whether there is one. Pairs of 16-bit numbers are compared as they are, which
-// rounds nothing.
-template <typename Reduction, typename T, int VEC, int VECS, typename IsThere>
-__device__ __forceinline__ typename Reduction::Value reduce_vecs(const Vec<T, VEC> (&v)[VECS], const IsThere& is_there) {
+// Zeros change nothing. Pairs of 16-bit numbers are compared as they are, which rounds nothing.
+template <typename Reduction, typename T, int VEC, int VECS>
+__device__ __forceinline__ typename Reduction::Value reduce_vecs(const Vec<T, VEC> (&v)[VECS]) {
   if constexpr (sizeof(T) == 2 && VEC == 8) {
     using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
     const uint32_t zero = 0;
@@ -108,16 +113,13 @@ __device__ __forceinline__ typename Reduction::Value reduce_vecs(const Vec<T, VE
 #pragma unroll
     for (int i = 0; i < VECS; ++i) {
       __builtin_memcpy(pairs, &v[i], sizeof(pairs));
-      if (!is_there(i)) continue;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) all.add(pairs[j]);
+      all.add(pairs);
     }
     return all.value();
   } else {
     auto sum = Reduction::identity();
 #pragma unroll
     for (int i = 0; i < VECS; ++i) {
-      if (!is_there(i)) continue;
 #pragma unroll
       for (int j = 0; j < VEC; ++j) Reduction::add(sum, to_float(v[i].at[j]));
     }

@@ -47,14 +47,13 @@ __global__ void __launch_bounds__(1024) row_quant_kernel(const T* __restrict__ x
   begin_turn();
 
   if constexpr (VECS > 0) {
-    Vec<T, VEC> held[VECS];
+    Vec<T, VEC> held[VECS] = {};
 #pragma unroll
     for (int i = 0; i < VECS; ++i) {
       const int at = threadIdx.x + i * blockDim.x;
       if (at < vecs) held[i] = source[at];
     }
-    const auto is_there = [&](int i) { return static_cast<int>(threadIdx.x + i * blockDim.x) < vecs; };
-    const auto reduced = block_reduce<Reduction>(reduce_vecs<Reduction>(held, is_there));
+    const auto reduced = block_reduce<Reduction>(reduce_vecs<Reduction>(held));
     const auto scale = Codec::scale(params, reduced, row, threadIdx.x == 0);
     const auto encode = [&](const Vec<T, VEC>& v) {
       return encode_vec<typename Codec::Code>(
@@ -73,7 +72,7 @@ __global__ void __launch_bounds__(1024) row_quant_kernel(const T* __restrict__ x
     auto reduced = Reduction::identity();
     for (int at = threadIdx.x; at < vecs; at += blockDim.x) {
       const Vec<T, VEC> one[1] = {source[at]};
-      reduced = Reduction::join(reduced, reduce_vecs<Reduction>(one, [](int) { return true; }));
+      reduced = Reduction::join(reduced, reduce_vecs<Reduction>(one));
     }
     reduced = block_reduce<Reduction>(reduced);
     const auto scale = Codec::scale(params, reduced, row, threadIdx.x == 0);
