@@ -281,16 +281,19 @@ def main() -> None:
             for name in args.formats or FORMATS
             for N, K in SHAPES
         ]
-    results = measure_layers(layers, args.rows, args.rounds, speed)
-    document = {
+    about = {
         "environment": environment("qcore-cuda"),
         "device": torch.cuda.get_device_name(),
         "bytes_per_second": speed,
         **({"group_size": GROUP} if args.formats is None else {}),
-        "results": results,
     }
-    if args.output:
-        args.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+    def keep(results: list[dict[str, Any]]) -> None:
+        if args.output:
+            text = json.dumps({**about, "results": results}, indent=1)
+            args.output.write_text(text + "\n", encoding="utf-8")
+
+    results = measure_layers(layers, args.rows, args.rounds, speed, keep)
     if args.plot and args.formats is None:
         plot(results, args.plot)
 

@@ -129,6 +129,7 @@ def measure_layers(
     rows: Sequence[int],
     rounds: int,
     speed: float,
+    keep: Callable[[list[dict[str, Any]]], None],
 ) -> list[dict[str, Any]]:
     """Time every contender of each layer for every number of rows, and print it.
 
@@ -138,6 +139,7 @@ def measure_layers(
         rows: of activations.
         rounds: of measurement.
         speed: bytes a second, for ``floor_us``.
+        keep: called with the results so far after each layer.
     """
     results: list[dict[str, Any]] = []
     for labels, make in layers:
@@ -161,6 +163,7 @@ def measure_layers(
             print(f"{title:9s} {N:6d} x {K:5d}  M {M:5d}  floor {floor:6.1f}  {line}", flush=True)
         print(f"{'':24s}  errors  " + "  ".join(f"{n} {e:.1e}" for n, e in wrong.items()))
         results.append({**of_layer, "errors": wrong})
+        keep(results)
         del layer, steps
         torch.cuda.empty_cache()
     return results

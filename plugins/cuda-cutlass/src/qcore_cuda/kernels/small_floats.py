@@ -152,7 +152,7 @@ class HopperFP8ScaledMMLinearKernel(_SmallFloats, FP8ScaledMMLinearKernel):
         A: Tensor,
         B: Tensor,
         out_dtype: torch.dtype,
-        As: Tensor,
+        As: Tensor | None,
         Bs: Tensor,
         bias: Tensor | None,
         output_shape: list[int],
