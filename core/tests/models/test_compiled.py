@@ -89,6 +89,15 @@ def test_prompts_and_calls_without_a_cache_are_not_compiled():
     assert graphs.count == 0
 
 
+@torch.inference_mode()
+def test_a_prompt_has_the_logits_of_its_last_token_alone():
+    model, widths = build("llama"), []
+    model.lm_head.register_forward_hook(lambda _, inputs, out: widths.append(out.shape[1]))
+    compile_decoding(model, backend=Graphs())
+    model.generate(PROMPT, max_new_tokens=1)
+    assert widths == [1]
+
+
 @pytest.mark.slow
 @torch.inference_mode()
 def test_machine_code():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from importlib import import_module
 from typing import Any
 
@@ -38,6 +38,8 @@ def compile_decoding(model: Any, backend: str = "inductor") -> None:
     forward: Callable[..., Any] = model.forward
     step = _compiled(forward, backend)
 
+    # With its parameters: by them transformers sees that logits of the last token alone can be had.
+    @wraps(forward)
     def run(*args: Any, **inputs: Any) -> Any:
         if args or not _is_step(inputs):
             return forward(*args, **inputs)
