@@ -47,8 +47,7 @@ struct MaxBits {
   static __device__ void add(Value& sum, float v) { sum = max(sum, magnitude_bits(v)); }
   template <typename Pair>
   struct Pairs {
-    Pair most;
-    __device__ explicit Pairs(const Pair& zero) : most(zero) {}
+    Pair most = {};
     __device__ void add(const Pair (&p)[4]) {
       const Pair low = __hmax2_nan(__habs2(p[0]), __habs2(p[1])), high = __hmax2_nan(__habs2(p[2]), __habs2(p[3]));
       most = __hmax2_nan(most, __hmax2_nan(low, high));
@@ -76,8 +75,7 @@ struct Range {
   static __device__ void add(Value& sum, float v) { sum = {min_nan(sum.x, v), max_nan(sum.y, v)}; }
   template <typename Pair>
   struct Pairs {
-    Pair least, most;
-    __device__ explicit Pairs(const Pair& zero) : least(zero), most(zero) {}
+    Pair least = {}, most = {};
     __device__ void add(const Pair (&p)[4]) {
       least = __hmin2_nan(least, __hmin2_nan(__hmin2_nan(p[0], p[1]), __hmin2_nan(p[2], p[3])));
       most = __hmax2_nan(most, __hmax2_nan(__hmax2_nan(p[0], p[1]), __hmax2_nan(p[2], p[3])));
@@ -106,12 +104,10 @@ template <typename Reduction, typename T, int VEC, int VECS>
 __device__ __forceinline__ typename Reduction::Value reduce_vecs(const Vec<T, VEC> (&v)[VECS]) {
   if constexpr (sizeof(T) == 2 && VEC == 8) {
     using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
-    const uint32_t zero = 0;
-    Pair pairs[4];
-    __builtin_memcpy(pairs, &zero, sizeof(zero));
-    typename Reduction::template Pairs<Pair> all(pairs[0]);
+    typename Reduction::template Pairs<Pair> all;
 #pragma unroll
     for (int i = 0; i < VECS; ++i) {
+      Pair pairs[4];
       __builtin_memcpy(pairs, &v[i], sizeof(pairs));
       all.add(pairs);
     }

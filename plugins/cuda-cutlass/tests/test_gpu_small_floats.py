@@ -208,36 +208,38 @@ def test_every_code_and_scale_of_nvfp4() -> None:
                 assert torch.equal(out, w.exact[first : first + rows]), (dtype, way)
 
 
-def test_nan_of_nvfp4() -> None:
-    """A scale that is NaN makes its output NaN, for any number of rows, and no other."""
+@pytest.mark.parametrize(
+    ("kernel_class", "config", "name", "at"),
+    [
+        (
+            small_floats.HopperMxfp8LinearKernel,
+            Mxfp8LinearLayerConfig((64, 256), None, BFLOAT),
+            "weight",
+            (11, 100),
+        ),
+        (
+            small_floats.HopperNvFp4LinearKernel,
+            NvFp4LinearLayerConfig((64, 272), None, HALF),
+            "weight_scale",
+            (11, 3),
+        ),
+    ],
+    ids=["mxfp8", "nvfp4"],
+)
+def test_nan(kernel_class: Any, config: Any, name: str, at: tuple[int, int]) -> None:
+    """A NaN among weights or scales makes its column NaN, for any number of rows, and no other."""
     from qcore.kernels import process_weights
     from qcore.testing import make_layer, random_tensors
 
-    config = NvFp4LinearLayerConfig((64, 272), None, HALF)
     tensors = random_tensors(config)
-    tensors["weight_scale"].view(torch.uint8)[11, 3] = 0x7F
-    kernel = small_floats.HopperNvFp4LinearKernel.from_config(config)
+    tensors[name].view(torch.uint8)[at] = 0x7F
+    kernel = kernel_class.from_config(config)
     layer = make_layer(config, tensors, device="cuda")
     process_weights(kernel, layer)
+    dtype = config.activation_dtype
     for M in (1, 12, 60, 400):
-        out = kernel.apply_weights(layer, torch.randn(M, 272, device="cuda").to(HALF))
-        assert out.isnan().all(0).nonzero().flatten().tolist() == [11]
-        assert out.isnan().sum() == M
-
-
-def test_nan() -> None:
-    """A NaN among weights makes its column NaN, for any number of rows, and no other."""
-    from qcore.kernels import process_weights
-    from qcore.testing import make_layer, random_tensors
-
-    config = Mxfp8LinearLayerConfig((64, 256), None, BFLOAT)
-    tensors = random_tensors(config)
-    tensors["weight"].view(torch.uint8)[11, 100] = 0x7F
-    kernel = small_floats.HopperMxfp8LinearKernel.from_config(config)
-    layer = make_layer(config, tensors, device="cuda")
-    process_weights(kernel, layer)
-    for M in (1, 12, 60, 400):
-        out = kernel.apply_weights(layer, torch.randn(M, 256, device="cuda").to(BFLOAT))
+        x = torch.randn(M, config.in_features, device="cuda").to(dtype)
+        out = kernel.apply_weights(layer, x)
         assert out.isnan().all(0).nonzero().flatten().tolist() == [11]
         assert out.isnan().sum() == M
 
