@@ -25,9 +25,9 @@ _HERE = Path(__file__).parent
 _ROM = 4 << 20  # ends where the first 4 GiB do
 _PROGRAM, _ARGUMENTS, _KERNEL, _FIRMWARE = (
     0,
-    0x3D0000,
-    0x3E0000,
-    0x3F0000,
+    0x3F6000,
+    0x3F7000,
+    0x3FF000,
 )  # in it, as kernel.c and rom.S say
 
 _BARE = [
@@ -47,6 +47,7 @@ _SETTINGS = """\
 cpu: model={model}, count=1, ips=100000000, reset_on_triple_fault=0
 memory: guest=512, host=512
 romimage: file={rom}, options=none
+vgaromimage: file={vga}
 display_library: nogui
 port_e9_hack: enabled=1
 log: {log}
@@ -74,7 +75,7 @@ def _image(harness: Path, arguments: list[str], work: Path) -> bytes:
             _FIRMWARE,
             _flat(bochs / "kernel.c", work, _BARE, ["-T", str(bochs / "kernel.ld")]),
         ),
-        (_FIRMWARE, _ROM, _flat(bochs / "rom.S", work, [], ["-Ttext=0xffff0000"])),
+        (_FIRMWARE, _ROM, _flat(bochs / "rom.S", work, [], ["-Ttext=0xfffff000"])),
     ):
         if len(part) > end - start:
             raise ValueError(f"{len(part)} bytes do not fit into {end - start} of the ROM")
@@ -99,8 +100,11 @@ def run_bochs(bochs: str, harness: Path, arguments: list[str]) -> tuple[int, str
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "rom.bin").write_bytes(_image(harness, arguments, work))
+        (work / "vga.bin").write_bytes(bytes(512))  # Bochs asks for one
         model = MODELS.get(arguments[0], "sapphire_rapids")
-        settings = _SETTINGS.format(model=model, rom=work / "rom.bin", log=work / "bochs.log")
+        settings = _SETTINGS.format(
+            model=model, rom=work / "rom.bin", vga=work / "vga.bin", log=work / "bochs.log"
+        )
         (work / "bochsrc").write_text(settings)
         # Once the program has ended, Bochs reports its own end as an error.
         ended = subprocess.run(

@@ -54,7 +54,7 @@ inline void store(void* p, Dtype dtype, int64_t i, float value) {
   } else {
     const uint32_t exponent = bits >> 23 & 0xff;
     uint32_t half = bits >> 16 & 0x8000;
-    if (exponent > 112) half |= (exponent - 112) << 10 | (bits >> 13 & 0x3ff);
+    if (exponent > 112) half |= (exponent == 255 ? 31 : exponent - 112) << 10 | (bits >> 13 & 0x3ff);
     static_cast<uint16_t*>(p)[i] = static_cast<uint16_t>(half);
   }
 }

@@ -1,11 +1,12 @@
-// Runs every function of one instruction set's table, and the same one of the scalar table, on random data.
+// Runs every function of one instruction set's table, and the same one of the scalar table, on random data;
+// attention against double precision.
 //
 //   isa_harness                 the names of the sets that are compiled, and of those that this machine runs
 //   isa_harness NAME [SEED]     the checks of one of them; exit status 1 if one fails, 2 if it cannot run here
 //
 // Integers must agree bit for bit. So must floats where the data leave nothing to round: integral inputs,
 // powers of two as scales. Elsewhere they agree within a bound on the rounding of both sums. A row must
-// have the same bits alone and in a batch.
+// have the same bits alone and in a batch, a head with whatever others share its keys.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include <algorithm>
 #include <string>
 
+#include "attention.h"
 #include "isa_select.h"
 #include "layers.h"
 
@@ -273,6 +275,58 @@ void check_int8(const IsaKernels& isa, const IsaKernels& reference, Random& rand
          long(count.outputs), verdict());
 }
 
+// ---- attention -------------------------------------------------------------------------------
+
+void check_attention(const IsaKernels& isa, Dtype dtype, Random& random) {
+  const struct {
+    int64_t heads, shared, length, size;
+  } shapes[] = {
+      {1, 1, 17, 16}, {4, 1, 1, 256}, {2, 2, 2, 64},    {3, 1, 33, 48},  {6, 2, 129, 80}, {7, 1, 95, 112},
+      {5, 1, 48, 144}, {8, 8, 31, 64}, {40, 8, 37, 128}, {4, 1, 300, 256}, {2, 1, 501, 32},
+  };
+  enum { plain, steep, nan_key, nan_value, kKinds };
+  int64_t runs = 0, outputs = 0;
+  double nearest = 0;  // to the bound
+  for (const auto& s : shapes) {
+    for (int kind = plain; kind < kKinds; ++kind, ++runs) {
+      const auto layout = Vectors::Layout(runs % Vectors::kLayouts);  // in turn, so that all pairs come up
+      const Vectors query(s.heads, 1, s.size, dtype, layout, random);
+      Vectors keys(s.shared, s.length, s.size, dtype, layout, random), values = keys;
+      for (int64_t i = 0; i < s.shared * s.length * s.size; ++i) values.set(i, 4 * (random.unit() - 0.5f));
+      const int64_t middle = ((s.shared - 1) * s.length + s.length / 2) * s.size + 5;  // of the last head
+      if (kind == nan_key) keys.set(middle, NAN);
+      if (kind == nan_value) values.set(middle, NAN);
+      const float scale = kind == steep ? 100.0f : 1 / sqrtf(static_cast<float>(s.size));
+      char what[100];
+      snprintf(what, sizeof(what), "attention: heads=%d shared=%d length=%d size=%d %s layout=%d kind=%d",
+               int(s.heads), int(s.shared), int(s.length), int(s.size), kDtypes[int(dtype)], int(layout), kind);
+      Result ours(s.heads, s.size, dtype, nullptr);
+      if (!run_attention(isa, query, keys, values, scale, kAttentionHeads, ours.data.data())) fail(what);
+      if (ours.overrun()) fail(what);
+      bool good = true;
+      for (int64_t h = 0; h < s.heads; ++h) {
+        const Attended expected = attend_in_double(query, keys, values, scale, h);
+        for (int64_t d = 0; d < s.size; ++d) {
+          const double found = load(ours.data.data(), dtype, h * s.size + d), wanted = expected.result[d];
+          const double off = std::fabs(found - wanted);
+          const bool within = std::isnan(wanted) ? std::isnan(found) : off <= expected.slack[d];
+          if (!within) good = false;
+          if (off <= expected.slack[d]) nearest = std::max(nearest, off / expected.slack[d]);
+        }
+      }
+      if (!good) fail(what);
+      for (int64_t together = 1; together < kAttentionHeads; ++together) {
+        Result fewer(s.heads, s.size, dtype, nullptr);
+        if (!run_attention(isa, query, keys, values, scale, together, fewer.data.data())) fail(what);
+        if (fewer.data != ours.data) fail((std::string(what) + ": differs with fewer heads together").c_str());
+      }
+      outputs += s.heads * s.size;
+    }
+  }
+  printf("attention %-8s        : %5ld runs, %7ld outputs, at most %.2f of the bound off: %s\n",
+         kDtypes[int(dtype)], long(runs), long(outputs), nearest, verdict());
+}
+
 int check(const IsaKernels& isa, uint64_t seed) {
   Random random{seed};
   for (int compute = 0; compute < kNames; ++compute) {
@@ -291,7 +345,8 @@ int check(const IsaKernels& isa, uint64_t seed) {
   }
   check_quantize(isa, scalar_kernels, random);
   check_int8(isa, scalar_kernels, random);
-  printf("%s: %s\n", isa.name, failures ? "FAILED" : "all agree with scalar");
+  for (const Dtype dtype : {Dtype::f32, Dtype::f16, Dtype::bf16}) check_attention(isa, dtype, random);
+  printf("%s: %s\n", isa.name, failures ? "FAILED" : "all agree");
   return failures ? 1 : 0;
 }
 

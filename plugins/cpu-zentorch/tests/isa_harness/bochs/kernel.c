@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #define PROGRAM 0xffc00000ul
-#define ARGUMENTS 0xfffd0000ul
+#define ARGUMENTS 0xffff6000ul
 #define HEAP 0x8000000ul
 #define HEAP_END 0x1e000000ul
 #define STACK_TOP 0x1ff00000ul
@@ -164,7 +164,8 @@ static void run(const char* program, const char* arguments) {
   for (unsigned i = 0; i < sizeof(facts) / 8; ++i) words[n++] = facts[i];
   u64* stack = (u64*)STACK_TOP - 64;
   copy(stack, words, sizeof(words));
-  __asm__ volatile("mov %0, %%rsp\nxor %%edx, %%edx\nxor %%ebp, %%ebp\njmp *%1" ::"r"(stack), "r"(elf->e_entry));
+  __asm__ volatile("mov %0, %%rsp\nxor %%edx, %%edx\nxor %%ebp, %%ebp\njmp *%1" ::"D"(stack), "a"(elf->e_entry)
+                   : "memory");
 }
 
 __attribute__((section(".start"), used)) void start(void) {

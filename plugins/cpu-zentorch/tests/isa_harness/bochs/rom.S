@@ -1,9 +1,9 @@
-// The 64 KiB at the top of the first 4 GiB: from reset to long mode, then to kernel.c, which lies below them
+// The 4 KiB at the top of the first 4 GiB: from reset to long mode, then to kernel.c, which lies below them
 // and is copied to 2 MiB. Memory is mapped one to one; interrupts stay off.
 
     .set kernel, 0x200000
-    .set kernel_image, 0xfffe0000
-    .set kernel_bytes, 0x10000
+    .set kernel_image, 0xffff7000
+    .set kernel_bytes, 0x8000
     .set tables, 0x10000       // page tables: one of level 4, one of level 3 with pages of 1 GiB
 
     .section .text
@@ -11,7 +11,7 @@
     .code16
 _start:
     cli
-    mov $(gdt_pointer - _start), %bx
+    mov $(gdt_pointer - _start + 0xf000), %bx
     lgdtl %cs:(%bx)
     mov %cr0, %eax
     or $1, %al
@@ -75,8 +75,8 @@ gdt_pointer:
     .word . - gdt - 1
     .long gdt
 
-    .org 0xfff0
+    .org 0xff0
     .code16
 reset:
     jmp _start
-    .org 0x10000
+    .org 0x1000
