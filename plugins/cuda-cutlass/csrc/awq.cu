@@ -14,6 +14,7 @@ namespace {
 struct AwqWeight {
   Tensor words, zeros, scales;
   int64_t k, n, group_size;
+  bool scales_in_place;  // no copy that begins where 16-byte loads can
 };
 
 constexpr int kInputs = 8;  // of a thread
@@ -80,7 +81,8 @@ AwqWeight awq_weight(const char* op, const Tensor& kernel, const Tensor& scales,
   check_tensor(op, "_kernel", kernel, kernel, {ScalarType::Int}, {k, words});
   check_tensor(op, "_scaling_factors", scales, kernel, {ScalarType::Half, ScalarType::BFloat16}, {groups, words * 8});
   check_tensor(op, "_zeros", zeros, kernel, {ScalarType::Int}, {groups, words});
-  return {kernel, zeros, aligned(scales), k, words * 8, k / groups};
+  const Tensor vectors = aligned(scales);
+  return {kernel, zeros, vectors, k, words * 8, k / groups, in_place(vectors, scales)};
 }
 
 Tensor dequantize(const char* op, const AwqWeight& w, ScalarType type, cudaStream_t stream) {
@@ -139,6 +141,7 @@ Tensor multiply(const char* op, const Tensor& a, const Tensor& kernel, const Ten
   p.group_blocks = w.group_size == w.k ? p.blocks : static_cast<int>(w.group_size / kBlockK);
   p.out = out.data_ptr();
   p.n = p.n_out = static_cast<int>(w.n);
+  p.early = w.scales_in_place && in_place(words, w.words);
   small_m<Awq>(op, p, wish, dtype_of(a), a.get_device_index(), launch.stream());
   return out;
 }

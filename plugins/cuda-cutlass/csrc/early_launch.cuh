@@ -27,24 +27,36 @@ struct LaunchShape {
   dim3 cluster = {1, 1, 1};
 };
 
+// The same as the runtime wants it.
+struct LaunchConfig {
+  cudaLaunchConfig_t config = {};
+
+  explicit LaunchConfig(const LaunchShape& shape) {
+    config.gridDim = shape.grid;
+    config.blockDim = dim3(shape.threads);
+    config.dynamicSmemBytes = shape.shared;
+    config.stream = shape.stream;
+    config.attrs = attributes_;
+    if (shape.early) {
+      attributes_[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      attributes_[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (shape.cluster.x * shape.cluster.y * shape.cluster.z > 1) {
+      attributes_[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+      attributes_[config.numAttrs++].val.clusterDim = {shape.cluster.x, shape.cluster.y, shape.cluster.z};
+    }
+  }
+  LaunchConfig(const LaunchConfig&) = delete;  // it points into itself
+  LaunchConfig& operator=(const LaunchConfig&) = delete;
+
+ private:
+  cudaLaunchAttribute attributes_[2];
+};
+
 template <typename... Params, typename... Args>
 void launch_kernel(const char* op, const LaunchShape& shape, void (*kernel)(Params...), const Args&... args) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = shape.grid;
-  config.blockDim = dim3(shape.threads);
-  config.dynamicSmemBytes = shape.shared;
-  config.stream = shape.stream;
-  cudaLaunchAttribute attributes[2];
-  config.attrs = attributes;
-  if (shape.early) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (shape.cluster.x * shape.cluster.y * shape.cluster.z > 1) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-    attributes[config.numAttrs++].val.clusterDim = {shape.cluster.x, shape.cluster.y, shape.cluster.z};
-  }
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, Params(args)...);
+  const LaunchConfig launch(shape);
+  const cudaError_t error = cudaLaunchKernelEx(&launch.config, kernel, Params(args)...);
   QCORE_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
 }
 

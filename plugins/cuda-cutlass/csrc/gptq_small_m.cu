@@ -34,6 +34,7 @@ Tensor small_m_gptq(const char* op, const Tensor& x, const GptqWeight& weight, c
   p.out_float = out_float;
   p.n = static_cast<int>(weight.n);
   p.n_out = static_cast<int>(columns);
+  p.early = in_place(words, weight.words) && in_place(scales, weight.scales);
   const auto run = [&](auto layout) {
     small_m<decltype(layout)>(op, p, wish, dtype_of(x), x.get_device_index(), launch.stream());
   };

@@ -64,6 +64,7 @@ struct Cut {
   int shares;   // warpgroups that share K: 1, 2 or 4, and so pieces in a stage
   int steps;    // stages that K takes
   int stages;   // in shared memory
+  bool boxes;   // K is whole pieces, of which those of a stage are one copy
 
   __host__ __device__ int tiles() const { return kGroups / shares; }
   __host__ __device__ int b_bytes() const { return shares * columns * kPiece; }
@@ -144,9 +145,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
 
   if (threadIdx.x >= kConsumers) {
-    if (threadIdx.x == kConsumers) {
+    if (elect_one()) {
       const auto load_b = [&](int step, int stage) {
         barrier_expect(&full[stage], stage_bytes);
+        if (cut.boxes) {
+          return load_boxes(stages + stage * stage_bytes, &b_map, &full[stage], step * cut.shares, first, kEvictFirst);
+        }
         for (int share = 0; share < cut.shares; ++share) {
           const int k = (step * cut.shares + share) * kPiece;  // beyond the end zeros come
           load_box(stages + stage * stage_bytes + share * cut.columns * kPiece, &b_map, &full[stage], k, first,
@@ -154,6 +158,9 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
       };
       const auto load_a = [&](int step, int stage) {
+        if (cut.boxes) {
+          return load_boxes(stages + stage * stage_bytes + b_bytes, &a_map, &full[stage], step * cut.shares, 0, kEvictLast);
+        }
         for (int share = 0; share < cut.shares; ++share) {
           const int k = (step * cut.shares + share) * kPiece;
           load_box(stages + stage * stage_bytes + b_bytes + share * ROWS * kPiece, &a_map, &full[stage], k, 0,
@@ -279,6 +286,7 @@ Cut cut_columns(const ScaledMM& p, int rows) {
   cut.columns = static_cast<int>(ceil_div(ceil_div(p.n, rounds * p.sm_count), step) * step);
   cut.shares = cut.columns <= kTile ? 4 : cut.columns <= 2 * kTile ? 2 : 1;
   cut.steps = static_cast<int>(ceil_div(p.k, cut.shares * kPiece));
+  cut.boxes = p.k % kPiece == 0;
   const int room = kSharedBytes - 1024 - kBarrierBytes - kSlackBytes;
   cut.stages = std::min({kMostStages, room / cut.stage_bytes(rows), std::max(cut.steps, 1)});
   return cut;
@@ -293,8 +301,11 @@ void launch(const ScaledMM& p) {
   static std::atomic<uint64_t> allowed{0};
   allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, p.device, allowed);
   const Cut cut = cut_columns(p, ROWS);
-  const CUtensorMap b_map = byte_matrix_map(op, p.b, p.n, p.k, p.b_stride, cut.columns);
-  const CUtensorMap a_map = byte_matrix_map(op, p.a, p.m, p.k, p.a_stride, ROWS);
+  const auto map = [&](const void* data, int64_t rows, int64_t stride, int box_rows) {
+    return cut.boxes ? byte_boxes_map(op, data, rows, p.k, stride, box_rows, cut.shares)
+                     : byte_matrix_map(op, data, rows, p.k, stride, box_rows);
+  };
+  const CUtensorMap b_map = map(p.b, p.n, p.b_stride, cut.columns), a_map = map(p.a, p.m, p.a_stride, ROWS);
   const LaunchShape shape{dim3(static_cast<unsigned>(ceil_div(p.n, cut.columns))), kThreads, kSharedBytes, p.stream,
                           p.early_launch};
   launch_kernel(op, shape, kernel, b_map, a_map, p, cut);

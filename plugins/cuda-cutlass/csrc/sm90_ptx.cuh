@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cute/arch/cluster_sm90.hpp>
 #include <cute/arch/mma_sm90_gmma.hpp>
 #include <utility>
 
@@ -22,6 +23,11 @@ __device__ __forceinline__ uint8_t* shared_memory(uint32_t alignment) {
 }
 
 __device__ __forceinline__ uint4 shared_vector(const uint8_t* p) { return *reinterpret_cast<const uint4*>(p); }
+
+// True in one thread of a warp, the same each time. Copies of the copy engine stand behind it: of a thread that is
+// chosen by its number the compiler does not know that it is alone, and makes a loop over all threads of the warp
+// for each copy, which takes several times as long as the copy.
+__device__ __forceinline__ bool elect_one() { return cute::elect_one_sync(); }
 
 // A barrier for so many threads of a block.
 __device__ __forceinline__ void sync_threads(int barrier, int threads) {
@@ -137,7 +143,17 @@ __device__ __forceinline__ void load_box(void* target, const CUtensorMap* map, u
       : "memory");
 }
 
-// The same for the blocks of a cluster whose bits are set, in the same place of each, and its barrier's.
+// Boxes side by side, from box `x` of the rows on: each has 128 bytes of a row (byte_boxes_map).
+__device__ __forceinline__ void load_boxes(void* target, const CUtensorMap* map, uint64_t* barrier, int x, int y,
+                                           uint64_t hint) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared_address(target)),
+      "l"(map), "r"(shared_address(barrier)), "r"(0), "r"(y), "r"(x), "l"(hint)
+      : "memory");
+}
+
+// A box for the blocks of a cluster whose bits are set, in the same place of each, and its barrier's.
 __device__ __forceinline__ void load_box_for(uint16_t blocks, void* target, const CUtensorMap* map, uint64_t* barrier,
                                              int x, int y) {
   asm volatile(

@@ -14,18 +14,18 @@ Encode find_encode() {
   return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<Encode>(function) : nullptr;
 }
 
-CUtensorMap encoded(const char* op, CUtensorMapDataType type, const void* data, const cuuint64_t (&sizes)[2],
-                    cuuint64_t stride, const cuuint32_t (&box)[2], CUtensorMapSwizzle swizzle) {
+template <int RANK>
+CUtensorMap encoded(const char* op, CUtensorMapDataType type, const void* data, const cuuint64_t (&sizes)[RANK],
+                    const cuuint64_t (&strides)[RANK - 1], const cuuint32_t (&box)[RANK], CUtensorMapSwizzle swizzle) {
   static const Encode encode = find_encode();
   QCORE_CHECK(encode != nullptr, op, ": the driver has no cuTensorMapEncodeTiled; it needs to be of CUDA 12");
   CUtensorMap map;
-  const cuuint64_t strides[1] = {stride};
-  const cuuint32_t steps[2] = {1, 1};
+  const cuuint32_t steps[3] = {1, 1, 1};
   const CUresult result =
-      encode(&map, type, 2, const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+      encode(&map, type, RANK, const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   QCORE_CHECK(result == CUDA_SUCCESS, op, ": no tensor map for a matrix of ", sizes[1], " x ", sizes[0],
-              " elements, rows ", stride, " bytes apart (", static_cast<int>(result), ")");
+              " elements, rows ", strides[0], " bytes apart (", static_cast<int>(result), ")");
   return map;
 }
 
@@ -34,17 +34,24 @@ CUtensorMap encoded(const char* op, CUtensorMapDataType type, const void* data, 
 CUtensorMap byte_matrix_map(const char* op, const void* data, int64_t rows, int64_t bytes, int64_t stride,
                             int box_rows) {
   const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(bytes), static_cast<cuuint64_t>(rows)};
-  return encoded(op, CU_TENSOR_MAP_DATA_TYPE_UINT8, data, sizes, static_cast<cuuint64_t>(stride),
-                 {128, static_cast<cuuint32_t>(box_rows)}, CU_TENSOR_MAP_SWIZZLE_128B);
+  return encoded<2>(op, CU_TENSOR_MAP_DATA_TYPE_UINT8, data, sizes, {static_cast<cuuint64_t>(stride)},
+                    {128, static_cast<cuuint32_t>(box_rows)}, CU_TENSOR_MAP_SWIZZLE_128B);
+}
+
+CUtensorMap byte_boxes_map(const char* op, const void* data, int64_t rows, int64_t bytes, int64_t stride, int box_rows,
+                           int boxes) {
+  const cuuint64_t sizes[3] = {128, static_cast<cuuint64_t>(rows), static_cast<cuuint64_t>(bytes / 128)};
+  return encoded<3>(op, CU_TENSOR_MAP_DATA_TYPE_UINT8, data, sizes, {static_cast<cuuint64_t>(stride), 128},
+                    {128, static_cast<cuuint32_t>(box_rows), static_cast<cuuint32_t>(boxes)}, CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
 CUtensorMap plain_matrix_map(const char* op, const void* data, int64_t rows, int64_t columns, int element_bytes,
                              int box_rows, int box_columns) {
   const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  return encoded(op, element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_UINT32, data, sizes,
-                 static_cast<cuuint64_t>(columns * element_bytes),
-                 {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows)},
-                 CU_TENSOR_MAP_SWIZZLE_NONE);
+  return encoded<2>(op, element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_UINT32, data,
+                    sizes, {static_cast<cuuint64_t>(columns * element_bytes)},
+                    {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows)},
+                    CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 
 }  // namespace qcore_cuda

@@ -12,6 +12,11 @@ namespace qcore_cuda {
 CUtensorMap byte_matrix_map(const char* op, const void* data, int64_t rows, int64_t bytes, int64_t stride,
                             int box_rows);
 
+// The same of whole boxes, bytes % 128 == 0: `boxes` of them side by side are one copy (sm90::load_boxes), one behind
+// the other in shared memory.
+CUtensorMap byte_boxes_map(const char* op, const void* data, int64_t rows, int64_t bytes, int64_t stride, int box_rows,
+                           int boxes);
+
 // A matrix without gaps, in boxes that are written to shared memory row after row.
 CUtensorMap plain_matrix_map(const char* op, const void* data, int64_t rows, int64_t columns, int element_bytes,
                              int box_rows, int box_columns);

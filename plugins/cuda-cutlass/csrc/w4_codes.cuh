@@ -252,6 +252,24 @@ __device__ __forceinline__ float2 scale_pair(uint32_t bits, ScaleType type) {
                                   : __bfloat1622float2(as_pair<__nv_bfloat16>(bits));
 }
 
+// The group that a half of a piece (32 inputs) belongs to, counted rather than divided: one thread asks, for all.
+struct GroupCounter {
+  int halves, group = 0, left = 0;  // of a group; which one; of it
+
+  __device__ __forceinline__ explicit GroupCounter(int group_halves) : halves(group_halves) {}
+  __device__ __forceinline__ void begin(int half) {
+    group = half / halves;
+    left = halves - half % halves;
+  }
+  // So many further on, of which none passes the end of more than one group.
+  __device__ __forceinline__ void next(int count) {
+    left -= count;
+    if (left > 0) return;
+    left += halves;
+    ++group;
+  }
+};
+
 // GPTQ's zero points: packed along N without gaps, version 1 less one. That one was taken off all
 // codes of a word at once (a zero point of 0 borrows from its neighbour), and so it is given back;
 // 3 bits cross words, there it is given back to each code.

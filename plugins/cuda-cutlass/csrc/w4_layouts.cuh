@@ -35,6 +35,7 @@ struct SmallMParams {
   int n, n_out;      // columns that there are, and that are wanted
   // How the work is divided: warps of a block by columns and by K, blocks of a cluster by K.
   int column_warps, k_warps, split;
+  bool early;  // the launch need not wait: no kernel ahead writes words, scales or zero points
 };
 
 // Weights are read once: they pass by the first cache, and whole lines come to the second.

@@ -11,29 +11,29 @@ using mid_m::Plan;
 using mid_m::Problem;
 
 template <typename T, class KIND, int ROW_TILES>
-void launch(const char* op, const CUtensorMap& x, const CUtensorMap& words, const Problem& p, int32_t device,
-            cudaStream_t stream) {
+void launch(const char* op, const CUtensorMap& x, const CUtensorMap& words, const Problem& p, bool early,
+            int32_t device, cudaStream_t stream) {
   const auto kernel = mid_m::mid_m_kernel<T, KIND, ROW_TILES>;
   static std::atomic<uint64_t> allowed{0};
   allow_shared(op, reinterpret_cast<const void*>(kernel), mid_m::shared_of_block(ROW_TILES), device, allowed);
   const dim3 grid(static_cast<unsigned>(ceil_div(p.m, 8 * ROW_TILES)), static_cast<unsigned>(p.plan.split),
                   static_cast<unsigned>(ceil_div(p.n_out, mid_m::kWarpColumns * p.plan.column_warps)));
   const LaunchShape shape{grid, static_cast<unsigned>(32 * (p.plan.column_warps * p.plan.k_warps + 1)),
-                          static_cast<size_t>(p.layout.shared_bytes), stream, device_facts(device).sm90_code,
+                          static_cast<size_t>(p.layout.shared_bytes), stream, early,
                           dim3(1, p.plan.split, 1)};
   launch_kernel(op, shape, kernel, x, words, p);
 }
 
 template <typename T, class KIND>
-void with_tiles(const char* op, const CUtensorMap& x, const CUtensorMap& words, const Problem& p, int32_t device,
-                cudaStream_t stream) {
+void with_tiles(const char* op, const CUtensorMap& x, const CUtensorMap& words, const Problem& p, bool early,
+                int32_t device, cudaStream_t stream) {
   if constexpr (!KIND::kScaled) {  // of which groups are no whole pieces
-    if (p.plan.row_tiles == 1) return launch<T, KIND, 1>(op, x, words, p, device, stream);
-    if (p.plan.row_tiles == 2) return launch<T, KIND, 2>(op, x, words, p, device, stream);
+    if (p.plan.row_tiles == 1) return launch<T, KIND, 1>(op, x, words, p, early, device, stream);
+    if (p.plan.row_tiles == 2) return launch<T, KIND, 2>(op, x, words, p, early, device, stream);
   }
   switch (p.plan.row_tiles) {
-    case 4: return launch<T, KIND, 4>(op, x, words, p, device, stream);
-    default: return launch<T, KIND, 8>(op, x, words, p, device, stream);
+    case 4: return launch<T, KIND, 4>(op, x, words, p, early, device, stream);
+    default: return launch<T, KIND, 8>(op, x, words, p, early, device, stream);
   }
 }
 
@@ -52,6 +52,7 @@ Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tens
   if (rows.m * columns == 0) return out;
   const int32_t device = a.get_device_index();
   const Tensor words = aligned(w.words), scales = aligned(w.scales);
+  const bool early = in_place(words, w.words) && in_place(scales, w.scales);
   Problem p = mid_m::problem_of(rows.m, w.k, w.n, columns, w.bits, w.group_size, scales.size(0), w.zeros, wish,
                                 device_facts(device).sm_count, w.scaled);
   p.scales = scales.data_ptr();
@@ -60,13 +61,16 @@ Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tens
   p.bias_float = bias && dtype_of(*bias) == ScalarType::Float;
   p.out = out.data_ptr();
   p.out_float = out_float;
+  const int x_rows = 8 * p.plan.row_tiles, pieces = p.plan.k_warps * mid_m::stage_pieces(w.bits, p.plan.row_tiles);
+  p.x_boxes = rows.k % mid_m::kPieceK == 0;
   const CUtensorMap x_map =
-      byte_matrix_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, 8 * p.plan.row_tiles);
-  const CUtensorMap w_map =
-      byte_matrix_map(op, words.data_ptr(), words.size(0), w.n * 4, w.n * 4, p.word_box_rows(w.bits));
+      p.x_boxes ? byte_boxes_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, x_rows, pieces)
+                : byte_matrix_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, x_rows);
+  const CUtensorMap w_map = byte_boxes_map(op, words.data_ptr(), words.size(0), w.n * 4, w.n * 4,
+                                           p.word_box_rows(w.bits), p.plan.column_warps);
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    const auto with = [&](auto kind) { with_tiles<T, decltype(kind)>(op, x_map, w_map, p, device, at.stream()); };
+    const auto with = [&](auto kind) { with_tiles<T, decltype(kind)>(op, x_map, w_map, p, early, device, at.stream()); };
     if (w.scaled) return with(NvFp4{});
     if (w.floats && w.bits == 8) return with(E4M3{});
     if constexpr (takes_e2m1<T>) {

@@ -34,7 +34,7 @@
 // groups are of 128); and some 15 to 20 for barriers, scales and the round. Memory brings a piece (1 KiB) to
 // a processor in about 57 cycles, in which it issues 228 instructions.
 //
-// One warp keeps the copy engine busy with four to eight stages; the others multiply. Blocks of a cluster have
+// One thread keeps the copy engine busy with four to eight stages; warps multiply. Blocks of a cluster have
 // a part of K each; they and the warps of a block add up through shared memory, always in the same order.
 #pragma once
 
@@ -56,12 +56,18 @@ struct Problem {
   const void* bias;            // [n_out]; or null
   void* out;                   // [m, n_out], dense
   bool bias_float, out_float;
+  bool x_boxes;  // of rows of whole boxes, as words are: copied several at a time
   int m, n, n_out;   // columns that there are, a multiple of 32, and that are wanted
   int pieces;        // of K
   int groups, group_halves;  // inputs of a group / 32
   Plan plan;
   Layout layout;
 
+  // Whether a group may end within the pieces of a stage that are one warp's.
+  template <class S>
+  __device__ __forceinline__ bool group_ends() const {
+    return group_halves % (2 * S::kPieces) != 0;
+  }
   // Of the copy engine's boxes of words: those of a stage.
   int word_box_rows(int bits) const { return plan.k_warps * stage_pieces(bits, plan.row_tiles) * kPieceK * bits / 32; }
 };
@@ -98,56 +104,56 @@ struct Shape {
   static constexpr int kXBytes = kRows * 128;
 };
 
-// ---- what one warp brings ------------------------------------------------------------------------
-
-// Lanes 0 ... 7: the words of a warp's columns; 8 ... 15: a piece of activations; 16 ...: a slot of scales and
-// zero points. Each lane waits, announces its bytes and copies for itself.
-constexpr int kXLane = 8, kSideLane = 16;
+// ---- what one thread brings ----------------------------------------------------------------------
 
 template <int BITS, class S>
 __device__ __forceinline__ void bring(const Problem& p, const CUtensorMap* x_map, const CUtensorMap* w_map,
                                       uint8_t* ring, uint64_t* full, uint64_t* empty, int first, int last) {
-  const int lane = threadIdx.x % 32, pieces = p.plan.k_warps * S::kPieces;
+  const int pieces = p.plan.k_warps * S::kPieces, slots = pieces * S::kSides;
   const int column = blockIdx.z * p.plan.column_warps * kWarpColumns, row = blockIdx.x * S::kRows;
   const int columns = min(p.plan.column_warps * kWarpColumns, p.n - column);
   const int zero_bytes = p.zeros.words ? columns * BITS / 8 : 0;
-  const bool of_words = lane < p.plan.column_warps, of_x = lane >= kXLane && lane < kXLane + pieces;
-  const bool of_sides = lane >= kSideLane && lane < kSideLane + pieces * S::kSides;
-  if (!of_words && !of_x && !of_sides) return;
-  const uint32_t bytes = of_words ? pieces * S::kWordBytes : of_x ? S::kXBytes : columns * 2 + zero_bytes;
-  const auto load = [&](int at, int stage) {
+  const int step = p.group_ends<S>() ? 1 : S::kSides * S::kPieces;  // from a slot that is needed to the next
+  const uint32_t bytes = pieces * (p.plan.column_warps * S::kWordBytes + S::kXBytes) +
+                         slots / step * (columns * 2 + zero_bytes);
+  GroupCounter of(p.group_halves);
+  of.begin(2 * first * pieces);
+  const auto load_weights = [&](int at, int stage) {
     barrier_expect(&full[stage], bytes);
     uint8_t* const to = ring + stage * p.layout.stage_bytes;
-    const int piece = at * pieces;
-    if (of_words) {
-      load_box(to + lane * pieces * S::kWordBytes, w_map, &full[stage], (column + lane * kWarpColumns) * 4,
-               piece * S::kWordRows, kEvictFirst);
-    } else if (of_x) {
-      const int mine = lane - kXLane;
-      load_box(to + p.layout.x_offset + mine * S::kXBytes, x_map, &full[stage], (piece + mine) * 128, row, kEvictLast);
-    } else {
-      const int slot = lane - kSideLane;
-      const int half = 2 * (piece + slot / S::kSides) + slot % S::kSides;
-      const int64_t group = min(half / p.group_halves, p.groups - 1);  // beyond K, where activations are zeros
-      uint8_t* const side = to + p.layout.side_offset + slot * p.layout.slot_bytes;
+    load_boxes(to, w_map, &full[stage], column / kWarpColumns, at * pieces * S::kWordRows, kEvictFirst);
+    uint8_t* side = to + p.layout.side_offset;
+#pragma unroll 1
+    for (int i = 0; i < slots; i += step, side += step * p.layout.slot_bytes) {
+      const int64_t group = min(of.group, p.groups - 1);  // beyond K, where activations are zeros
       load_bytes(side, static_cast<const uint16_t*>(p.scales) + group * p.n + column, columns * 2, &full[stage]);
       if (zero_bytes) {
         load_bytes(side + p.plan.column_warps * kWarpColumns * 2,
                    p.zeros.words + group * p.zeros.stride + column * BITS / 32, zero_bytes, &full[stage]);
       }
+      of.next(step * 2 / S::kSides);
+    }
+  };
+  const auto load_x = [&](int at, int stage) {
+    uint8_t* const to = ring + stage * p.layout.stage_bytes + p.layout.x_offset;
+    if (p.x_boxes) return load_boxes(to, x_map, &full[stage], at * pieces, row, kEvictLast);
+#pragma unroll 1
+    for (int i = 0; i < pieces; ++i) {
+      load_box(to + i * S::kXBytes, x_map, &full[stage], (at * pieces + i) * 128, row, kEvictLast);
     }
   };
   // All but activations depends on no other kernel: as much as there is room for comes before this kernel's turn.
-  const int early = of_x ? first : min(last, first + p.layout.stages);
-  for (int at = first; at < early; ++at) load(at, at - first);
+  const int early = min(last, first + p.layout.stages);
+  for (int at = first; at < early; ++at) load_weights(at, at - first);
   begin_turn();
   int stage = 0;
   uint32_t round = 1;  // the first time the stages are free
   for (int at = first; at < last; ++at) {
     if (at >= early) {
       barrier_wait(&empty[stage], round);
-      load(at, stage);
+      load_weights(at, stage);
     }
+    load_x(at, stage);
     if (++stage == p.layout.stages) {
       stage = 0;
       round ^= 1;
@@ -353,7 +359,7 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
     prefetch_map(&w_map);
 #pragma unroll 1
     for (int i = 0; i < p.layout.stages; ++i) {
-      barrier_init(&full[i], p.plan.column_warps + pieces * (1 + S::kSides));  // the lanes that bring
+      barrier_init(&full[i], 1);
       barrier_init(&empty[i], warps);
     }
     barrier_init_fence();
@@ -363,7 +369,7 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
   const int stages = (p.pieces + pieces - 1) / pieces;
   const int first = stages * blockIdx.y / p.plan.split, last = stages * (blockIdx.y + 1) / p.plan.split;
   if (warp == warps) {
-    bring<BITS, S>(p, &x_map, &w_map, ring, full, empty, first, last);
+    if (elect_one()) bring<BITS, S>(p, &x_map, &w_map, ring, full, empty, first, last);
     __syncwarp();
     if (p.plan.split > 1) {
       cluster_sync();
@@ -378,14 +384,14 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
   const Places<BITS> places(lane);
   const uint8_t* const words = ring + (column_warp * pieces + k_warp * S::kPieces) * S::kWordBytes;
   const uint8_t* const x = ring + p.layout.x_offset + k_warp * S::kPieces * S::kXBytes;
-  const int slot = k_warp * S::kPieces * S::kSides + (S::kAfter ? 0 : q / 2);
+  const bool ends = p.group_ends<S>();
+  const int slot = k_warp * S::kPieces * S::kSides + (S::kAfter || !ends ? 0 : q / 2);
   const uint8_t* const slots = ring + p.layout.side_offset + slot * p.layout.slot_bytes;
   uint32_t scale_at = column * 2, zero_at = p.plan.column_warps * kWarpColumns * 2 + column * BITS / 32 * 4;
   uint32_t zero_bit = KIND::kScaled ? q % 2 : column * BITS % 32;
   keep(scale_at), keep(zero_at), keep(zero_bit);
   float sums[ROW_TILES][2][4] = {};
   Side<T, KIND, S::kAfter> side(p.zeros.constant);
-  const bool ends = p.group_halves % (2 * S::kPieces) != 0;  // groups, between the pieces of a stage
   int stage = 0, offset = 0;
   uint32_t round = 0;
   for (int at = first; at < last; ++at) {

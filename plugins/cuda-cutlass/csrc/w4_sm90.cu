@@ -6,54 +6,38 @@
 namespace qcore_cuda {
 namespace {
 
+// A launch of so many clusters.
 template <typename T, class KIND, int ROWS, bool PARTS>
-struct Launcher {
+LaunchShape shape_of(const char* op, int blocks_of_cluster, int64_t clusters, bool early, int32_t device,
+                     cudaStream_t stream) {
   using S = Shape<KIND::kBits, ROWS>;
+  static std::atomic<uint64_t> allowed{0};
+  const auto* kernel = reinterpret_cast<const void*>(&w4_sm90_kernel<T, KIND, ROWS, PARTS>);
+  allow_shared(op, kernel, S::kSharedBytes, device, allowed);
+  const auto blocks = static_cast<unsigned>(blocks_of_cluster);
+  return {dim3(static_cast<unsigned>(clusters) * blocks), S::kThreads, S::kSharedBytes, stream, early, {blocks, 1, 1}};
+}
 
-  cudaLaunchConfig_t config = {};
-  cudaLaunchAttribute attributes[2];
-
-  Launcher(const char* op, int blocks_of_cluster, int64_t clusters, int32_t device, cudaStream_t stream) {
-    static std::atomic<uint64_t> allowed{0};
-    allow_shared(op, reinterpret_cast<const void*>(kernel()), S::kSharedBytes, device, allowed);
-    config.gridDim = dim3(static_cast<unsigned>(clusters * blocks_of_cluster));
-    config.blockDim = dim3(S::kThreads);
-    config.dynamicSmemBytes = S::kSharedBytes;
-    config.stream = stream;
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim = {static_cast<unsigned>(blocks_of_cluster), 1, 1};
-    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[1].val.programmaticStreamSerializationAllowed = 1;
-    config.attrs = attributes;
-    config.numAttrs = 2;
-  }
-  static constexpr auto kernel() { return w4_sm90_kernel<T, KIND, ROWS, PARTS>; }
-};
-
-// How many clusters of so many blocks a device has at a time; asked for once.
+// How many clusters of two blocks a device has at a time; asked for once.
 template <typename T, class KIND, int ROWS>
-int clusters_at_a_time(const char* op, int blocks, int32_t device) {
-  static std::atomic<int> known[64][kMostParts + 1];
-  std::atomic<int>& count = known[device % 64][blocks];
+int pairs_at_a_time(const char* op, int32_t device) {
+  static std::atomic<int> known[64];
+  std::atomic<int>& count = known[device % 64];
   if (count.load(std::memory_order_relaxed) == 0) {
-    Launcher<T, KIND, ROWS, true> launcher(op, blocks, 1, device, nullptr);
+    const LaunchConfig launch(shape_of<T, KIND, ROWS, true>(op, 2, 1, false, device, nullptr));
     int found = 0;
-    cudaOccupancyMaxActiveClusters(&found, launcher.kernel(), &launcher.config);
+    cudaOccupancyMaxActiveClusters(&found, &w4_sm90_kernel<T, KIND, ROWS, true>, &launch.config);
     count.store(std::max(found, 1), std::memory_order_relaxed);
   }
   return count.load(std::memory_order_relaxed);
 }
 
-// Parts of K, where tiles alone leave half of the processors idle or more; 0: tiles in pairs. More parts
-// than two pay for tiles of 64 rows alone.
+// Parts of K: two, where tiles alone leave half of the processors idle or more; 0: tiles in pairs. Clusters of more
+// blocks do not fit all processors, or share some.
 template <typename T, class KIND, int ROWS>
-int parts_for(const char* op, const Problem& p, int32_t device) {
+int parts_for(const char* op, const Problem& p, int64_t k_pieces, int32_t device) {
   const int64_t tiles = int64_t{p.tiles_m} * p.tiles_n;
-  int parts = 0;
-  for (int more = 2; more <= (p.m <= 64 ? 4 : 2) && p.k_pieces >= 4 * more; more *= 2) {
-    if (tiles <= clusters_at_a_time<T, KIND, ROWS>(op, more, device)) parts = more;
-  }
-  return parts;
+  return k_pieces >= 8 && tiles <= pairs_at_a_time<T, KIND, ROWS>(op, device) ? 2 : 0;
 }
 
 // Rows of a tile. The smaller, the more blocks share the work where one round of blocks with half of K each
@@ -66,10 +50,11 @@ int rows_for(int64_t m, int64_t n, int sm_count) {
 
 template <typename T, class KIND, int ROWS, bool PARTS>
 void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& words, const Tensor& scales,
-            const Problem& p, int32_t device, cudaStream_t stream) {
+            const Problem& p, bool early, int32_t device, cudaStream_t stream) {
   using S = Shape<KIND::kBits, ROWS>;
   const CUtensorMap x_map = byte_matrix_map(op, x.data(), x.m, x.k * 2, x.stride * 2, PARTS ? ROWS : ROWS / 2);
-  const CUtensorMap w_map = plain_matrix_map(op, words.data_ptr(), words.size(0), w.n, 4, S::kWordRows, kTileN);
+  const CUtensorMap w_map = plain_matrix_map(op, words.data_ptr(), words.size(0), w.n, 4,
+                                             S::kPieces * S::kWordRows, kTileN);
   const CUtensorMap scale_map = plain_matrix_map(op, scales.data_ptr(), scales.size(0), w.n, 2, 1, kTileN);
   const CUtensorMap zero_map =
       p.has_zeros ? plain_matrix_map(op, w.zeros.words, scales.size(0), w.zeros.stride, 4, 1, S::kZeroWords) : scale_map;
@@ -78,10 +63,8 @@ void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& wo
     const int64_t places = device_facts(device).sm_count * S::kBlocks / 2;
     clusters = std::min(int64_t{p.tiles_m} * ceil_div(p.tiles_n, 2), places);
   }
-  const Launcher<T, KIND, ROWS, PARTS> launcher(op, PARTS ? p.parts : 2, clusters, device, stream);
-  const cudaError_t error =
-      cudaLaunchKernelEx(&launcher.config, launcher.kernel(), x_map, w_map, scale_map, zero_map, p);
-  QCORE_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+  launch_kernel(op, shape_of<T, KIND, ROWS, PARTS>(op, PARTS ? p.parts : 2, clusters, early, device, stream),
+                w4_sm90_kernel<T, KIND, ROWS, PARTS>, x_map, w_map, scale_map, zero_map, p);
 }
 
 }  // namespace
@@ -98,6 +81,7 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
   if (rows.m * columns == 0) return out;
   const int32_t device = a.get_device_index();
   const Tensor words = aligned(w.words), scales = aligned(w.scales);
+  const bool early = in_place(words, w.words) && in_place(scales, w.scales);
   Problem p = {};
   p.column_scales = w.column_scales;
   p.bias = bias ? bias->data_ptr() : nullptr;
@@ -105,8 +89,8 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
   p.out = out.data_ptr();
   p.m = static_cast<int>(rows.m);
   p.n = static_cast<int>(columns);
-  p.k_pieces = static_cast<int>(ceil_div(w.k, kPieceK));
-  p.group_halves = w.scaled ? 1 : w.group_size >= w.k ? 2 * p.k_pieces : static_cast<int>(w.group_size / 32);
+  const int64_t k_pieces = ceil_div(w.k, kPieceK);
+  p.group_halves = w.scaled ? 1 : static_cast<int>(w.group_size >= w.k ? 4 * k_pieces : w.group_size / 32);
   p.zero = w.zeros.constant;
   p.has_zeros = w.zeros.words != nullptr;
   p.zero_ones = !w.zeros.add ? 0 : w.bits == 4 ? 0x11111111u : 0x01010101u;
@@ -117,9 +101,10 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
     using T = decltype(zero);
     using Kind = decltype(kind);
     constexpr int kRows = decltype(rows_of_tile)::value;
-    p.parts = rows_wished ? parts_wished : parts_for<T, Kind, kRows>(op, p, device);
-    if (p.parts) launch<T, Kind, kRows, true>(op, rows, w, words, scales, p, device, at.stream());
-    else launch<T, Kind, kRows, false>(op, rows, w, words, scales, p, device, at.stream());
+    p.k_stages = static_cast<int>(ceil_div(w.k, Shape<Kind::kBits, kRows>::kStageK));
+    p.parts = rows_wished ? parts_wished : parts_for<T, Kind, kRows>(op, p, k_pieces, device);
+    if (p.parts) launch<T, Kind, kRows, true>(op, rows, w, words, scales, p, early, device, at.stream());
+    else launch<T, Kind, kRows, false>(op, rows, w, words, scales, p, early, device, at.stream());
   };
   const auto with_rows = [&](auto zero, auto kind) {
     if (tile_rows == 64) return run(zero, kind, std::integral_constant<int, 64>{});

@@ -34,14 +34,13 @@ constexpr int kChunk = 64;                 // rows of a tile that are stored tog
 constexpr int kStoreStride = 64 + 8;       // elements, for 64 columns; the 8 keep rows apart in banks
 constexpr int kSumStride = kTileN + 4;     // floats
 constexpr int kScaleBytes = kTileN * 2, kZeroBytes = 128;
-constexpr int kSideBytes = 2 * (kScaleBytes + kZeroBytes);  // for each half of a piece
 constexpr int kMostParts = 8;
 
 struct Problem {
   const float* column_scales;  // [n]; or null; of floats
   const void* bias;
   void* out;
-  int m, n, k_pieces;  // n: columns of out
+  int m, n, k_stages;  // n: columns of out
   int group_halves;    // inputs of a group / 32
   int zero;            // for all, where there are no zero points
   uint32_t zero_ones;  // added to words of zero points: version 1 of the format stores them less one
@@ -71,14 +70,23 @@ struct Shape {
   // A block alone gives registers of its last warpgroup, which needs few, to the others.
   static constexpr int kThreads = kConsumers + (kBlocks == 2 ? 32 : 128);
   static constexpr int kSharedBytes = (kSharedOfProcessor - (kBlocks - 1) * 1024) / kBlocks / 128 * 128;
-  static constexpr int kWordRows = kPieceK * BITS / 32;
+  // A stage has two pieces where they are small, and half as many copies and barriers.
+  static constexpr int kPieces = BITS == 4 && ROWS <= 128 ? 2 : 1;
+  static constexpr int kStageK = kPieces * kPieceK, kHalves = 2 * kPieces;
+  static constexpr int kWordRows = kPieceK * BITS / 32;  // of a piece
   static constexpr int kXBytes = ROWS * kPieceK * 2, kWBytes = kWordRows * kTileN * 4;
   static constexpr int kZeroWords = kTileN * BITS / 32;
-  static constexpr int kStageBytes = kXBytes + kWBytes;
+  static constexpr int kStageBytes = kPieces * (kXBytes + kWBytes);  // activations, then words
+  static constexpr int kSideBytes = kHalves * (kScaleBytes + kZeroBytes);  // scales, then zero points
   static constexpr int kStoreBytes = kGroups * kChunk * kStoreStride * 2;
   static constexpr int kBarrierBytes = 256;
   static constexpr int kStages = (kSharedBytes - 1024 - kStoreBytes - kBarrierBytes) / (kStageBytes + kSideBytes);
   static_assert(kStages * 16 <= kBarrierBytes && kStages * kStageBytes >= ROWS * kSumStride * 4);
+
+  // Scales that a stage brings for each column: of the groups that begin or go on in it.
+  static __host__ __device__ constexpr int slots(int group_halves) {
+    return group_halves % kHalves == 0 ? 1 : group_halves % 2 == 0 ? kPieces : kHalves;
+  }
 };
 
 __device__ __forceinline__ uint32_t shared_word(uint32_t address) {
@@ -86,15 +94,15 @@ __device__ __forceinline__ uint32_t shared_word(uint32_t address) {
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address));
   return v;
 }
-__device__ __forceinline__ uint32_t shared_half(uint32_t address) {
-  uint16_t v;
-  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(address));
+__device__ __forceinline__ uint2 shared_pair(uint32_t address) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address));
   return v;
 }
 
 // A tile that blocks of a cluster share along N (`pair`), or a part of K of a tile.
 struct Place {
-  int m, n, first, last;  // tiles; pieces of K
+  int m, n, first, last;  // tiles; stages of K
 };
 
 template <bool PARTS>
@@ -103,8 +111,8 @@ __device__ __forceinline__ bool place(const Problem& p, int index, int rank, Pla
     if (index >= p.tiles_m * p.tiles_n) return false;
     at.m = index / p.tiles_n;
     at.n = index % p.tiles_n;
-    at.first = p.k_pieces * rank / p.parts;
-    at.last = p.k_pieces * (rank + 1) / p.parts;
+    at.first = p.k_stages * rank / p.parts;
+    at.last = p.k_stages * (rank + 1) / p.parts;
   } else {
     const int pairs = (p.tiles_n + 1) / 2;
     if (index >= p.tiles_m * pairs) return false;
@@ -114,12 +122,12 @@ __device__ __forceinline__ bool place(const Problem& p, int index, int rank, Pla
     at.m = first + in_band % width;
     at.n = in_band / width * 2 + rank;  // beyond the end zeros come
     at.first = 0;
-    at.last = p.k_pieces;
+    at.last = p.k_stages;
   }
   return true;
 }
 
-// What a thread needs of a group: for its two columns.
+// What a thread needs of a group: for its two columns, which are neighbours.
 template <typename T, class KIND>
 struct Side {
   static constexpr int BITS = KIND::kBits;
@@ -127,36 +135,38 @@ struct Side {
   typename Codes<KIND, T>::Zero zero[KIND::kScaled ? 2 : 1][2];  // of each 16 inputs, if they have their own scales
   typename PairOf<T>::Type scale[2];
 
-  __device__ __forceinline__ void load(const Problem& p, uint32_t side, int half, int column) {
+  // `scales`: of the first column; `zeros`: its word.
+  __device__ __forceinline__ void load(const Problem& p, uint32_t scales, uint32_t zeros, int column) {
+    const uint32_t bits = shared_word(scales);
+    if constexpr (KIND::kScaled) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int c = column + 8 * h;
-      const uint32_t bits = shared_half(side + half * kScaleBytes + 2 * c);
-      if constexpr (KIND::kScaled) {
-        zero[0][h] = Codes<KIND, T>::zero_of(bits, 0);
-        zero[1][h] = Codes<KIND, T>::zero_of(bits, 1);
-        continue;
+      for (int h = 0; h < 2; ++h) {
+        zero[0][h] = Codes<KIND, T>::zero_of(bits, 2 * h);
+        zero[1][h] = Codes<KIND, T>::zero_of(bits, 2 * h + 1);
       }
-      scale[h] = as_pair<T>(bits * 0x00010001u);
-      int z = p.zero;
-      if (!KIND::kFloat && p.has_zeros) {
-        const uint32_t word =
-            shared_word(side + 2 * kScaleBytes + half * kZeroBytes + c * BITS / 32 * 4) + p.zero_ones;
-        z = static_cast<int>(word >> (c * BITS % 32)) & ((1 << BITS) - 1);
+    } else {
+      scale[0] = as_pair<T>(__byte_perm(bits, 0, 0x1010));
+      scale[1] = as_pair<T>(__byte_perm(bits, 0, 0x3232));
+      uint32_t word = static_cast<uint32_t>(p.zero);
+      if (!KIND::kFloat && p.has_zeros) word = (shared_word(zeros) + p.zero_ones) >> (column * BITS % 32);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const uint32_t z = h == 0 || !p.has_zeros ? word : word >> BITS;
+        zero[0][h] = Codes<KIND, T>::zero(z & ((1u << BITS) - 1));
       }
-      zero[0][h] = Codes<KIND, T>::zero(static_cast<uint32_t>(z));
     }
   }
 };
 
-// The words that hold a thread's weights of half of a piece: columns g and g + 8; for each 16 inputs those
-// of inputs 2q and 2q + 1, then of those 8 further on.
+// The words that hold a thread's weights of a piece: of two columns, for each 16 inputs those of inputs 2q and
+// 2q + 1, then of those 8 further on.
 template <int BITS>
-__device__ __forceinline__ void read_words(uint32_t (&raw)[2][4], uint32_t words, int half) {
+__device__ __forceinline__ void read_words(uint32_t (&raw)[4][4], uint32_t words) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const int row = (4 * half + i / 2) * (BITS / 4);
-    raw[i / 4][i % 4] = shared_word(words + (row * kTileN + i % 2 * 8) * 4);
+    const uint2 both = shared_pair(words + i * (BITS / 4) * kTileN * 4);
+    raw[i / 2][i % 2 * 2] = both.x;
+    raw[i / 2][i % 2 * 2 + 1] = both.y;
   }
 }
 
@@ -205,48 +215,55 @@ __device__ __forceinline__ void store_eight(const Problem& p, int row, int colum
   }
 }
 
+// By one thread.
 template <typename S, bool PARTS>
 __device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map, const CUtensorMap* w_map,
                                       const CUtensorMap* scale_map, const CUtensorMap* zero_map, uint8_t* stages,
                                       uint8_t* sides, uint64_t* full, uint64_t* empty, int cluster, int clusters,
                                       int rank) {
   constexpr int kFetched = PARTS ? S::kRows : S::kRows / 2;
-  const uint32_t bytes = S::kStageBytes + 2 * (kScaleBytes + (p.has_zeros ? S::kZeroWords * 4 : 0));
-  const auto load_weights = [&](const Place& at, int piece, int stage) {
+  const int slots = S::slots(p.group_halves);
+  const uint32_t bytes = S::kStageBytes + slots * (kScaleBytes + (p.has_zeros ? S::kZeroWords * 4 : 0));
+  GroupCounter of(p.group_halves);
+  const auto load_weights = [&](const Place& at, int step, int stage) {
     barrier_expect(&full[stage], bytes);
-    uint8_t* const side = sides + stage * kSideBytes;
+    uint8_t* side = sides + stage * S::kSideBytes;
     const int column = at.n * kTileN;
-    load_box(stages + stage * S::kStageBytes + S::kXBytes, w_map, &full[stage], column, piece * S::kWordRows,
-             kEvictNormal);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int group = (2 * piece + half) / p.group_halves;
-      load_box(side + half * kScaleBytes, scale_map, &full[stage], column, group, kEvictNormal);
+    load_box(stages + stage * S::kStageBytes + S::kPieces * S::kXBytes, w_map, &full[stage], column,
+             step * S::kPieces * S::kWordRows, kEvictNormal);
+    for (int slot = 0; slot < slots; ++slot, side += kScaleBytes + kZeroBytes) {
+      load_box(side, scale_map, &full[stage], column, of.group, kEvictNormal);
       if (p.has_zeros) {
-        load_box(side + 2 * kScaleBytes + half * kZeroBytes, zero_map, &full[stage], at.n * S::kZeroWords, group,
-                 kEvictNormal);
+        load_box(side + kScaleBytes, zero_map, &full[stage], at.n * S::kZeroWords, of.group, kEvictNormal);
       }
+      of.next(S::kHalves / slots);
     }
   };
   Place at;
   int early = 0;  // stages whose weights come before this kernel's turn
   if (place<PARTS>(p, cluster, rank, at)) {
+    of.begin(S::kHalves * at.first);
     for (early = 0; early < min(S::kStages, at.last - at.first); ++early) load_weights(at, at.first + early, early);
   }
   begin_turn();
   int stage = 0;
   uint32_t round = 1;  // the first time the stages are free
   for (int index = cluster; place<PARTS>(p, index, rank, at); index += clusters) {
-    for (int piece = at.first; piece < at.last; ++piece) {
+    if (index != cluster) of.begin(S::kHalves * at.first);
+    for (int step = at.first; step < at.last; ++step) {
       barrier_wait(&empty[stage], round);
-      if (early-- <= 0) load_weights(at, piece, stage);
+      if (early-- <= 0) load_weights(at, step, stage);
       uint8_t* const to = stages + stage * S::kStageBytes;
       const int row = at.m * S::kRows;
-      if constexpr (PARTS) {
-        load_box(to, x_map, &full[stage], piece * 128, row, kEvictLast);
-      } else {
-        const int part = rank * kFetched;
-        load_box_for(3, to + part * 128, x_map, &full[stage], piece * 128, row + part);
+#pragma unroll
+      for (int i = 0; i < S::kPieces; ++i) {
+        const int byte = (step * S::kPieces + i) * 128;
+        if constexpr (PARTS) {
+          load_box(to + i * S::kXBytes, x_map, &full[stage], byte, row, kEvictLast);
+        } else {
+          const int part = rank * kFetched;
+          load_box_for(3, to + i * S::kXBytes + part * 128, x_map, &full[stage], byte, row + part);
+        }
       }
       if (++stage == S::kStages) {
         stage = 0;
@@ -259,8 +276,8 @@ __device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map
 // The sums of all parts of K, a share of the rows for each block.
 template <typename T, class KIND, typename S>
 __device__ __forceinline__ void add_parts(const Problem& p, const Place& at, const float* sums, int rank) {
-  const int each = S::kRows / p.parts, begin = rank * each;
-  const int wanted = min(each, p.m - at.m * S::kRows - begin) * (kTileN / 8);
+  const int rows = min(S::kRows, p.m - at.m * S::kRows), each = (rows + p.parts - 1) / p.parts, begin = rank * each;
+  const int wanted = min(each, rows - begin) * (kTileN / 8);
   for (int i = threadIdx.x; i < wanted; i += kConsumers) {
     const int row = begin + i / (kTileN / 8), column = i % (kTileN / 8) * 8;
     const uint32_t mine = shared_address(sums + row * kSumStride + column);
@@ -300,11 +317,11 @@ __global__ void __launch_bounds__(Shape<KIND::kBits, ROWS>::kThreads, Shape<KIND
   using S = Shape<BITS, ROWS>;
   using Atom = typename AtomOf<T, ROWS>::Type;
   constexpr int R = S::kRegisters;
-
+  
   extern __shared__ uint8_t raw[];
   uint8_t* const stages = raw + (-shared_address(raw) & 1023);
   uint8_t* const sides = stages + S::kStages * S::kStageBytes;
-  uint8_t* const behind = sides + S::kStages * kSideBytes;
+  uint8_t* const behind = sides + S::kStages * S::kSideBytes;
   auto* full = reinterpret_cast<uint64_t*>(behind);
   uint64_t* const empty = full + S::kStages;
   const int blocks = PARTS ? p.parts : 2;  // of a cluster
@@ -324,7 +341,7 @@ __global__ void __launch_bounds__(Shape<KIND::kBits, ROWS>::kThreads, Shape<KIND
 
   if (threadIdx.x >= kConsumers) {
     if constexpr (S::kBlocks == 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
-    if (threadIdx.x == kConsumers) {
+    if (threadIdx.x < kConsumers + 32 && elect_one()) {
       fetch<S, PARTS>(p, &x_map, &w_map, &scale_map, &zero_map, stages, sides, full, empty, cluster, clusters, rank);
     }
     __syncwarp();
@@ -334,10 +351,12 @@ __global__ void __launch_bounds__(Shape<KIND::kBits, ROWS>::kThreads, Shape<KIND
     begin_turn();
     const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);  // the same in all lanes, as the compiler sees
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    const int column = group * 64 + warp * 16 + g;  // and 8 further on
+    const int column = group * 64 + warp * 16 + 2 * g;  // and the next: rows g and g + 8 of the operand
     const uint32_t words =
-        shared_address(stages + S::kXBytes) + (column + (BITS == 8 ? q / 2 * kTileN : 0)) * 4;
-    const uint32_t side_address = shared_address(sides);
+        shared_address(stages + S::kPieces * S::kXBytes) + (column + (BITS == 8 ? q / 2 * kTileN : 0)) * 4;
+    const uint32_t scales = shared_address(sides) + 2 * column;
+    const uint32_t zeros = shared_address(sides) + kScaleBytes + column * BITS / 32 * 4;
+    const int slots = S::slots(p.group_halves);
     const uint64_t x_first = matrix_descriptor(stages);
     T* const room = reinterpret_cast<T*>(behind + S::kBarrierBytes) + group * kChunk * kStoreStride;
     int stage = 0;
@@ -356,63 +375,84 @@ __global__ void __launch_bounds__(Shape<KIND::kBits, ROWS>::kThreads, Shape<KIND
       float sums[R];
 #pragma unroll
       for (int i = 0; i < R; ++i) sums[i] = 0;
-      Side<T, KIND> side;
-      int into = 2 * at.first % p.group_halves, left = 0, before = -1;  // halves of pieces
-      uint32_t a[2][4];
-      for (int piece = at.first; piece < at.last; ++piece) {
-        barrier_wait(&full[stage], round);
-        uint32_t raw[2][4];
-        read_words<BITS>(raw, words + stage * S::kStageBytes, 0);
-        const uint64_t x = further(x_first, stage * (S::kStageBytes / 16));
+      // While the tensor cores multiply one piece, the weights of the next are made.
+      uint32_t a[2][4][4];
+      const auto make = [&](auto which) {
+        constexpr int kWhich = decltype(which)::value, kPiece = kWhich % S::kPieces;
+        if (kPiece == 0) barrier_wait(&full[stage], round);
+        uint32_t raw[4][4];
+        read_words<BITS>(raw, words + stage * S::kStageBytes + kPiece * S::kWBytes);
+        Side<T, KIND> side;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if (i % 2 == 0) {
-            if (left == 0) {
-              side.load(p, side_address + stage * kSideBytes, i / 2, column);
-              left = p.group_halves - into;
-              into = 0;
-            }
-            --left;
+        for (int half = 0; half < 2; ++half) {
+          if (half == 0 || slots == S::kHalves) {
+            const int slot = (2 * kPiece + half) * slots / S::kHalves;
+            const uint32_t at_slot = stage * S::kSideBytes + slot * (kScaleBytes + kZeroBytes);
+            side.load(p, scales + at_slot, zeros + at_slot, column);
           }
-          make_weights<T, KIND>(a[i % 2], raw[i % 2], i % 2, q, side);
-#pragma unroll
-          for (int j = 0; j < R; ++j) cute::warpgroup_fence_operand(sums[j]);
-#pragma unroll
-          for (int j = 0; j < 4; ++j) cute::warpgroup_fence_operand(a[i % 2][j]);  // made before, not after
-          cute::warpgroup_arrive();
-          wgmma_from_registers<Atom>(a[i % 2], further(x, 2 * i), sums, std::make_index_sequence<R>{});
-          cute::warpgroup_commit_batch();
-          if (i == 1) read_words<BITS>(raw, words + stage * S::kStageBytes, 1);
-          cute::warpgroup_wait<1>();  // for the one before
-          if (i == 0 && before >= 0) release(before);
+          make_weights<T, KIND>(a[kWhich][2 * half], raw[2 * half], 0, q, side);
+          make_weights<T, KIND>(a[kWhich][2 * half + 1], raw[2 * half + 1], 1, q, side);
         }
-        before = stage;
-        if (++stage == S::kStages) {
+        const int made = stage;
+        if (kPiece == S::kPieces - 1 && ++stage == S::kStages) {
           stage = 0;
           round ^= 1;
         }
+        return made;
+      };
+      const auto multiply = [&](auto which, int at_stage) {
+        constexpr int kWhich = decltype(which)::value, kPiece = kWhich % S::kPieces;
+        const uint64_t x = further(x_first, (at_stage * S::kStageBytes + kPiece * S::kXBytes) / 16);
+#pragma unroll
+        for (int j = 0; j < R; ++j) cute::warpgroup_fence_operand(sums[j]);
+#pragma unroll
+        for (int j = 0; j < 16; ++j) cute::warpgroup_fence_operand(a[kWhich][j / 4][j % 4]);  // made before, not after
+        cute::warpgroup_arrive();
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          wgmma_from_registers<Atom>(a[kWhich][i], further(x, 2 * i), sums, std::make_index_sequence<R>{});
+        }
+        cute::warpgroup_commit_batch();
+        cute::warpgroup_wait<1>();  // for the piece before
+      };
+      constexpr std::integral_constant<int, 0> kFirst;
+      constexpr std::integral_constant<int, 1> kSecond;
+      int first = -1, second = -1;  // stages that are in use
+      for (int step = at.first; step < at.last; ++step) {
+        first = make(kFirst);
+        multiply(kFirst, first);
+        if (second >= 0) release(second);
+        second = -1;
+        if (S::kPieces == 1 && ++step == at.last) break;
+        second = make(kSecond);
+        multiply(kSecond, second);
+        if (S::kPieces == 1) release(first);
+        first = -1;
       }
       cute::warpgroup_wait<0>();
 #pragma unroll
       for (int i = 0; i < R; ++i) cute::warpgroup_fence_operand(sums[i]);
-      if (before >= 0) release(before);
+      if (second >= 0) release(second);
+      else if (first >= 0) release(first);
 
-      // Register 4j + 2h + e: column g + 8h of the warp's, row 8j + 2q + e.
+      // Register 4j + 2h + e: column 2g + h of the warp's, row 8j + 2q + e.
       if constexpr (PARTS) {
         auto* const all = reinterpret_cast<float*>(stages);
         sync_consumers();  // both have read what was there
 #pragma unroll
-        for (int i = 0; i < R; ++i) {
-          all[(i / 4 * 8 + 2 * q + i % 2) * kSumStride + column + i % 4 / 2 * 8] = sums[i];
+        for (int i = 0; i < R / 2; ++i) {
+          const int j = i / 2, e = i % 2;
+          auto* const to = reinterpret_cast<float2*>(all + (8 * j + 2 * q + e) * kSumStride + column);
+          *to = make_float2(sums[4 * j + e], sums[4 * j + 2 + e]);
         }
         cluster_sync();
         add_parts<T, KIND, S>(p, at, all, rank);
         break;
       } else {
-        const int first = at.n * kTileN + column;
-        const float bias[2] = {bias_at<T>(p, first), bias_at<T>(p, first + 8)};
+        const int first_column = at.n * kTileN + column;
+        const float bias[2] = {bias_at<T>(p, first_column), bias_at<T>(p, first_column + 1)};
         if constexpr (KIND::kFloat) {
-          const float factor[2] = {factor_at<KIND>(p, first), factor_at<KIND>(p, first + 8)};
+          const float factor[2] = {factor_at<KIND>(p, first_column), factor_at<KIND>(p, first_column + 1)};
 #pragma unroll
           for (int i = 0; i < R; ++i) sums[i] *= factor[i / 2 % 2];
         }
@@ -420,14 +460,11 @@ __global__ void __launch_bounds__(Shape<KIND::kBits, ROWS>::kThreads, Shape<KIND
         for (int chunk = 0; chunk < ROWS / kChunk; ++chunk) {
           sync_group(group);
 #pragma unroll
-          for (int j = 0; j < kChunk / 8; j += 2) {
-            const float* const d = sums + (chunk * (kChunk / 8) + j) * 4;
-            const uint32_t to = shared_address(room + (8 * (j + lane / 16) + lane % 8) * kStoreStride + 16 * warp +
-                                               lane / 8 % 2 * 8);
-            asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to),
-                         "r"(packed<T>(d[0] + bias[0], d[1] + bias[0])), "r"(packed<T>(d[2] + bias[1], d[3] + bias[1])),
-                         "r"(packed<T>(d[4] + bias[0], d[5] + bias[0])), "r"(packed<T>(d[6] + bias[1], d[7] + bias[1]))
-                         : "memory");
+          for (int i = 0; i < kChunk / 4; ++i) {
+            const int row = 8 * (i / 2) + 2 * q + i % 2;
+            const float* const d = sums + (chunk * (kChunk / 8) + i / 2) * 4 + i % 2;
+            *reinterpret_cast<uint32_t*>(room + row * kStoreStride + 16 * warp + 2 * g) =
+                packed<T>(d[0] + bias[0], d[2] + bias[1]);
           }
           sync_group(group);
 #pragma unroll

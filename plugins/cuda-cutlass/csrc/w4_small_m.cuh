@@ -302,7 +302,7 @@ void launch_small_m(const char* op, SmallMParams p, Division wish, int32_t devic
   const dim3 grid(static_cast<unsigned>(ceil_div(p.n_out, kColumns<W> * d.column_warps)), d.split,
                   static_cast<unsigned>(ceil_div(p.m, 8 * ROW_TILES)));
   const LaunchShape shape{grid, static_cast<unsigned>(threads), shared_bytes<W, ROW_TILES>(d), stream,
-                          facts.sm90_code, dim3(1, d.split, 1)};
+                          facts.sm90_code && p.early, dim3(1, d.split, 1)};
   launch_kernel(op, shape, kernel, p);
 }
 

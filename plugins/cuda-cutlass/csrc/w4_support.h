@@ -12,6 +12,9 @@ inline bool aligned_16(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.d
 
 // The tensor, or a copy of it that begins where 16-byte loads can.
 inline Tensor aligned(const Tensor& t) { return aligned_16(t) ? t : torch::stable::clone(t); }
+// Whether that made no copy. What a kernel just ahead writes, the next may not read before its turn: with a copy of
+// weights, a launch is not early.
+inline bool in_place(const Tensor& used, const Tensor& given) { return used.data_ptr() == given.data_ptr(); }
 
 // Activations (16-bit) as rows whose 16-byte pieces can be loaded: as they are, or a copy of `columns`
 // columns (then rounded up to 8, with zeros). With `perm`, int32 [columns] on the device, column i of

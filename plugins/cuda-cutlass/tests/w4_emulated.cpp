@@ -50,9 +50,11 @@ extern "C" void multiply(const Arguments* a) {
   p.bias_float = a->bias_float;
   p.out = a->out;
   p.out_float = a->out_float;
-  const CUtensorMap x{static_cast<const uint8_t*>(a->x), a->m, a->x_k * 2, a->x_stride * 2, 8 * p.plan.row_tiles};
+  const int pieces = p.plan.k_warps * mid_m::stage_pieces(a->bits, p.plan.row_tiles);
+  p.x_boxes = a->x_k % mid_m::kPieceK == 0;
+  const CUtensorMap x{static_cast<const uint8_t*>(a->x), a->m, a->x_k * 2, a->x_stride * 2, 8 * p.plan.row_tiles, pieces};
   const CUtensorMap w{static_cast<const uint8_t*>(a->words), a->k * a->bits / 32, a->n * 4, a->n * 4,
-                      p.word_box_rows(a->bits)};
+                      p.word_box_rows(a->bits), p.plan.column_warps};
   const auto run = [&](auto kind) {
     using Kind = decltype(kind);
     a->bfloat ? with_tiles<__nv_bfloat16, Kind>(p, x, w, a->seed) : with_tiles<__half, Kind>(p, x, w, a->seed);

@@ -342,11 +342,12 @@ inline void begin_turn() {}
 
 // ---- csrc/sm90_ptx.cuh ---------------------------------------------------------------------------
 
-// Rows of bytes, `stride` apart, read in boxes of `box_rows` rows of 128 bytes, swizzled by 128 bytes.
+// Rows of bytes, `stride` apart, read in boxes of `box_rows` rows of 128 bytes, swizzled by 128 bytes; several side by
+// side are one copy.
 struct CUtensorMap {
   const uint8_t* data;
   int64_t rows, bytes, stride;
-  int box_rows;
+  int box_rows, boxes;
 };
 
 namespace qcore_cuda {
@@ -396,8 +397,9 @@ inline void barrier_wait(uint64_t* barrier, uint32_t parity) {
   while (reinterpret_cast<const Barrier*>(barrier)->phase == parity) emulation::yield();
 }
 
+inline bool elect_one() { return threadIdx.x % 32 == 0; }
 inline void prefetch_map(const CUtensorMap*) {}
-inline void load_box(void* target, const CUtensorMap* map, uint64_t* barrier, int x, int y, uint64_t) {
+inline void load_box(void* target, const CUtensorMap* map, uint64_t* barrier, int x, int y, uint64_t = 0) {
   if (reinterpret_cast<uintptr_t>(target) % 1024) emulation::stop("a box that does not begin at a multiple of 1024");
   auto* const to = static_cast<uint8_t*>(target);
   emulation::copy_later(to, map->box_rows * 128, barrier, [=] {
@@ -409,6 +411,11 @@ inline void load_box(void* target, const CUtensorMap* map, uint64_t* barrier, in
       }
     }
   });
+}
+inline void load_boxes(void* target, const CUtensorMap* map, uint64_t* barrier, int x, int y, uint64_t) {
+  for (int i = 0; i < map->boxes; ++i) {
+    load_box(static_cast<uint8_t*>(target) + i * map->box_rows * 128, map, barrier, (x + i) * 128, y);
+  }
 }
 inline void load_bytes(void* target, const void* source, uint32_t bytes, uint64_t* barrier) {
   if ((reinterpret_cast<uintptr_t>(target) | reinterpret_cast<uintptr_t>(source) | bytes) % 16) {
