@@ -31,18 +31,17 @@ constexpr int64_t kFewRowsBesideSm90 = 16;
 // Where the kernel for a medium number of rows can run, too (benchmarks/results/cuda_mixed_plans.json):
 //
 //   rows         kernel
-//   1 ... 7      few, of weights up to 2^25 numbers (larger ones the medium one reads up to 1.7 times as fast)
-//   ... 32       medium; few up to 16, where the medium one would have to round weights: groups of 32, 96, ... inputs
+//   1 ... 32     medium; few up to 16, where the medium one would have to round weights: groups of 32, 96, ... inputs
 //   33 ... 64    medium, if tiles of 64 rows by 128 columns are too few for all processors (then wgmma's kernel waits
 //                more than it multiplies); else many
 //   65 ...       many
 // So up to 16 rows no weight is rounded.
-constexpr int64_t kFewRowsBesideMid = 7, kSmallWeight = int64_t{1} << 25, kMidRows = 32, kMidRowsOfFewTiles = 64;
+constexpr int64_t kMidRows = 32, kMidRowsOfFewTiles = 64;
 
 // `few_rows`: up to how many rows the caller wants the kernel for few; -1: as above.
 inline Way way_for(const Ways& can, int64_t m, int64_t n, int64_t k, int sm_count, int64_t few_rows = -1) {
   if (few_rows < 0) {
-    if (can.mid && can.whole_pieces) few_rows = n * k <= kSmallWeight ? kFewRowsBesideMid : 0;
+    if (can.mid && can.whole_pieces) few_rows = 0;
     else few_rows = can.sm90 || can.mid ? kFewRowsBesideSm90 : kFewRows;
   }
   if (can.few && m <= few_rows) return Way::kFewRows;
