@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,19 @@ ROUNDS = 5
 Row = dict[str, Any]
 
 
-def measure(shapes: Iterable[tuple[int, int]], rows: Iterable[int]) -> list[Row]:
-    """The microseconds of each path for each kind, shape and number of rows."""
+def measure(
+    shapes: Iterable[tuple[int, int]], rows: Iterable[int], keep: Callable[[list[Row]], None]
+) -> None:
+    """The microseconds of each path for each kind, shape and number of rows.
+
+    ``keep`` is called with the results so far after each shape.
+    """
     import torch
     from cuda_scaled_mm import Layer
     from cuda_timing import medians_us
     from qcore_cuda import ops
 
-    found = []
+    found: list[Row] = []
     by = torch.ops.qcore_cuda.scaled_mm_by
     for N, K in shapes:
         for kind in KINDS:
@@ -70,7 +75,7 @@ def measure(shapes: Iterable[tuple[int, int]], rows: Iterable[int]) -> list[Row]
                     f"{kind:9s} {N:6d} x {K:5d}  M {M:5d}  {times[best]:8.1f} us  {best}",
                     flush=True,
                 )
-    return found
+        keep(found)
 
 
 def _call(by: Any, out: Any, a: Any, scales: tuple[Any, Any], path: str, w: Any) -> None:
@@ -148,10 +153,14 @@ def main() -> None:
         document = {
             "environment": environment("qcore-cuda"),
             "device": torch.cuda.get_device_name(),
-            "results": measure(SHAPES, args.rows),
         }
-    if args.output:
-        args.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+        def keep(results: list[Row]) -> None:
+            document["results"] = results
+            if args.output:
+                args.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+        measure(SHAPES, args.rows, keep)
     if args.table:
         args.table.write_text(table(document), encoding="utf-8")
 

@@ -168,7 +168,7 @@ __device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_
 #pragma unroll
   for (int box = 0; box < COLUMNS / kStoreColumns; ++box) {
     uint8_t* const at = room + box % BOXES * kBoxBytes;
-    if (elect_one()) wait_for_stores<BOXES - 1>();  // what left from here before has been read
+    if (lane == 0) wait_for_stores<BOXES - 1>();  // what left from here before has been read
     __syncwarp();
     const uint32_t to = shared_address(at) + lane % 16 * 128;
 #pragma unroll
@@ -197,10 +197,8 @@ __device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     __syncwarp();
     const int first = column + box * kStoreColumns;
-    if (elect_one()) {
-      if (row < p.m && first < p.n) store_box(out_map, at, first * 2, row);
-      commit_stores();
-    }
+    if (lane == 0 && row < p.m && first < p.n) store_box(out_map, at, first * 2, row);
+    if (lane == 0) commit_stores();
   }
 }
 
@@ -252,7 +250,7 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
 
   if (threadIdx.x >= kConsumers) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
-    if (threadIdx.x / 32 == kConsumers / 32 && elect_one()) fetch<S>(p, tiles, &a_map, &b_map, stages, full, empty);
+    if (threadIdx.x == kConsumers) fetch<S>(p, tiles, &a_map, &b_map, stages, full, empty);
     if (BY_BLOCK && threadIdx.x / 32 == kConsumers / 32 + 1) fetch_scales<S>(p, tiles, scales, full, empty);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");

@@ -10,9 +10,12 @@ namespace {
 using mid_m::Plan;
 using mid_m::Problem;
 
+struct Maps {
+  CUtensorMap x, words, scales, zeros;  // the last two where p.slots.boxes
+};
+
 template <typename T, class KIND, int ROW_TILES>
-void launch(const char* op, const CUtensorMap& x, const CUtensorMap& words, const Problem& p, bool early,
-            int32_t device, cudaStream_t stream) {
+void launch(const char* op, const Maps& maps, const Problem& p, bool early, int32_t device, cudaStream_t stream) {
   const auto kernel = mid_m::mid_m_kernel<T, KIND, ROW_TILES>;
   static std::atomic<uint64_t> allowed{0};
   allow_shared(op, reinterpret_cast<const void*>(kernel), mid_m::shared_of_block(ROW_TILES), device, allowed);
@@ -21,19 +24,18 @@ void launch(const char* op, const CUtensorMap& x, const CUtensorMap& words, cons
   const LaunchShape shape{grid, static_cast<unsigned>(32 * (p.plan.column_warps * p.plan.k_warps + 1)),
                           static_cast<size_t>(p.layout.shared_bytes), stream, early,
                           dim3(1, p.plan.split, 1)};
-  launch_kernel(op, shape, kernel, x, words, p);
+  launch_kernel(op, shape, kernel, maps.x, maps.words, maps.scales, maps.zeros, p);
 }
 
 template <typename T, class KIND>
-void with_tiles(const char* op, const CUtensorMap& x, const CUtensorMap& words, const Problem& p, bool early,
-                int32_t device, cudaStream_t stream) {
+void with_tiles(const char* op, const Maps& maps, const Problem& p, bool early, int32_t device, cudaStream_t stream) {
   if constexpr (!KIND::kScaled) {  // of which groups are no whole pieces
-    if (p.plan.row_tiles == 1) return launch<T, KIND, 1>(op, x, words, p, early, device, stream);
-    if (p.plan.row_tiles == 2) return launch<T, KIND, 2>(op, x, words, p, early, device, stream);
+    if (p.plan.row_tiles == 1) return launch<T, KIND, 1>(op, maps, p, early, device, stream);
+    if (p.plan.row_tiles == 2) return launch<T, KIND, 2>(op, maps, p, early, device, stream);
   }
   switch (p.plan.row_tiles) {
-    case 4: return launch<T, KIND, 4>(op, x, words, p, early, device, stream);
-    default: return launch<T, KIND, 8>(op, x, words, p, early, device, stream);
+    case 4: return launch<T, KIND, 4>(op, maps, p, early, device, stream);
+    default: return launch<T, KIND, 8>(op, maps, p, early, device, stream);
   }
 }
 
@@ -63,14 +65,21 @@ Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tens
   p.out_float = out_float;
   const int x_rows = 8 * p.plan.row_tiles, pieces = p.plan.k_warps * mid_m::stage_pieces(w.bits, p.plan.row_tiles);
   p.x_boxes = rows.k % mid_m::kPieceK == 0;
-  const CUtensorMap x_map =
-      p.x_boxes ? byte_boxes_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, x_rows, pieces)
-                : byte_matrix_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, x_rows);
-  const CUtensorMap w_map = byte_boxes_map(op, words.data_ptr(), words.size(0), w.n * 4, w.n * 4,
-                                           p.word_box_rows(w.bits), p.plan.column_warps);
+  Maps maps;
+  maps.x = p.x_boxes ? byte_boxes_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, x_rows, pieces)
+                     : byte_matrix_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, x_rows);
+  maps.words = byte_boxes_map(op, words.data_ptr(), words.size(0), w.n * 4, w.n * 4, p.word_box_rows(w.bits),
+                              p.plan.column_warps);
+  if (p.slots.boxes) {
+    const int box = p.plan.column_warps * mid_m::kWarpColumns;
+    maps.scales = plain_matrix_map(op, p.scales, p.groups, w.n, 2, p.slots.count, box);
+    if (w.zeros.words) {
+      maps.zeros = plain_matrix_map(op, w.zeros.words, p.groups, w.zeros.stride, 4, p.slots.count, box * w.bits / 32);
+    }
+  }
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    const auto with = [&](auto kind) { with_tiles<T, decltype(kind)>(op, x_map, w_map, p, early, device, at.stream()); };
+    const auto with = [&](auto kind) { with_tiles<T, decltype(kind)>(op, maps, p, early, device, at.stream()); };
     if (w.scaled) return with(NvFp4{});
     if (w.floats && w.bits == 8) return with(E4M3{});
     if constexpr (takes_e2m1<T>) {

@@ -61,13 +61,9 @@ struct Problem {
   int pieces;        // of K
   int groups, group_halves;  // inputs of a group / 32
   Plan plan;
+  Slots slots;
   Layout layout;
 
-  // Whether a group may end within the pieces of a stage that are one warp's.
-  template <class S>
-  __device__ __forceinline__ bool group_ends() const {
-    return group_halves % (2 * S::kPieces) != 0;
-  }
   // Of the copy engine's boxes of words: those of a stage.
   int word_box_rows(int bits) const { return plan.k_warps * stage_pieces(bits, plan.row_tiles) * kPieceK * bits / 32; }
 };
@@ -90,7 +86,8 @@ inline Problem problem_of(int64_t m, int64_t k, int64_t n, int64_t n_out, int bi
     const int tiles = wish.row_tiles > (whole ? 0 : 2) ? wish.row_tiles : p.plan.row_tiles;
     p.plan = {tiles, wish.column_warps, k_warps_for(wish.column_warps), wish.split};
   }
-  p.layout = layout_for(p.plan, bits, zeros.words != nullptr);
+  p.slots = slots_for(p.plan, bits, p.group_halves);
+  p.layout = layout_for(p.plan, bits, zeros.words != nullptr, p.slots.count);
   return p;
 }
 
@@ -98,7 +95,6 @@ template <int BITS, int ROW_TILES>
 struct Shape {
   static constexpr int kRows = 8 * ROW_TILES;
   static constexpr bool kAfter = scales_after(ROW_TILES);
-  static constexpr int kSides = kAfter ? 1 : 2;  // slots of scales for a piece
   static constexpr int kPieces = stage_pieces(BITS, ROW_TILES);
   static constexpr int kWordRows = kPieceK * BITS / 32, kWordBytes = kWordRows * 128;
   static constexpr int kXBytes = kRows * 128;
@@ -108,30 +104,35 @@ struct Shape {
 
 template <int BITS, class S>
 __device__ __forceinline__ void bring(const Problem& p, const CUtensorMap* x_map, const CUtensorMap* w_map,
-                                      uint8_t* ring, uint64_t* full, uint64_t* empty, int first, int last) {
-  const int pieces = p.plan.k_warps * S::kPieces, slots = pieces * S::kSides;
+                                      const CUtensorMap* scale_map, const CUtensorMap* zero_map, uint8_t* ring, uint64_t* full, uint64_t* empty, int first, int last) {
+  const int pieces = p.plan.k_warps * S::kPieces;
   const int column = blockIdx.z * p.plan.column_warps * kWarpColumns, row = blockIdx.x * S::kRows;
-  const int columns = min(p.plan.column_warps * kWarpColumns, p.n - column);
+  const int columns = p.slots.boxes ? p.plan.column_warps * kWarpColumns
+                                    : min(p.plan.column_warps * kWarpColumns, p.n - column);  // what a copy has
   const int zero_bytes = p.zeros.words ? columns * BITS / 8 : 0;
-  const int step = p.group_ends<S>() ? 1 : S::kSides * S::kPieces;  // from a slot that is needed to the next
   const uint32_t bytes = pieces * (p.plan.column_warps * S::kWordBytes + S::kXBytes) +
-                         slots / step * (columns * 2 + zero_bytes);
+                         p.slots.count * (columns * 2 + zero_bytes);
   GroupCounter of(p.group_halves);
   of.begin(2 * first * pieces);
   const auto load_weights = [&](int at, int stage) {
     barrier_expect(&full[stage], bytes);
     uint8_t* const to = ring + stage * p.layout.stage_bytes;
     load_boxes(to, w_map, &full[stage], column / kWarpColumns, at * pieces * S::kWordRows, kEvictFirst);
-    uint8_t* side = to + p.layout.side_offset;
+    uint8_t *scale = to + p.layout.scale_offset, *zero = to + p.layout.zero_offset;
+    if (p.slots.boxes) {  // beyond K zeros come
+      const int group = p.slots.count == 1 ? of.group : at * p.slots.count;
+      load_box(scale, scale_map, &full[stage], column, group, kEvictNormal);
+      if (zero_bytes) load_box(zero, zero_map, &full[stage], column * BITS / 32, group, kEvictNormal);
+      return of.next(2 * pieces);
+    }
 #pragma unroll 1
-    for (int i = 0; i < slots; i += step, side += step * p.layout.slot_bytes) {
+    for (int i = 0; i < p.slots.count; ++i, scale += p.layout.scale_bytes, zero += p.layout.zero_bytes) {
       const int64_t group = min(of.group, p.groups - 1);  // beyond K, where activations are zeros
-      load_bytes(side, static_cast<const uint16_t*>(p.scales) + group * p.n + column, columns * 2, &full[stage]);
+      load_bytes(scale, static_cast<const uint16_t*>(p.scales) + group * p.n + column, columns * 2, &full[stage]);
       if (zero_bytes) {
-        load_bytes(side + p.plan.column_warps * kWarpColumns * 2,
-                   p.zeros.words + group * p.zeros.stride + column * BITS / 32, zero_bytes, &full[stage]);
+        load_bytes(zero, p.zeros.words + group * p.zeros.stride + column * BITS / 32, zero_bytes, &full[stage]);
       }
-      of.next(step * 2 / S::kSides);
+      of.next(1);
     }
   };
   const auto load_x = [&](int at, int stage) {
@@ -345,6 +346,7 @@ __device__ __forceinline__ void finish(const Problem& p, float* shared, int thre
 template <typename T, class KIND, int ROW_TILES>
 __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TILES))
     mid_m_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
+                 const __grid_constant__ CUtensorMap scale_map, const __grid_constant__ CUtensorMap zero_map,
                  const __grid_constant__ Problem p) {
   constexpr int BITS = KIND::kBits;
   using S = Shape<BITS, ROW_TILES>;
@@ -369,7 +371,7 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
   const int stages = (p.pieces + pieces - 1) / pieces;
   const int first = stages * blockIdx.y / p.plan.split, last = stages * (blockIdx.y + 1) / p.plan.split;
   if (warp == warps) {
-    if (elect_one()) bring<BITS, S>(p, &x_map, &w_map, ring, full, empty, first, last);
+    if (elect_one()) bring<BITS, S>(p, &x_map, &w_map, &scale_map, &zero_map, ring, full, empty, first, last);
     __syncwarp();
     if (p.plan.split > 1) {
       cluster_sync();
@@ -384,10 +386,14 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
   const Places<BITS> places(lane);
   const uint8_t* const words = ring + (column_warp * pieces + k_warp * S::kPieces) * S::kWordBytes;
   const uint8_t* const x = ring + p.layout.x_offset + k_warp * S::kPieces * S::kXBytes;
-  const bool ends = p.group_ends<S>();
-  const int slot = k_warp * S::kPieces * S::kSides + (S::kAfter || !ends ? 0 : q / 2);
-  const uint8_t* const slots = ring + p.layout.side_offset + slot * p.layout.slot_bytes;
-  uint32_t scale_at = column * 2, zero_at = p.plan.column_warps * kWarpColumns * 2 + column * BITS / 32 * 4;
+  // Where the scales of each of the warp's pieces lie; past the first 16 rows lanes have one half of a piece each.
+  int slot[S::kPieces];
+#pragma unroll
+  for (int i = 0; i < S::kPieces; ++i) {
+    slot[i] = (2 * (k_warp * S::kPieces + i) + (S::kAfter ? 0 : q / 2)) / p.slots.halves;
+  }
+  const bool ends = p.slots.halves % (2 * S::kPieces) != 0;  // groups, between them
+  uint32_t scale_at = p.layout.scale_offset + column * 2, zero_at = p.layout.zero_offset + column * BITS / 32 * 4;
   uint32_t zero_bit = KIND::kScaled ? q % 2 : column * BITS % 32;
   keep(scale_at), keep(zero_at), keep(zero_bit);
   float sums[ROW_TILES][2][4] = {};
@@ -397,8 +403,9 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
   for (int at = first; at < last; ++at) {
     barrier_wait(&full[stage], round);
     const auto load_side = [&](int i) {
-      const uint8_t* const its_slot = slots + offset + i * S::kSides * p.layout.slot_bytes;
-      side.load(p.zeros, its_slot + scale_at, its_slot + zero_at, zero_bit);
+      const uint8_t* const at_stage = ring + offset;
+      side.load(p.zeros, at_stage + scale_at + slot[i] * p.layout.scale_bytes,
+                at_stage + zero_at + slot[i] * p.layout.zero_bytes, zero_bit);
     };
     const auto multiply_piece = [&](float (&to)[ROW_TILES][2][4], int i) {
       multiply<T, KIND, ROW_TILES>(to, words + offset + i * S::kWordBytes, x + offset + i * S::kXBytes, places, side);

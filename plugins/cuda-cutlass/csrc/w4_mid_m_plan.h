@@ -80,24 +80,41 @@ inline Plan plan_for(int64_t m, int64_t n, int64_t k, int bits, bool whole_piece
   return best;
 }
 
-// How a stage lies in shared memory: words of each warp's columns; activations, piece after piece; scales and
-// zero points, a slot for each piece (or each of its halves).
-struct Layout {
-  int x_offset, side_offset, slot_bytes, stage_bytes, stages, shared_bytes;
+// Rows of scales that a stage brings, one for each group in it or, where groups are neither parts of a stage nor
+// stages of theirs, for each half of a piece.
+struct Slots {
+  int count, halves;  // halves of pieces that a slot is for
+  bool boxes;         // they are rows of the scales that follow each other: one copy
 };
 
-inline Layout layout_for(const Plan& p, int bits, bool zeros) {
+inline Slots slots_for(const Plan& p, int bits, int group_halves) {
+  const int halves = 2 * p.k_warps * stage_pieces(bits, p.row_tiles);
+  if (halves % group_halves == 0) return {halves / group_halves, group_halves, true};
+  if (group_halves % halves == 0) return {1, halves, true};
+  return {halves, 1, false};
+}
+
+// How a stage lies in shared memory: words of each warp's columns; activations, piece after piece; scales; zero
+// points.
+struct Layout {
+  int x_offset, scale_offset, zero_offset, stage_bytes, stages, shared_bytes;
+  int scale_bytes, zero_bytes;  // of a slot
+};
+
+inline Layout layout_for(const Plan& p, int bits, bool zeros, int slots) {
+  const auto up = [](int bytes, int to) { return (bytes + to - 1) / to * to; };
   const int pieces = p.k_warps * stage_pieces(bits, p.row_tiles), rows = 8 * p.row_tiles;
   Layout l{};
+  l.scale_bytes = p.column_warps * kWarpColumns * 2;
+  l.zero_bytes = zeros ? p.column_warps * kWarpColumns * bits / 8 : 0;
   l.x_offset = p.column_warps * pieces * kPieceK * bits / 32 * 128;
-  l.side_offset = l.x_offset + pieces * rows * 128;
-  l.slot_bytes = p.column_warps * kWarpColumns * 2 + (zeros ? p.column_warps * kWarpColumns * bits / 8 : 0);
-  const int slots = pieces * (scales_after(p.row_tiles) ? 1 : 2);
-  l.stage_bytes = (l.side_offset + slots * l.slot_bytes + 1023) / 1024 * 1024;
+  l.scale_offset = l.x_offset + pieces * rows * 128;
+  l.zero_offset = up(l.scale_offset + slots * l.scale_bytes, 128);
+  l.stage_bytes = up(l.zero_offset + slots * l.zero_bytes, 1024);
   constexpr int kBarriers = kMostStages * 16, kSlack = 1024;  // the ring begins at a multiple of 1024
   l.stages = std::min(kMostStages, (shared_of_block(p.row_tiles) - kBarriers - kSlack) / l.stage_bytes);
   const int sums = p.k_warps * rows * (p.column_warps * kWarpColumns + 4) * 4;
-  l.shared_bytes = std::max(l.stages * l.stage_bytes, (sums + 1023) / 1024 * 1024) + kBarriers + kSlack;
+  l.shared_bytes = std::max(l.stages * l.stage_bytes, up(sums, 1024)) + kBarriers + kSlack;
   return l;
 }
 

@@ -85,9 +85,9 @@ def test_plans_fill_the_processors() -> None:
 
 def test_ways() -> None:
     rows = (1, 7, 8, 32, 33, 64, 65, 4096)
-    assert [way(M, 4096) for M in rows] == [*["few"] * 2, *["mid"] * 4, *["many"] * 2]
+    assert [way(M, 4096) for M in rows] == [*["mid"] * 6, *["many"] * 2]
     assert [way(M, 28672) for M in rows] == [*["mid"] * 4, *["many"] * 4]
-    assert [way(1, 4096, K) for K in (8192, 14336)] == ["few", "mid"]
+    assert [way(M, N) for M, N in ((33, 5632), (33, 5760), (32, 28672))] == ["mid", "many", "mid"]
     assert [way(M, 28672, whole=False) for M in (8, 16, 17)] == ["few", "few", "mid"]
     assert [way(M, 4096, can="few sm90") for M in (16, 17, 64)] == ["few", "many", "many"]
     assert [way(M, 4096, can="few") for M in (32, 33)] == ["few", "whole"]

@@ -17,25 +17,25 @@ struct Arguments {
 };
 
 template <typename T, class KIND, int ROW_TILES>
-void run(const mid_m::Problem& p, const CUtensorMap& x, const CUtensorMap& w, int seed) {
+void run(const mid_m::Problem& p, const CUtensorMap (&maps)[4], int seed) {
   const unsigned rows = (p.m + 8 * ROW_TILES - 1) / (8 * ROW_TILES), width = 32 * p.plan.column_warps;
   for (unsigned z = 0; z < (p.n_out + width - 1) / width; ++z) {
     for (unsigned r = 0; r < rows; ++r) {
       emulation::run_cluster(32 * (p.plan.column_warps * p.plan.k_warps + 1), p.layout.shared_bytes, p.plan.split, r, z,
-                             seed + r + 100 * z, [&] { mid_m::mid_m_kernel<T, KIND, ROW_TILES>(x, w, p); });
+                             seed + r + 100 * z, [&] { mid_m::mid_m_kernel<T, KIND, ROW_TILES>(maps[0], maps[1], maps[2], maps[3], p); });
     }
   }
 }
 
 template <typename T, class KIND>
-void with_tiles(const mid_m::Problem& p, const CUtensorMap& x, const CUtensorMap& w, int seed) {
+void with_tiles(const mid_m::Problem& p, const CUtensorMap (&maps)[4], int seed) {
   if constexpr (!KIND::kScaled) {
-    if (p.plan.row_tiles == 1) return run<T, KIND, 1>(p, x, w, seed);
-    if (p.plan.row_tiles == 2) return run<T, KIND, 2>(p, x, w, seed);
+    if (p.plan.row_tiles == 1) return run<T, KIND, 1>(p, maps, seed);
+    if (p.plan.row_tiles == 2) return run<T, KIND, 2>(p, maps, seed);
   }
   switch (p.plan.row_tiles) {
-    case 4: return run<T, KIND, 4>(p, x, w, seed);
-    default: return run<T, KIND, 8>(p, x, w, seed);
+    case 4: return run<T, KIND, 4>(p, maps, seed);
+    default: return run<T, KIND, 8>(p, maps, seed);
   }
 }
 
@@ -52,12 +52,17 @@ extern "C" void multiply(const Arguments* a) {
   p.out_float = a->out_float;
   const int pieces = p.plan.k_warps * mid_m::stage_pieces(a->bits, p.plan.row_tiles);
   p.x_boxes = a->x_k % mid_m::kPieceK == 0;
-  const CUtensorMap x{static_cast<const uint8_t*>(a->x), a->m, a->x_k * 2, a->x_stride * 2, 8 * p.plan.row_tiles, pieces};
-  const CUtensorMap w{static_cast<const uint8_t*>(a->words), a->k * a->bits / 32, a->n * 4, a->n * 4,
-                      p.word_box_rows(a->bits), p.plan.column_warps};
+  const auto bytes = [](const void* data) { return static_cast<const uint8_t*>(data); };
+  const int slots = p.slots.count, zero_row = a->n * a->bits / 8, columns = p.plan.column_warps * mid_m::kWarpColumns;
+  const CUtensorMap maps[] = {
+      {bytes(a->x), a->m, a->x_k * 2, a->x_stride * 2, 8 * p.plan.row_tiles, pieces},
+      {bytes(a->words), a->k * a->bits / 32, a->n * 4, a->n * 4, p.word_box_rows(a->bits), p.plan.column_warps},
+      {bytes(a->scales), a->groups, a->n * 2, a->n * 2, slots, 1, 2, columns * 2},
+      {bytes(a->zeros), a->groups, zero_row, zero_row, slots, 1, 4, columns * a->bits / 8},
+  };
   const auto run = [&](auto kind) {
     using Kind = decltype(kind);
-    a->bfloat ? with_tiles<__nv_bfloat16, Kind>(p, x, w, a->seed) : with_tiles<__half, Kind>(p, x, w, a->seed);
+    a->bfloat ? with_tiles<__nv_bfloat16, Kind>(p, maps, a->seed) : with_tiles<__half, Kind>(p, maps, a->seed);
   };
   if (a->floats == 2) run(NvFp4{});
   else if (a->floats) a->bits == 4 ? run(E2M1{}) : run(E4M3{});
@@ -104,7 +109,7 @@ extern "C" float nvfp4(int bfloat, uint32_t word, uint32_t byte, uint32_t* pairs
 
 extern "C" void plan(int m, int n, int k, int bits, int whole, int sm_count, int* out) {
   const mid_m::Plan p = mid_m::plan_for(m, n, k, bits, whole, sm_count);
-  const mid_m::Layout l = mid_m::layout_for(p, bits, true);
+  const mid_m::Layout l = mid_m::layout_for(p, bits, true, mid_m::slots_for(p, bits, 1).count);
   const int found[] = {p.row_tiles, p.column_warps, p.k_warps, p.split, l.stages, l.stage_bytes, l.shared_bytes};
   std::copy(std::begin(found), std::end(found), out);
 }

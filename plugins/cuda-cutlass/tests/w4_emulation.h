@@ -343,11 +343,11 @@ inline void begin_turn() {}
 // ---- csrc/sm90_ptx.cuh ---------------------------------------------------------------------------
 
 // Rows of bytes, `stride` apart, read in boxes of `box_rows` rows of 128 bytes, swizzled by 128 bytes; several side by
-// side are one copy.
+// side are one copy. Or of elements, in boxes of `box_bytes`, as they are.
 struct CUtensorMap {
   const uint8_t* data;
   int64_t rows, bytes, stride;
-  int box_rows, boxes;
+  int box_rows, boxes, element_bytes = 1, box_bytes = 128;
 };
 
 namespace qcore_cuda {
@@ -400,14 +400,17 @@ inline void barrier_wait(uint64_t* barrier, uint32_t parity) {
 inline bool elect_one() { return threadIdx.x % 32 == 0; }
 inline void prefetch_map(const CUtensorMap*) {}
 inline void load_box(void* target, const CUtensorMap* map, uint64_t* barrier, int x, int y, uint64_t = 0) {
-  if (reinterpret_cast<uintptr_t>(target) % 1024) emulation::stop("a box that does not begin at a multiple of 1024");
+  const bool swizzled = map->element_bytes == 1;
+  if (reinterpret_cast<uintptr_t>(target) % (swizzled ? 1024 : 128)) emulation::stop("a box that begins anywhere");
   auto* const to = static_cast<uint8_t*>(target);
-  emulation::copy_later(to, map->box_rows * 128, barrier, [=] {
+  const int width = map->box_bytes, first = x * map->element_bytes;
+  emulation::copy_later(to, map->box_rows * width, barrier, [=] {
     for (int row = 0; row < map->box_rows; ++row) {
-      for (int byte = 0; byte < 128; ++byte) {
-        const bool inside = y + row < map->rows && x + byte < map->bytes;
-        to[row * 128 + ((byte / 16) ^ (row % 8)) * 16 + byte % 16] =
-            inside ? map->data[(y + row) * map->stride + x + byte] : uint8_t{0};
+      for (int byte = 0; byte < width; ++byte) {
+        const bool inside = y + row < map->rows && first + byte < map->bytes;
+        const int vector = swizzled ? (byte / 16) ^ (row % 8) : byte / 16;
+        to[row * width + vector * 16 + byte % 16] =
+            inside ? map->data[(y + row) * map->stride + first + byte] : uint8_t{0};
       }
     }
   });
