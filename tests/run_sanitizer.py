@@ -51,11 +51,13 @@ def run_kernels(pattern: str) -> None:
             instance = decision.kernel_class.from_config(config)
             layer = make_layer(config, random_tensors(config), device=DEVICE)
             process_weights(instance, layer)
+            dtype = config.activation_dtype
+            if dtype is None or dtype.itemsize == 1:  # activations that the kernel rounds itself
+                dtype = torch.bfloat16
             for rows in ROWS:
-                x = torch.randn(rows, config.in_features, device=DEVICE).to(
-                    config.activation_dtype or torch.bfloat16
+                instance.apply_weights(
+                    layer, torch.randn(rows, config.in_features, device=DEVICE).to(dtype)
                 )
-                instance.apply_weights(layer, x)
             torch.cuda.synchronize()
             runs += 1
         print(f"ran {kernel.name}: {runs} layers", flush=True)
@@ -73,6 +75,11 @@ def _ops() -> None:
     ops.scaled_fp4_quant(x, torch.ones(1, device="cuda"))
     torch.cuda.synchronize()
     print("ran quantizers", flush=True)
+
+
+def _tail(output: str) -> list[str]:
+    """The last lines, without those that say where on this machine a file is."""
+    return [line for line in output.splitlines()[-15:] if 'File "' not in line]
 
 
 def sanitize(tool: str, pattern: str, limit: float) -> dict[str, object]:
@@ -99,6 +106,8 @@ def sanitize(tool: str, pattern: str, limit: float) -> dict[str, object]:
     summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", output)
     ran = re.findall(r"^ran (.*)", output, re.M)
     print(f"{tool}: {summary[-1:] or 'no summary'}; {len(ran)} kernels", flush=True)
+    if process.returncode != 0:
+        print(*_tail(output), sep="\n", flush=True)
     findings = [line for line in output.splitlines() if line.startswith("=========")]
     return {
         "tool": tool,
@@ -107,7 +116,7 @@ def sanitize(tool: str, pattern: str, limit: float) -> dict[str, object]:
         "summary": summary[-1] if summary else None,
         "ran": ran,
         "findings": findings[:60] if not finished or " 0 " not in "".join(summary[-1:]) else [],
-        "tail": [] if finished and summary else output.splitlines()[-15:],
+        "tail": [] if process.returncode == 0 and summary else _tail(output),
         "seconds": round(time.perf_counter() - start, 1),
     }
 

@@ -267,14 +267,13 @@ def test_not_supported_without_the_library(monkeypatch: pytest.MonkeyPatch) -> N
 def test_int8_activations_must_be_allowed() -> None:
     """By default the exact kernel runs, and the decision says what the other one would do."""
     config = _mp()
-    decision = qcore.select(config)
+    decision = qcore.select(config, "cpu")
     assert decision.kernel_class is CPUWNA16LinearKernel
     assert "CPUWNA16Int8LinearKernel" in str(decision)
-    allowed = qcore.select(config, settings=qcore.Settings(approximate=True))
+    allowed = qcore.select(config, "cpu", settings=qcore.Settings(approximate=True))
     assert allowed.kernel_class is CPUWNA16Int8LinearKernel
-    assert qcore.select(_mp(act_type=torch.int8, out_type=torch.bfloat16)).kernel_class is (
-        CPUWNA8LinearKernel
-    )
+    as_int8 = _mp(act_type=torch.int8, out_type=torch.bfloat16)
+    assert qcore.select(as_int8, "cpu").kernel_class is CPUWNA8LinearKernel
     able, reason = CPUWNA8LinearKernel.can_implement(config)
     assert not able
     assert "int8 is meant" in str(reason)

@@ -67,7 +67,7 @@ def test_they_are_chosen() -> None:
         (CPUNvFp4LinearKernel, NvFp4LinearLayerConfig((16, 64))),
         (CPUCodebookLinearKernel, CodebookLinearLayerConfig((16, 64), 4, 64)),
     ):
-        assert qcore.select(config).kernel_class is kernel
+        assert qcore.select(config, "cpu").kernel_class is kernel
 
 
 def test_refusals() -> None:

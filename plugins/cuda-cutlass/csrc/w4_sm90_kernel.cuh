@@ -2,12 +2,15 @@
 // and are the left operand of wgmma, so that they are read from memory as they are packed; activations
 // are the right operand, from shared memory. The product is thus out^T = W^T x^T.
 //
-// A block of threads takes tiles of 128 columns of the weight and 64, 128 or 256 rows of activations. A
-// warp keeps the copy engine busy with pieces of 64 inputs (activations, packed weights, scales, zero
-// points); two warpgroups have 64 columns each. While the tensor cores multiply 16 inputs, the next 16
-// inputs' weights are made: (code - zero) is exact in 16 bits, times the scale it is rounded once, as if
+// A block of threads takes tiles of 128 columns of the weight and 64, 128 or 256 rows of activations. One
+// thread keeps the copy engine busy with stages of one or two pieces of 64 inputs (activations, packed weights,
+// scales, zero points); two warpgroups have 64 columns each. While the tensor cores multiply a piece, the weights
+// of the next are made: (code - zero) is exact in 16 bits, times the scale it is rounded once, as if
 // the whole weight had been dequantized to that type. Tiles of 64 rows leave room for two blocks on a
 // processor: while one makes weights, the other multiplies.
+//
+// A thread has two columns that are neighbours, rows g and g + 8 of the operand: any order of columns will do that
+// the sums are stored in, and so their words, scales and zero points are one load each.
 //
 // Where there are tiles for all processors, two blocks side by side form a cluster, in which each fetches
 // half of the activations, for both. Where there are few, the blocks of a cluster have a part of K each
@@ -34,7 +37,6 @@ constexpr int kChunk = 64;                 // rows of a tile that are stored tog
 constexpr int kStoreStride = 64 + 8;       // elements, for 64 columns; the 8 keep rows apart in banks
 constexpr int kSumStride = kTileN + 4;     // floats
 constexpr int kScaleBytes = kTileN * 2, kZeroBytes = 128;
-constexpr int kMostParts = 8;
 
 struct Problem {
   const float* column_scales;  // [n]; or null; of floats
