@@ -35,8 +35,8 @@ inline int row_tiles_for(int64_t m, bool whole_pieces) {
 inline int k_warps_for(int column_warps) { return column_warps > 4 ? 1 : column_warps > 2 ? 2 : 4; }
 
 // Cycles of the busiest processor of an H200, as fitted to every plan's times at three weights and five numbers of
-// rows up to 64 (benchmarks/results/cuda_mixed_plans.json): of these 15 problems 14 get their fastest plan, the other
-// one that takes 1 % longer.
+// rows up to 64 (benchmarks/results/cuda_mixed_plans.json): of these 15 problems 13 get their fastest plan, two one
+// that takes 3 to 4 % longer.
 inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int sm_count) {
   const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const int64_t blocks = up(n, kWarpColumns * p.column_warps) * p.split * up(m, 8 * p.row_tiles);

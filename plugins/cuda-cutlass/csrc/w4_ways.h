@@ -25,7 +25,7 @@ struct Ways {
 constexpr int64_t kFewRows = 32;
 
 // The same where SM90's kernel for many rows can run the weight and the one for a medium number cannot.
-// benchmarks/results/cuda_mixed_plans.json: at 32 rows it takes 0.78 to 0.9 of the time of the one for few.
+// At 32 rows it took 0.78 to 0.9 of the time of the one for few.
 constexpr int64_t kFewRowsBesideSm90 = 16;
 
 // Where the kernel for a medium number of rows can run, too (benchmarks/results/cuda_mixed_plans.json):
