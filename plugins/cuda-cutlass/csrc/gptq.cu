@@ -279,8 +279,8 @@ Tensor wna16_sm90(const Tensor& a, const Tensor& q_weight, const Tensor& scales,
   QCORE_CHECK(fits_w4_sm90(w, dtype_of(a), a.get_device_index()), op, ": bits=", bits, ", group_size=", group_size,
                   ", scales of ", dtype_name(dtype_of(scales)), "; it runs 4 and 8 bits in groups of a multiple of 32, "
                   "with scales of a's dtype, on sm_90");
-  QCORE_CHECK((rows == 0 || rows == 64 || rows == 128 || rows == 256) && parts >= 0 && parts <= 8, op, ": rows=", rows, ", parts=", parts,
-                  "; allowed: rows 0, 64, 128, 256, parts 0 ... 8");
+  QCORE_CHECK((rows == 0 || rows == 64 || rows == 128 || rows == 256) && parts >= 0 && parts <= 8, op, ": rows=", rows,
+              ", parts=", parts, "; allowed: rows 0, 64, 128, 256, parts 0 ... 8");
   return w4_sm90(op, a, w, nullptr, w.n, Launch(a), static_cast<int>(rows), static_cast<int>(parts));
 #else
   fail(op, ": qcore-cuda was compiled without sm_90a");

@@ -22,8 +22,7 @@ void launch(const char* op, const Maps& maps, const Problem& p, bool early, int3
   const dim3 grid(static_cast<unsigned>(ceil_div(p.m, 8 * ROW_TILES)), static_cast<unsigned>(p.plan.split),
                   static_cast<unsigned>(ceil_div(p.n_out, mid_m::kWarpColumns * p.plan.column_warps)));
   const LaunchShape shape{grid, static_cast<unsigned>(32 * (p.plan.column_warps * p.plan.k_warps + 1)),
-                          static_cast<size_t>(p.layout.shared_bytes), stream, early,
-                          dim3(1, p.plan.split, 1)};
+                          static_cast<size_t>(p.layout.shared_bytes), stream, early, dim3(1, p.plan.split, 1)};
   launch_kernel(op, shape, kernel, maps.x, maps.words, maps.scales, maps.zeros, p);
 }
 

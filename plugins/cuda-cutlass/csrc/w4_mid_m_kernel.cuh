@@ -56,7 +56,7 @@ struct Problem {
   const void* bias;            // [n_out]; or null
   void* out;                   // [m, n_out], dense
   bool bias_float, out_float;
-  bool x_boxes;  // of rows of whole boxes, as words are: copied several at a time
+  bool x_boxes;  // rows of x are whole boxes, as those of words are: several are one copy
   int m, n, n_out;   // columns that there are, a multiple of 32, and that are wanted
   int pieces;        // of K
   int groups, group_halves;  // inputs of a group / 32
@@ -104,7 +104,8 @@ struct Shape {
 
 template <int BITS, class S>
 __device__ __forceinline__ void bring(const Problem& p, const CUtensorMap* x_map, const CUtensorMap* w_map,
-                                      const CUtensorMap* scale_map, const CUtensorMap* zero_map, uint8_t* ring, uint64_t* full, uint64_t* empty, int first, int last) {
+                                      const CUtensorMap* scale_map, const CUtensorMap* zero_map, uint8_t* ring,
+                                      uint64_t* full, uint64_t* empty, int first, int last) {
   const int pieces = p.plan.k_warps * S::kPieces;
   const int column = blockIdx.z * p.plan.column_warps * kWarpColumns, row = blockIdx.x * S::kRows;
   const int columns = p.slots.boxes ? p.plan.column_warps * kWarpColumns
