@@ -319,7 +319,7 @@ __global__ void __launch_bounds__(Shape<KIND::kBits, ROWS>::kThreads, Shape<KIND
   using S = Shape<BITS, ROWS>;
   using Atom = typename AtomOf<T, ROWS>::Type;
   constexpr int R = S::kRegisters;
-  
+
   extern __shared__ uint8_t raw[];
   uint8_t* const stages = raw + (-shared_address(raw) & 1023);
   uint8_t* const sides = stages + S::kStages * S::kStageBytes;
