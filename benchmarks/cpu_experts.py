@@ -24,13 +24,14 @@ from typing import Any
 
 import qcore
 import torch
-from cpu_linear import CACHE_BYTES, bandwidth
+from cpu_linear import CACHE_BYTES
 from environment import environment
 from qcore.kernels import GroupedExpertsKernel, process_weights, tensor_of
 from qcore.layers import ExpertsLayerConfig, MoeMxfp4LayerConfig, MoeWNA16LayerConfig
 from qcore.numerics.dequantize import dequantize_expert
 from qcore.testing import make_layer, random_tensors
 from qcore_cpu.moe import CPUMoeWNA16Kernel
+from roofline import Roofline
 
 # name, scheme, E, J, H, I
 LAYERS = [
@@ -219,7 +220,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write JSON here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    limit = bandwidth()
+    limit = Roofline().bandwidth(args.threads)
     print(f"memory: {limit / 1e9:.1f} GB/s with {args.threads} threads")
     heading = f"{'layer':<13} {'tokens':>6}  {'contender':<34}"
     print(f"{heading} {'us':>9} {'least':>9} {'cpu':>9} {'GB/s':>7} {'GFLOP/s':>8} {'error':>8}")

@@ -6,7 +6,9 @@
 ``--peers`` names the Python of an environment with numpy and any of: onnxruntime and onnx;
 openvino; llama-cpp-python and ik-llama-cpp-python (`ggml_peers.py` says how to build them). All
 contenders of a layer are measured in turn, round after round, and the median is kept. There are as
-many copies of each weight as it takes to exceed the caches, used in turn, so that M=1 reads memory.
+many copies of each weight as it takes to exceed the caches, used in turn, so that M=1 reads memory;
+a turn takes all of them, so that what follows another library's turn (threads that sleep, other
+pages) is the same part of each.
 What memory and arithmetic units can do is measured between the layers of the same run
 (`roofline.cpp`). The error is that of the result against float64, relative to its norm.
 """
@@ -44,8 +46,9 @@ ROWS = [1, 4, 16, 64, 256, 512]
 MOST_OPERATIONS = 64e9
 """Of a layer: rows that make more of them are left out."""
 CACHE_BYTES = 160 << 20
-RUN_SECONDS, RUN_LAYERS = 0.002, 64
-"""How long a turn of a contender of this process is, at most; others take all copies in a turn."""
+RUN_SECONDS = 0.03
+"""After which a turn of this process's contenders takes no further copy. Other processes' take all:
+they compute a graph of them."""
 GROUP = 128
 LIBRARIES = ("llama.cpp", "ik_llama.cpp")
 PEERS = (
@@ -70,7 +73,8 @@ class Contender:
     Args:
         name: for the table.
         size: bytes of its weight.
-        run: runs copy ``turn`` of the layer on ``x``.
+        copies: how many weights there are.
+        run: runs the layer with weight ``turn``, counted round and round, on ``x``.
         prepare: the input for M rows.
     """
 
@@ -78,10 +82,12 @@ class Contender:
         self,
         name: str,
         size: int,
+        copies: int,
         run: Callable[[torch.Tensor, int], torch.Tensor],
         prepare: Callable[[int], torch.Tensor],
     ) -> None:
         self.name, self.size, self.run, self._prepare = name, size, run, prepare
+        self._copies = copies
         self._inputs: dict[int, torch.Tensor] = {}
         self._turn = 0
 
@@ -91,16 +97,15 @@ class Contender:
         return self._inputs[M]
 
     def seconds(self, M: int) -> float:
-        """Of a layer, the mean of a run of copies: the first after another process is slower."""
+        """Of a layer, the mean of a turn."""
         x = self._input(M)
-        begin, count = time.perf_counter(), 0
-        while True:
+        begin, passed, taken = time.perf_counter(), 0.0, 0
+        while taken < self._copies and passed < RUN_SECONDS:
             self.run(x, self._turn)
             self._turn += 1
-            count += 1
+            taken += 1
             passed = time.perf_counter() - begin
-            if passed > RUN_SECONDS or count == RUN_LAYERS:
-                return passed / count
+        return passed / taken
 
     def error(self, M: int, exact: np.ndarray) -> float:
         """Of the result, relative to its norm."""
@@ -219,7 +224,7 @@ def ours(
         return torch.from_numpy(activations(M, config.in_features)).to(dtype)
 
     name = f"{kernel_class.__name__} {label} {isa}"
-    return Contender(name, size, run, prepare)
+    return Contender(name, size, len(layers), run, prepare)
 
 
 def dense(weight: torch.Tensor) -> Contender:
@@ -232,7 +237,7 @@ def dense(weight: torch.Tensor) -> Contender:
     def prepare(M: int) -> torch.Tensor:
         return torch.from_numpy(activations(M, weight.shape[1])).to(weight.dtype)
 
-    return Contender(f"torch {_name(weight.dtype)}", weight.nbytes, run, prepare)
+    return Contender(f"torch {_name(weight.dtype)}", weight.nbytes, len(weights), run, prepare)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -332,7 +337,7 @@ def int8_contenders(make: Callable[[int], Any], copies: int, args: Any) -> list[
         run = torch_dynamic(engine, [make(seed) for seed in range(copies)])
         size = first.codes.nbytes + first.scale.nbytes
         prepare = lambda M: torch.from_numpy(activations(M, K))  # noqa: E731
-        found.append(Contender(f"torch linear_dynamic {engine}", size, run, prepare))
+        found.append(Contender(f"torch linear_dynamic {engine}", size, copies, run, prepare))
     return found
 
 

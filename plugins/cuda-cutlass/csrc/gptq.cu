@@ -287,10 +287,11 @@ Tensor wna16_sm90(const Tensor& a, const Tensor& q_weight, const Tensor& scales,
 #endif
 }
 
-// SM90's kernel for a medium number of rows, likewise: rows of a block / 8 (1, 2, 4, 8), warps by columns and
-// parts of K (0, with column_warps of 0: all as it would be).
+// SM90's kernel for a medium number of rows, likewise: rows of a block / 8 (1, 2, 4, 8), warps by columns, parts of K
+// (0, with column_warps of 0: all as it would be) and warps that take turns (0: as where two blocks share a processor).
 Tensor wna16_mid_m(const Tensor& a, const Tensor& q_weight, const Tensor& scales, const std::optional<Tensor>& zeros,
-                   int64_t bits, int64_t zero, int64_t group_size, int64_t row_tiles, int64_t column_warps, int64_t split) {
+                   int64_t bits, int64_t zero, int64_t group_size, int64_t row_tiles, int64_t column_warps, int64_t split,
+                   int64_t k_warps) {
   const char* op = "wna16_mid_m";
   const GptqWeight w = layer_weight(op, a, q_weight, scales, zeros, std::nullopt, std::nullopt, bits, zero, group_size);
 #ifdef QCORE_CUDA_SM90A
@@ -300,12 +301,16 @@ Tensor wna16_mid_m(const Tensor& a, const Tensor& q_weight, const Tensor& scales
   const bool halves = group_size < w.k && group_size % 64 != 0;
   QCORE_CHECK(row_tiles == 0 || row_tiles == 4 || row_tiles == 8 || (!halves && (row_tiles == 1 || row_tiles == 2)), op,
               ": row_tiles=", row_tiles, "; allowed: 0, 4, 8, and 1 and 2 where a group is a multiple of 64");
-  QCORE_CHECK(column_warps >= 0 && column_warps <= mid_m::kMostWarps &&
+  QCORE_CHECK(column_warps >= 0 && column_warps <= mid_m::kMostColumnWarps &&
                   (column_warps ? split == 1 || split == 2 || split == 4 || split == 8 : row_tiles == 0 && split == 0),
               op, ": row_tiles=", row_tiles, ", column_warps=", column_warps, ", split=", split,
               "; allowed: all 0, or column_warps 1 ... 8 and split 1, 2, 4, 8");
+  const int tiles = row_tiles ? static_cast<int>(row_tiles) : mid_m::row_tiles_for(a.numel() / a.size(a.dim() - 1), !halves);
+  QCORE_CHECK(k_warps >= 0 && k_warps <= 8 && column_warps * k_warps <= mid_m::most_warps(tiles), op,
+              ": k_warps=", k_warps, " beside column_warps=", column_warps,
+              "; allowed: 0 ... 8, and ", mid_m::most_warps(tiles), " warps in all");
   return w4_mid_m(op, a, w, nullptr, w.n, false, Launch(a),
-                  {static_cast<int>(row_tiles), static_cast<int>(column_warps), 0, static_cast<int>(split)});
+                  {static_cast<int>(row_tiles), static_cast<int>(column_warps), static_cast<int>(k_warps), static_cast<int>(split)});
 #else
   fail(op, ": qcore-cuda was compiled without sm_90a");
 #endif
@@ -327,7 +332,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
   m.def("wna16_sm90(Tensor a, Tensor q_weight, Tensor scales, Tensor? zeros, int bits, int zero, int group_size, "
         "int rows=0, int parts=0) -> Tensor");
   m.def("wna16_mid_m(Tensor a, Tensor q_weight, Tensor scales, Tensor? zeros, int bits, int zero, int group_size, "
-        "int row_tiles=0, int column_warps=0, int split=0) -> Tensor");
+        "int row_tiles=0, int column_warps=0, int split=0, int k_warps=0) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {

@@ -109,10 +109,9 @@ Tensor small_float_linear(const Tensor& a, const Tensor& q_weight, const Tensor&
   const int32_t device = a.get_device_index();
   const Ways can = ways_of(w, dtype_of(a), out_float, device);
   const int64_t m = a.numel() / k;
-  // Powers of two round no weight, so that groups of 32 need not stay with the kernel for few rows as integers do.
-  // For the first rows it reads weights of middling size faster, though (benchmarks/results/cuda_formats.json).
-  constexpr int64_t kMiddling = int64_t{1} << 26, kFew = 3;
-  const int64_t few_rows = can.mid && !can.whole_pieces ? (w.k * w.n <= kMiddling ? kFew : 0) : -1;
+  // No weight is rounded in groups of 16 or 32 either, so that they need not stay with the kernel for few rows as
+  // integers do.
+  const int64_t few_rows = can.mid ? 0 : -1;
   Way taken = way_for(can, m, out_features, k, device_facts(device).sm_count, few_rows);
   if (way >= 0) {
     const bool fits[] = {can.few, can.mid, can.sm90, true};

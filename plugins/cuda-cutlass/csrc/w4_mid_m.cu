@@ -14,11 +14,11 @@ struct Maps {
   CUtensorMap x, words, scales, zeros;  // the last two where p.slots.boxes
 };
 
-template <typename T, class KIND, int ROW_TILES>
+template <typename T, class KIND, int ROW_TILES, bool AFTER>
 void launch(const char* op, const Maps& maps, const Problem& p, bool early, int32_t device, cudaStream_t stream) {
-  const auto kernel = mid_m::mid_m_kernel<T, KIND, ROW_TILES>;
+  const auto kernel = mid_m::mid_m_kernel<T, KIND, ROW_TILES, AFTER>;
   static std::atomic<uint64_t> allowed{0};
-  allow_shared(op, reinterpret_cast<const void*>(kernel), mid_m::shared_of_block(ROW_TILES), device, allowed);
+  allow_shared(op, reinterpret_cast<const void*>(kernel), mid_m::kMostShared, device, allowed);
   const dim3 grid(static_cast<unsigned>(ceil_div(p.m, 8 * ROW_TILES)), static_cast<unsigned>(p.plan.split),
                   static_cast<unsigned>(ceil_div(p.n_out, mid_m::kWarpColumns * p.plan.column_warps)));
   const LaunchShape shape{grid, static_cast<unsigned>(32 * (p.plan.column_warps * p.plan.k_warps + 1)),
@@ -28,14 +28,10 @@ void launch(const char* op, const Maps& maps, const Problem& p, bool early, int3
 
 template <typename T, class KIND>
 void with_tiles(const char* op, const Maps& maps, const Problem& p, bool early, int32_t device, cudaStream_t stream) {
-  if constexpr (!KIND::kScaled) {  // of which groups are no whole pieces
-    if (p.plan.row_tiles == 1) return launch<T, KIND, 1>(op, maps, p, early, device, stream);
-    if (p.plan.row_tiles == 2) return launch<T, KIND, 2>(op, maps, p, early, device, stream);
-  }
-  switch (p.plan.row_tiles) {
-    case 4: return launch<T, KIND, 4>(op, maps, p, early, device, stream);
-    default: return launch<T, KIND, 8>(op, maps, p, early, device, stream);
-  }
+  const auto run = [&](auto tiles, auto after) {
+    launch<T, KIND, decltype(tiles)::value, decltype(after)::value>(op, maps, p, early, device, stream);
+  };
+  mid_m::with_variant<KIND>(p, run);
 }
 
 }  // namespace
@@ -55,7 +51,7 @@ Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tens
   const Tensor words = aligned(w.words), scales = aligned(w.scales);
   const bool early = in_place(words, w.words) && in_place(scales, w.scales);
   Problem p = mid_m::problem_of(rows.m, w.k, w.n, columns, w.bits, w.group_size, scales.size(0), w.zeros, wish,
-                                device_facts(device).sm_count, w.scaled);
+                                device_facts(device).sm_count, w.floats, w.scaled);
   p.scales = scales.data_ptr();
   p.column_scales = w.column_scales;
   p.bias = bias ? bias->data_ptr() : nullptr;

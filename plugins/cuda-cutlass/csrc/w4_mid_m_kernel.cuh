@@ -25,9 +25,10 @@
 // (row g + 8), step s of two takes pairs 2s and 2s + 1 of both, and registers 2s and 2s + 1 of the activations.
 // The product is out^T: a lane has columns 4g ... 4g + 3 of rows 2q and 2q + 1 of each tile of rows.
 //
-// Up to 16 rows, activations are multiplied with integers (code - zero), exactly, and the float32 sums of each
-// piece meet their scale in float32: that is fewer instructions than to scale weights. With more rows, the
-// integers are scaled, rounded once, as if the whole weight had been dequantized.
+// Up to 16 rows, activations are multiplied with integers (code - zero) or floats, exactly, and the float32 sums of
+// each piece meet their scale in float32 (AFTER): that is fewer instructions than to scale weights. With more rows,
+// weights are scaled, rounded once, as if the whole weight had been dequantized; and floats where a piece has several
+// groups, whose scales are powers of two or, of NvFp4, so short that nothing is rounded.
 //
 // Instructions of a warp for a piece of 32 columns, 4 bits, bfloat16: 8 words of 11 each (3 shifts, 4 lop3, 4
 // subtractions) and 4 more to scale; for each tile of rows 2 loads, 8 mma, and 8 fma for sums of 64 inputs (4, if
@@ -56,6 +57,7 @@ struct Problem {
   const void* bias;            // [n_out]; or null
   void* out;                   // [m, n_out], dense
   bool bias_float, out_float;
+  bool after;    // scales meet sums, not weights
   bool x_boxes;  // rows of x are whole boxes, as those of words are: several are one copy
   int m, n, n_out;   // columns that there are, a multiple of 32, and that are wanted
   int pieces;        // of K
@@ -71,7 +73,8 @@ struct Problem {
 // All but the addresses. `k` and `n` of the weight; where `wish` has no warps, the division is chosen here.
 // `scaled`: see NvFp4.
 inline Problem problem_of(int64_t m, int64_t k, int64_t n, int64_t n_out, int bits, int64_t group_size,
-                          int64_t groups, const GptqZeros& zeros, Plan wish, int sm_count, bool scaled = false) {
+                          int64_t groups, const GptqZeros& zeros, Plan wish, int sm_count, bool floats = false,
+                          bool scaled = false) {
   Problem p{};
   p.zeros = zeros;
   p.m = static_cast<int>(m);
@@ -80,12 +83,13 @@ inline Problem problem_of(int64_t m, int64_t k, int64_t n, int64_t n_out, int bi
   p.pieces = static_cast<int>((k + kPieceK - 1) / kPieceK);
   p.groups = static_cast<int>(groups);
   p.group_halves = scaled ? 1 : group_size >= k ? 2 * p.pieces : static_cast<int>(group_size / 32);
-  const bool whole = p.group_halves % 2 == 0;
-  p.plan = plan_for(m, n_out, k, bits, whole, sm_count);
+  const bool whole = p.group_halves % 2 == 0, keeps = whole || floats;
+  p.plan = plan_for(m, n_out, k, bits, keeps, sm_count);
   if (wish.column_warps) {
-    const int tiles = wish.row_tiles > (whole ? 0 : 2) ? wish.row_tiles : p.plan.row_tiles;
-    p.plan = {tiles, wish.column_warps, k_warps_for(wish.column_warps), wish.split};
+    const int tiles = wish.row_tiles > (keeps ? 0 : 2) ? wish.row_tiles : p.plan.row_tiles;
+    p.plan = {tiles, wish.column_warps, wish.k_warps ? wish.k_warps : k_warps_for(wish.column_warps), wish.split};
   }
+  p.after = whole && p.plan.row_tiles <= 2;
   p.slots = slots_for(p.plan, bits, p.group_halves);
   p.layout = layout_for(p.plan, bits, zeros.words != nullptr, p.slots.count);
   return p;
@@ -94,7 +98,6 @@ inline Problem problem_of(int64_t m, int64_t k, int64_t n, int64_t n_out, int bi
 template <int BITS, int ROW_TILES>
 struct Shape {
   static constexpr int kRows = 8 * ROW_TILES;
-  static constexpr bool kAfter = scales_after(ROW_TILES);
   static constexpr int kPieces = stage_pieces(BITS, ROW_TILES);
   static constexpr int kWordRows = kPieceK * BITS / 32, kWordBytes = kWordRows * 128;
   static constexpr int kXBytes = kRows * 128;
@@ -231,10 +234,9 @@ struct Side {
 };
 
 // A piece: 32 columns by 64 inputs by all rows.
-template <typename T, class KIND, int ROW_TILES>
+template <typename T, class KIND, int ROW_TILES, bool AFTER>
 __device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const uint8_t* words, const uint8_t* x,
-                                         const Places<KIND::kBits>& places,
-                                         const Side<T, KIND, scales_after(ROW_TILES)>& side) {
+                                         const Places<KIND::kBits>& places, const Side<T, KIND, AFTER>& side) {
   constexpr int BITS = KIND::kBits;
   using C = Codes<KIND, T>;
 #pragma unroll
@@ -256,7 +258,7 @@ __device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const u
         w[t][0][2 + e] = C::template pair<1>(low, side.zero[j]);
         w[t][1][e] = C::template pair<2>(high, side.zero[j]);
         w[t][1][2 + e] = C::template pair<3>(high, side.zero[j]);
-        if constexpr (!scales_after(ROW_TILES) && !KIND::kScaled) {
+        if constexpr (!AFTER && !KIND::kScaled) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             uint32_t& pair = w[t][i / 2][i % 2 * 2 + e];
@@ -265,13 +267,25 @@ __device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const u
         }
       }
     }
+    // Four tiles at a time where there are eight: a product's second step waits for its first, and so comes after the
+    // others' first.
+    constexpr int kAtATime = ROW_TILES == 8 ? 4 : 1;
 #pragma unroll
-    for (int r = 0; r < ROW_TILES; ++r) {
-      const uint4 v = shared_vector(x + r * 1024 + places.x[b]);
+    for (int r0 = 0; r0 < ROW_TILES; r0 += kAtATime) {
+      uint4 v[kAtATime];
 #pragma unroll
-      for (int t = 0; t < 2; ++t) mma_16816<T>(sums[r][t], w[t][0][0], w[t][0][1], w[t][0][2], w[t][0][3], v.x, v.y);
+      for (int r = 0; r < kAtATime; ++r) v[r] = shared_vector(x + (r0 + r) * 1024 + places.x[b]);
 #pragma unroll
-      for (int t = 0; t < 2; ++t) mma_16816<T>(sums[r][t], w[t][1][0], w[t][1][1], w[t][1][2], w[t][1][3], v.z, v.w);
+      for (int step = 0; step < 2; ++step) {
+#pragma unroll
+        for (int r = 0; r < kAtATime; ++r) {
+#pragma unroll
+          for (int t = 0; t < 2; ++t) {
+            mma_16816<T>(sums[r0 + r][t], w[t][step][0], w[t][step][1], w[t][step][2], w[t][step][3],
+                         step == 0 ? v[r].x : v[r].z, step == 0 ? v[r].y : v[r].w);
+          }
+        }
+      }
     }
   }
 }
@@ -295,18 +309,32 @@ __device__ __forceinline__ void add_scaled(float (&sums)[ROW_TILES][2][4], const
 __device__ __forceinline__ float as_float(__half v) { return __half2float(v); }
 __device__ __forceinline__ float as_float(__nv_bfloat16 v) { return __bfloat162float(v); }
 
+__device__ __forceinline__ uint32_t pair_of(__half, float a, float b) { return as_bits(__floats2half2_rn(a, b)); }
+__device__ __forceinline__ uint32_t pair_of(__nv_bfloat16, float a, float b) { return as_bits(__floats2bfloat162_rn(a, b)); }
+
 template <typename T, class KIND>
 __device__ __forceinline__ void store_four(const Problem& p, int row, int column, const float4& four) {
   float v[4] = {four.x, four.y, four.z, four.w};
   const int64_t at = static_cast<int64_t>(row) * p.n_out + column;
+  const int count = min(4, p.n_out - column);
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    if (column + j >= p.n_out) return;
+    if (j >= count) break;
     if (KIND::kFloat && p.column_scales) v[j] *= p.column_scales[column + j] * KIND::kMore;
     if (p.bias) {
       v[j] += p.bias_float ? static_cast<const float*>(p.bias)[column + j]
                            : as_float(static_cast<const T*>(p.bias)[column + j]);
     }
+  }
+  if (p.n_out % 4 == 0) {  // then four are there, and aligned
+    if (count <= 0) return;
+    if (p.out_float) *reinterpret_cast<float4*>(static_cast<float*>(p.out) + at) = make_float4(v[0], v[1], v[2], v[3]);
+    else *reinterpret_cast<uint2*>(static_cast<T*>(p.out) + at) = make_uint2(pair_of(T{}, v[0], v[1]), pair_of(T{}, v[2], v[3]));
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    if (j >= count) return;
     if (p.out_float) static_cast<float*>(p.out)[at + j] = v[j];
     else assign_to(static_cast<T*>(p.out)[at + j], v[j]);
   }
@@ -316,14 +344,15 @@ __device__ __forceinline__ void add_to(float4& sum, const float4& v) {
   sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
 }
 
-// Sums lie in `shared` for each part of a block's K, [rows, stride]: their total goes to memory.
+// Sums lie in `shared` for each part of a block's K, [rows, stride]: their total goes to memory. A thread has four
+// columns, and rows that are as many apart as `threads` are enough for: a warp's columns are eight times four.
 template <typename T, class KIND, class S>
-__device__ __forceinline__ void finish(const Problem& p, float* shared, int threads) {
+__device__ __forceinline__ void finish(const Problem& p, float* shared) {
   const int columns = p.plan.column_warps * kWarpColumns, stride = columns + 4, tile = S::kRows * stride;
-  const int fours = columns / 4, row0 = blockIdx.x * S::kRows, column0 = blockIdx.z * columns;
-  const int wanted = min(S::kRows, p.m - row0) * fours;
-  for (int i = threadIdx.x; i < wanted; i += threads) {
-    const int row = i / fours, column = i % fours * 4;
+  const int fours = columns / 4, step = 4 * p.plan.k_warps;
+  const int first = threadIdx.x / fours, column = threadIdx.x % fours * 4;
+  const int row0 = blockIdx.x * S::kRows, column0 = blockIdx.z * columns, rows = min(S::kRows, p.m - row0);
+  for (int row = first; row < rows; row += step) {
     auto* const at = reinterpret_cast<float4*>(shared + row * stride + column);
     float4 sum = *at;
     for (int k = 1; k < p.plan.k_warps; ++k) add_to(sum, at[k * tile / 4]);
@@ -332,10 +361,8 @@ __device__ __forceinline__ void finish(const Problem& p, float* shared, int thre
   }
   if (p.plan.split == 1) return;
   cluster_sync();
-  const int each = (wanted + p.plan.split - 1) / p.plan.split;
-  const int begin = each * blockIdx.y, end = min(wanted, begin + each);
-  for (int i = begin + threadIdx.x; i < end; i += threads) {
-    const int row = i / fours, column = i % fours * 4;
+  // A block of a cluster has every so manieth row.
+  for (int row = first * p.plan.split + blockIdx.y; row < rows; row += step * p.plan.split) {
     float4 sum = {};
     for (int s = 0; s < p.plan.split; ++s) add_to(sum, of_block(shared + row * stride + column, s));
     store_four<T, KIND>(p, row0 + row, column0 + column, sum);
@@ -343,15 +370,18 @@ __device__ __forceinline__ void finish(const Problem& p, float* shared, int thre
   cluster_leave();
 }
 
+// What gives a block its registers: two of kHalfWarps and a warp for copies have as many as one of most_warps.
+constexpr int most_threads(int row_tiles) { return row_tiles == 8 ? 32 * (most_warps(8) + 1) : 2 * 32 * (kHalfWarps + 1); }
+
 // Blocks: tiles of rows, then parts of K (a cluster), then columns.
-template <typename T, class KIND, int ROW_TILES>
-__global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TILES))
+template <typename T, class KIND, int ROW_TILES, bool AFTER>
+__global__ void __launch_bounds__(most_threads(ROW_TILES))
     mid_m_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
                  const __grid_constant__ CUtensorMap scale_map, const __grid_constant__ CUtensorMap zero_map,
                  const __grid_constant__ Problem p) {
   constexpr int BITS = KIND::kBits;
   using S = Shape<BITS, ROW_TILES>;
-  static_assert(!KIND::kScaled || !S::kAfter);  // a lane has 16 inputs of a piece: half of a slot's
+  static_assert(!KIND::kScaled || !AFTER);  // a lane has 16 inputs of a piece: half of a slot's
   uint8_t* const ring = shared_memory(1024);
   auto* const full = reinterpret_cast<uint64_t*>(ring + p.layout.shared_bytes - 1024 - kMostStages * 16);
   uint64_t* const empty = full + kMostStages;
@@ -387,18 +417,21 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
   const Places<BITS> places(lane);
   const uint8_t* const words = ring + (column_warp * pieces + k_warp * S::kPieces) * S::kWordBytes;
   const uint8_t* const x = ring + p.layout.x_offset + k_warp * S::kPieces * S::kXBytes;
-  // Where the scales of each of the warp's pieces lie; past the first 16 rows lanes have one half of a piece each.
+  // Where the scales of each of the warp's pieces lie; of weights that are scaled, lanes have one half of a piece each.
   int slot[S::kPieces];
 #pragma unroll
   for (int i = 0; i < S::kPieces; ++i) {
-    slot[i] = (2 * (k_warp * S::kPieces + i) + (S::kAfter ? 0 : q / 2)) / p.slots.halves;
+    slot[i] = (2 * (k_warp * S::kPieces + i) + (AFTER ? 0 : q / 2)) / p.slots.halves;
   }
   const bool ends = p.slots.halves % (2 * S::kPieces) != 0;  // groups, between them
   uint32_t scale_at = p.layout.scale_offset + column * 2, zero_at = p.layout.zero_offset + column * BITS / 32 * 4;
   uint32_t zero_bit = KIND::kScaled ? q % 2 : column * BITS % 32;
   keep(scale_at), keep(zero_at), keep(zero_bit);
-  float sums[ROW_TILES][2][4] = {};
-  Side<T, KIND, S::kAfter> side(p.zeros.constant);
+  // The pieces of a stage apart where registers allow it, so that none waits for another's sums.
+  constexpr int kApart = ROW_TILES == 1 ? S::kPieces : 1;
+  constexpr int kSets = !AFTER && ROW_TILES <= 2 ? S::kPieces : 1;
+  float sums[kSets][ROW_TILES][2][4] = {};
+  Side<T, KIND, AFTER> side(p.zeros.constant);
   int stage = 0, offset = 0;
   uint32_t round = 0;
   for (int at = first; at < last; ++at) {
@@ -409,30 +442,29 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
                 at_stage + zero_at + slot[i] * p.layout.zero_bytes, zero_bit);
     };
     const auto multiply_piece = [&](float (&to)[ROW_TILES][2][4], int i) {
-      multiply<T, KIND, ROW_TILES>(to, words + offset + i * S::kWordBytes, x + offset + i * S::kXBytes, places, side);
+      multiply<T, KIND, ROW_TILES, AFTER>(to, words + offset + i * S::kWordBytes, x + offset + i * S::kXBytes, places, side);
     };
     load_side(0);
-    if constexpr (S::kAfter) {
-      // The pieces of a stage apart, so that none waits for another's sums.
-      float of_piece[S::kPieces][ROW_TILES][2][4] = {};
+    if constexpr (AFTER) {
       if (!ends) {
+        float of_stage[kApart][ROW_TILES][2][4] = {};
 #pragma unroll
-        for (int i = 0; i < S::kPieces; ++i) multiply_piece(of_piece[i], i);
-        add_scaled(sums, of_piece, side);
+        for (int i = 0; i < S::kPieces; ++i) multiply_piece(of_stage[i % kApart], i);
+        add_scaled(sums[0], of_stage, side);
       } else {
 #pragma unroll
         for (int i = 0; i < S::kPieces; ++i) {
           if (i > 0) load_side(i);
-          multiply_piece(of_piece[i], i);
-          float(&one)[1][ROW_TILES][2][4] = reinterpret_cast<float(&)[1][ROW_TILES][2][4]>(of_piece[i]);
-          add_scaled(sums, one, side);
+          float of_piece[1][ROW_TILES][2][4] = {};
+          multiply_piece(of_piece[0], i);
+          add_scaled(sums[0], of_piece, side);
         }
       }
     } else {
 #pragma unroll
       for (int i = 0; i < S::kPieces; ++i) {
         if (i > 0 && ends) load_side(i);
-        multiply_piece(sums, i);
+        multiply_piece(sums[i % kSets], i);
       }
     }
     __syncwarp();
@@ -452,12 +484,34 @@ __global__ void __launch_bounds__(32 * (kMostWarps + 1), blocks_at_a_time(ROW_TI
   for (int r = 0; r < ROW_TILES; ++r) {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      *reinterpret_cast<float4*>(shared + (k_warp * S::kRows + 8 * r + 2 * q + e) * stride + column) =
-          make_float4(sums[r][0][e], sums[r][0][2 + e], sums[r][1][e], sums[r][1][2 + e]);
+      const auto sum = [&](int column) {
+        float v = sums[0][r][column / 2][column % 2 * 2 + e];
+        if constexpr (kSets > 1) v += sums[1][r][column / 2][column % 2 * 2 + e];
+        return v;
+      };
+      store_vector(shared + (k_warp * S::kRows + 8 * r + 2 * q + e) * stride + column,
+                   make_float4(sum(0), sum(1), sum(2), sum(3)));
     }
   }
   sync_threads(1, warps * 32);
-  finish<T, KIND, S>(p, shared, warps * 32);
+  finish<T, KIND, S>(p, shared);
+}
+
+// Calls f(tiles, after) with the kernel's arguments for a problem, as types: those that there are of a kind.
+template <class KIND, typename F>
+void with_variant(const Problem& p, F f) {
+  const auto with = [&](auto tiles) {
+    if constexpr (!KIND::kScaled) {
+      if (p.after) return f(tiles, std::true_type{});
+    }
+    if constexpr (KIND::kFloat) f(tiles, std::false_type{});
+  };
+  switch (p.plan.row_tiles) {
+    case 1: return with(std::integral_constant<int, 1>{});
+    case 2: return with(std::integral_constant<int, 2>{});
+    case 4: return f(std::integral_constant<int, 4>{}, std::false_type{});
+    default: return f(std::integral_constant<int, 8>{}, std::false_type{});
+  }
 }
 
 }  // namespace qcore_cuda::mid_m

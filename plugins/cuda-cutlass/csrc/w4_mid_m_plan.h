@@ -9,7 +9,7 @@ namespace qcore_cuda::mid_m {
 
 constexpr int kPieceK = 64;        // inputs that a warp takes at a time
 constexpr int kWarpColumns = 32;   // columns of a warp
-constexpr int kMostWarps = 8;      // of a block, that multiply
+constexpr int kMostColumnWarps = 8;
 constexpr int kMostSplit = 8;      // blocks of a cluster
 constexpr int kMostStages = 8;
 
@@ -18,62 +18,76 @@ struct Plan {
   int row_tiles, column_warps, k_warps, split;
 };
 
-// Blocks that fit a processor, by registers; and what each may have of its shared memory.
-constexpr int blocks_at_a_time(int row_tiles) { return row_tiles == 8 ? 1 : 2; }
-constexpr int shared_of_block(int row_tiles) { return (226 * 1024) / blocks_at_a_time(row_tiles) - 1024; }
+// Warps of a block that multiply, by registers; and of one that shares its processor with another.
+constexpr int most_warps(int row_tiles) { return row_tiles == 8 ? 15 : 16; }
+constexpr int kHalfWarps = 8;
+constexpr int blocks_at_a_time(const Plan& p) {
+  return p.row_tiles == 8 || p.column_warps * p.k_warps > kHalfWarps ? 1 : 2;
+}
+// What a block may have of a processor's shared memory.
+constexpr int kMostShared = 225 * 1024;
+constexpr int shared_of_block(const Plan& p) { return (kMostShared + 1024) / blocks_at_a_time(p) - 1024; }
 
-constexpr bool scales_after(int row_tiles) { return row_tiles <= 2; }
 // Pieces of a stage for each warp.
-constexpr int stage_pieces(int bits, int row_tiles) { return scales_after(row_tiles) && bits == 4 ? 2 : 1; }
+constexpr int stage_pieces(int bits, int row_tiles) { return row_tiles <= 4 && bits == 4 ? 2 : 1; }
 
-// Groups of an odd number of halves of a piece need weights that are scaled before they are multiplied.
-inline int row_tiles_for(int64_t m, bool whole_pieces) {
-  if (m <= 16 && whole_pieces) return m <= 8 ? 1 : 2;
+// Groups of an odd number of halves of a piece need weights that are scaled before they are multiplied: integers only
+// where there are more than 16 rows, for that rounds them.
+inline int row_tiles_for(int64_t m, bool keeps_weights) {
+  if (m <= 16 && keeps_weights) return m <= 8 ? 1 : 2;
   return m <= 32 ? 4 : 8;
 }
 
+// About how much a stage needs: words and activations, and as much as there may be of scales and zero points.
+constexpr int stage_bytes(const Plan& p, int bits) {
+  const int pieces = p.k_warps * stage_pieces(bits, p.row_tiles), side = 2 * pieces * p.column_warps * 96;
+  return p.column_warps * pieces * kPieceK * bits * 4 + pieces * 8 * p.row_tiles * 128 + side + 1024;
+}
+
+// Of blocks that share a processor.
 inline int k_warps_for(int column_warps) { return column_warps > 4 ? 1 : column_warps > 2 ? 2 : 4; }
 
-// Cycles of the busiest processor of an H200, as fitted to every plan's times at three weights and five numbers of
-// rows up to 64 (benchmarks/results/cuda_mixed_plans.json): of these 15 problems 13 get their fastest plan, two one
-// that takes 3 to 4 % longer.
+// Cycles of the busiest processor of an H200, as fitted to every plan's times at 17 weights of 4 and 8 bits and up to
+// six numbers of rows each (benchmarks/results/cuda_mixed_plans.json): of these 74 problems 51 get a plan within 3 % of
+// the fastest, on average one that takes 3 % longer, at worst (1024 x 4096, 64 rows) 32 %.
 inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int sm_count) {
   const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const int64_t blocks = up(n, kWarpColumns * p.column_warps) * p.split * up(m, 8 * p.row_tiles);
   const int64_t of_warp = stage_pieces(bits, p.row_tiles), of_stage = p.k_warps * of_warp;
   const int64_t stages = up(up(k, kPieceK * of_stage), p.split);
   const int64_t each = up(blocks, sm_count);  // one after another or together: it is the same work
-  const int64_t rounds = up(each, blocks_at_a_time(p.row_tiles));
+  const int64_t rounds = up(each, blocks_at_a_time(p));
   const double words = bits / 4.0, rows = p.row_tiles, columns = p.column_warps;
   // Of a piece of a warp: its words come from memory, with the activations, of which the block's columns share a
   // piece, through L2. Where some processors have fewer blocks, memory has more for the others.
-  const double share = std::max(0.65 * static_cast<double>(each), static_cast<double>(blocks) / sm_count);
-  const double comes = share * std::max(94.5 * words, 31.1 * (words + rows / columns));
-  const double multiplied = static_cast<double>(each) * 28.0 * rows;
-  const double work = static_cast<double>(stages * of_stage) * columns * std::max(comes, multiplied);
+  const double share = std::max(0.776 * static_cast<double>(each), static_cast<double>(blocks) / sm_count);
+  const double comes = share * std::max(113.0 * words, 18.2 * (words + rows / columns));
+  const double work = static_cast<double>(stages * of_stage) * columns * comes;
   // A warp alone is not faster than its instructions wait for each other.
-  const double alone = static_cast<double>(rounds * stages * of_warp) * (331 * words + 115.9 * rows);
-  // One thread starts a stage's copies.
-  const double started = static_cast<double>(each * stages) * (171.5 + 76.7 * static_cast<double>(of_stage));
-  // Parts are written to shared memory, waited for, and read by the other blocks; clusters of eight may not fit all
-  // processors.
-  const double parts = p.split == 1 ? 0 : 2284 + 220 * rows * columns + (p.split == 8 ? 2289 : 0);
-  return std::max({work, alone, started}) + static_cast<double>(rounds) * (2757 + parts);
+  const double alone = static_cast<double>(rounds * stages * of_warp) * (765.0 * words + 31.9 * rows);
+  // Sums go through shared memory; a cluster's are waited for, and read by its other blocks.
+  const double parts = p.split == 1 ? 0 : 2510 + 252 * rows * columns;
+  const double sums = 13.9 * rows * columns * p.k_warps;
+  return std::max(work, alone) + std::max(static_cast<double>(rounds), 0.665 * static_cast<double>(each)) * (parts + sums);
 }
 
 // Fewest first, so that of equals the one with fewer warps side by side and fewer parts is taken.
-inline Plan plan_for(int64_t m, int64_t n, int64_t k, int bits, bool whole_pieces, int sm_count) {
+inline Plan plan_for(int64_t m, int64_t n, int64_t k, int bits, bool keeps_weights, int sm_count) {
   Plan best{};
   double least = 0;
-  for (int split = 1; split <= kMostSplit; split *= 2) {
-    for (int column_warps = 1; column_warps <= kMostWarps; ++column_warps) {
-      const Plan p{row_tiles_for(m, whole_pieces), column_warps, k_warps_for(column_warps), split};
-      const int64_t stage_k = int64_t{kPieceK} * p.k_warps * stage_pieces(bits, p.row_tiles);
-      if (split > 1 && k < 2 * split * stage_k) continue;
-      const double of_this = cost(p, m, n, k, bits, sm_count);
-      if (best.split == 0 || of_this < least) {
-        best = p;
-        least = of_this;
+  for (int times = 1; times <= 2; ++times) {
+    for (int split = 1; split <= kMostSplit; split *= 2) {
+      for (int column_warps = 1; column_warps <= kMostColumnWarps; ++column_warps) {
+        const Plan p{row_tiles_for(m, keeps_weights), column_warps, times * k_warps_for(column_warps), split};
+        if (p.column_warps * p.k_warps > most_warps(p.row_tiles)) continue;
+        const int64_t stage_k = int64_t{kPieceK} * p.k_warps * stage_pieces(bits, p.row_tiles);
+        if (split * times > 1 && k < 2 * split * stage_k) continue;
+        if (2 * stage_bytes(p, bits) > shared_of_block(p)) continue;  // one stage would wait for itself
+        const double of_this = cost(p, m, n, k, bits, sm_count);
+        if (best.split == 0 || of_this < least) {
+          best = p;
+          least = of_this;
+        }
       }
     }
   }
@@ -112,7 +126,7 @@ inline Layout layout_for(const Plan& p, int bits, bool zeros, int slots) {
   l.zero_offset = up(l.scale_offset + slots * l.scale_bytes, 128);
   l.stage_bytes = up(l.zero_offset + slots * l.zero_bytes, 1024);
   constexpr int kBarriers = kMostStages * 16, kSlack = 1024;  // the ring begins at a multiple of 1024
-  l.stages = std::min(kMostStages, (shared_of_block(p.row_tiles) - kBarriers - kSlack) / l.stage_bytes);
+  l.stages = std::min(kMostStages, (shared_of_block(p) - kBarriers - kSlack) / l.stage_bytes);
   const int sums = p.k_warps * rows * (p.column_warps * kWarpColumns + 4) * 4;
   l.shared_bytes = std::max(l.stages * l.stage_bytes, up(sums, 1024)) + kBarriers + kSlack;
   return l;

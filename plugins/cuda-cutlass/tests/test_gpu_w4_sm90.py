@@ -123,8 +123,10 @@ def test_medium_tiles_and_all_divisions(row_tiles: int) -> None:
     args = (x.cuda(), words, w.scales.cuda(), w.qzeros(True).cuda(), 4, 8, 64)
     for columns in range(1, 9):
         for split in (1, 2, 4, 8):
-            out = torch.ops.qcore_cuda.wna16_mid_m(*args, row_tiles, columns, split)
-            assert_product(out, x, w.exact, row_tiles > 2, (columns, split))
+            for turns in (0, min(8, (15 if row_tiles == 8 else 16) // columns)):
+                division = (row_tiles, columns, split, turns)
+                out = torch.ops.qcore_cuda.wna16_mid_m(*args, *division)
+                assert_product(out, x, w.exact, row_tiles > 2, division)
 
 
 @needs_sm90
@@ -179,5 +181,7 @@ def test_medium_rows_refuse() -> None:
         torch.ops.qcore_cuda.wna16_mid_m(*args, 2, 4, 1)
     with pytest.raises(RuntimeError, match="split=3"):
         torch.ops.qcore_cuda.wna16_mid_m(*args, 0, 4, 3)
+    with pytest.raises(RuntimeError, match="k_warps=4 beside column_warps=4"):
+        torch.ops.qcore_cuda.wna16_mid_m(*args, 8, 4, 1, 4)
     with pytest.raises(RuntimeError, match="with scales of a's dtype"):
         torch.ops.qcore_cuda.wna16_mid_m(x.bfloat16(), *args[1:])

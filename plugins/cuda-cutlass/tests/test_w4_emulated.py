@@ -38,12 +38,14 @@ def test_divisions(M: int, column_warps: int) -> None:
     w = random_weight(K, N, 4, 96 if M > 16 else -1, BFLOAT)
     x = activations(M, K, BFLOAT)
     for split in (1, 2, 4, 8):
-        first = None
-        for seed in (1, 2):
-            out = emulated(x, w, column_warps=column_warps, split=split, seed=seed)
-            assert_product(out, x, w.exact, M > 16, (split, seed))
-            first = out if first is None else first
-            assert torch.equal(out, first)
+        for k_warps in (0, min(8, 16 // column_warps)):
+            division = {"column_warps": column_warps, "split": split, "k_warps": k_warps}
+            first = None
+            for seed in (1, 2):
+                out = emulated(x, w, **division, seed=seed)
+                assert_product(out, x, w.exact, M > 16, (division, seed))
+                first = out if first is None else first
+                assert torch.equal(out, first)
 
 
 @pytest.mark.parametrize("dtype", [HALF, BFLOAT])
@@ -72,9 +74,11 @@ def test_plans_fill_the_processors() -> None:
         for M in (8, 16, 32, 64, 128, 256):
             for bits in (4, 8):
                 p = planned(M, N, K, bits)
-                assert p["stages"] >= 3, (N, K, M, p)
-                assert p["bytes"] <= 227 * 1024 // (1 if p["row_tiles"] == 8 else 2) - 1024
-                assert p["column_warps"] * p["k_warps"] <= 8
+                assert p["stages"] >= 2, (N, K, M, p)
+                in_block = p["column_warps"] * p["k_warps"]
+                alone = p["row_tiles"] == 8 or in_block > 8  # on its processor
+                assert p["bytes"] <= 227 * 1024 // (1 if alone else 2) - 1024
+                assert in_block <= (15 if p["row_tiles"] == 8 else 16)
                 warps = N // 32 * -(-M // (8 * p["row_tiles"])) * p["split"]
                 blocks = -(-N // 32 // p["column_warps"]) * p["split"]
                 blocks *= -(-M // (8 * p["row_tiles"]))

@@ -13,37 +13,28 @@ struct Arguments {
   int64_t x_stride;
   int m, x_k, k, n, n_out, groups, group_size;
   int bits, floats, zero, add, bfloat, bias_float, out_float;
-  int row_tiles, column_warps, split, seed;
+  int row_tiles, column_warps, split, k_warps, seed;
 };
 
-template <typename T, class KIND, int ROW_TILES>
-void run(const mid_m::Problem& p, const CUtensorMap (&maps)[4], int seed) {
-  const unsigned rows = (p.m + 8 * ROW_TILES - 1) / (8 * ROW_TILES), width = 32 * p.plan.column_warps;
-  for (unsigned z = 0; z < (p.n_out + width - 1) / width; ++z) {
-    for (unsigned r = 0; r < rows; ++r) {
-      emulation::run_cluster(32 * (p.plan.column_warps * p.plan.k_warps + 1), p.layout.shared_bytes, p.plan.split, r, z,
-                             seed + r + 100 * z, [&] { mid_m::mid_m_kernel<T, KIND, ROW_TILES>(maps[0], maps[1], maps[2], maps[3], p); });
-    }
-  }
-}
-
 template <typename T, class KIND>
-void with_tiles(const mid_m::Problem& p, const CUtensorMap (&maps)[4], int seed) {
-  if constexpr (!KIND::kScaled) {
-    if (p.plan.row_tiles == 1) return run<T, KIND, 1>(p, maps, seed);
-    if (p.plan.row_tiles == 2) return run<T, KIND, 2>(p, maps, seed);
-  }
-  switch (p.plan.row_tiles) {
-    case 4: return run<T, KIND, 4>(p, maps, seed);
-    default: return run<T, KIND, 8>(p, maps, seed);
-  }
+void run(const mid_m::Problem& p, const CUtensorMap (&maps)[4], int seed) {
+  const unsigned high = 8 * p.plan.row_tiles, rows = (p.m + high - 1) / high, width = 32 * p.plan.column_warps;
+  mid_m::with_variant<KIND>(p, [&](auto tiles, auto after) {
+    const auto kernel = mid_m::mid_m_kernel<T, KIND, decltype(tiles)::value, decltype(after)::value>;
+    for (unsigned z = 0; z < (p.n_out + width - 1) / width; ++z) {
+      for (unsigned r = 0; r < rows; ++r) {
+        emulation::run_cluster(32 * (p.plan.column_warps * p.plan.k_warps + 1), p.layout.shared_bytes, p.plan.split, r,
+                               z, seed + r + 100 * z, [&] { kernel(maps[0], maps[1], maps[2], maps[3], p); });
+      }
+    }
+  });
 }
 
 extern "C" void multiply(const Arguments* a) {
   const auto* const zeros = static_cast<const uint32_t*>(a->zeros);
   mid_m::Problem p = mid_m::problem_of(a->m, a->k, a->n, a->n_out, a->bits, a->group_size, a->groups,
                                        {zeros, zeros ? a->n * a->bits / 32 : 0, a->zero, a->add},
-                                       {a->row_tiles, a->column_warps, 0, a->split}, 132, a->floats == 2);
+                                       {a->row_tiles, a->column_warps, a->k_warps, a->split}, 132, a->floats != 0, a->floats == 2);
   p.scales = a->scales;
   p.column_scales = static_cast<const float*>(a->column_scales);
   p.bias = a->bias;
@@ -62,7 +53,7 @@ extern "C" void multiply(const Arguments* a) {
   };
   const auto run = [&](auto kind) {
     using Kind = decltype(kind);
-    a->bfloat ? with_tiles<__nv_bfloat16, Kind>(p, maps, a->seed) : with_tiles<__half, Kind>(p, maps, a->seed);
+    a->bfloat ? ::run<__nv_bfloat16, Kind>(p, maps, a->seed) : ::run<__half, Kind>(p, maps, a->seed);
   };
   if (a->floats == 2) run(NvFp4{});
   else if (a->floats) a->bits == 4 ? run(E2M1{}) : run(E4M3{});

@@ -33,7 +33,7 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("m", "x_k", "k", "n", "n_out", "groups", "group_size")),
         *((name, ctypes.c_int) for name in ("bits", "floats", "zero", "add", "bfloat")),
         *((name, ctypes.c_int) for name in ("bias_float", "out_float")),
-        *((name, ctypes.c_int) for name in ("row_tiles", "column_warps", "split", "seed")),
+        *((name, ctypes.c_int) for name in ("row_tiles", "column_warps", "split", "k_warps", "seed")),
     )
 
 
@@ -72,6 +72,7 @@ def emulated(
     row_tiles: int = 0,
     column_warps: int = 0,
     split: int = 0,
+    k_warps: int = 0,
     seed: int = 1,
 ) -> Tensor:
     """``x`` [M, K or less] times integers or floats of 4 or 8 bits, K and N multiples of 32.
@@ -87,6 +88,7 @@ def emulated(
         row_tiles: 1, 2, 4 or 8; 0 as the kernel chooses.
         column_warps: 1 to 8; 0 for the division that the kernel chooses.
         split: 1, 2, 4 or 8, where column_warps is given.
+        k_warps: likewise, 1 ... 8; 0 for as many as where two blocks share a processor.
         seed: the order of threads and copies.
     """
     K, N = w.codes.shape
@@ -113,7 +115,7 @@ def emulated(
         x.shape[0], x.shape[1], K, N, n_out, groups, -(-K // groups // 32) * 32,
         w.bits, floats, constant or 0, int(not v2), int(x.dtype == torch.bfloat16),
         int(bias is not None and bias.dtype == torch.float32), int(out_float),
-        row_tiles, column_warps, split, seed,
+        row_tiles, column_warps, split, k_warps, seed,
     )  # fmt: skip
     _library().multiply(ctypes.byref(arguments))
     return out

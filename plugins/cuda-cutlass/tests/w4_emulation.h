@@ -38,6 +38,7 @@ struct float2 {
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 // ---- numbers of 16 bits --------------------------------------------------------------------------
@@ -372,6 +373,7 @@ inline uint4 shared_vector(const uint8_t* p) {
   emulation::with_warp<emulation::Read>(mine, emulation::no_conflicts);
   return *reinterpret_cast<const uint4*>(p);
 }
+inline void store_vector(float* p, const float4& v) { *reinterpret_cast<float4*>(p) = v; }
 inline void sync_threads(int barrier, int threads) { emulation::meet(emulation::block().named[barrier], threads); }
 inline void cluster_sync() {
   emulation::meet(emulation::cluster->all, static_cast<int>(emulation::cluster->fibers.size()));

@@ -208,6 +208,7 @@ def _wna16_mid_m(
     row_tiles: int = 0,
     column_warps: int = 0,
     split: int = 0,
+    k_warps: int = 0,
 ) -> Tensor:
     return a.new_empty((*a.shape[:-1], q_weight.shape[1]))
 
