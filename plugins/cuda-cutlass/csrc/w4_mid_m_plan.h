@@ -62,7 +62,10 @@ inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int
   // piece, through L2. Where some processors have fewer blocks, memory has more for the others.
   const double share = std::max(0.776 * static_cast<double>(each), static_cast<double>(blocks) / sm_count);
   const double comes = share * std::max(113.0 * words, 18.2 * (words + rows / columns));
-  const double work = static_cast<double>(stages * of_stage) * columns * comes;
+  // Few warps at a time do not keep up with memory.
+  const double warps = columns * p.k_warps * static_cast<double>(std::min<int64_t>(each, blocks_at_a_time(p)));
+  const double few = 1 + 0.3 * std::max(0.0, 1 - warps / 16);
+  const double work = static_cast<double>(stages * of_stage) * columns * comes * few;
   // A warp alone is not faster than its instructions wait for each other.
   const double alone = static_cast<double>(rounds * stages * of_warp) * (765.0 * words + 31.9 * rows);
   // Sums go through shared memory; a cluster's are waited for, and read by its other blocks.

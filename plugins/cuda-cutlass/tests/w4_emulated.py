@@ -33,7 +33,10 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("m", "x_k", "k", "n", "n_out", "groups", "group_size")),
         *((name, ctypes.c_int) for name in ("bits", "floats", "zero", "add", "bfloat")),
         *((name, ctypes.c_int) for name in ("bias_float", "out_float")),
-        *((name, ctypes.c_int) for name in ("row_tiles", "column_warps", "split", "k_warps", "seed")),
+        *(
+            (name, ctypes.c_int)
+            for name in ("row_tiles", "column_warps", "split", "k_warps", "seed")
+        ),
     )
 
 
