@@ -47,9 +47,9 @@ constexpr int stage_bytes(const Plan& p, int bits) {
 // Of blocks that share a processor.
 inline int k_warps_for(int column_warps) { return column_warps > 4 ? 1 : column_warps > 2 ? 2 : 4; }
 
-// Cycles of the busiest processor of an H200, as fitted to every plan's times at 17 weights of 4 and 8 bits and up to
-// six numbers of rows each (benchmarks/results/cuda_mixed_plans.json): of these 74 problems 51 get a plan within 3 % of
-// the fastest, on average one that takes 3 % longer, at worst (1024 x 4096, 64 rows) 32 %.
+// Cycles of the busiest processor of an H200, as fitted by benchmarks/cuda_plans.py to every plan's times at 17 weights
+// of 4 and 8 bits and up to six numbers of rows each (benchmarks/results/cuda_mixed_plans.json): of these 74 problems 53
+// get a plan within 3 % of the fastest, on average one that takes 3 % longer, at worst (1024 x 4096, 64 rows) 32 %.
 inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int sm_count) {
   const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const int64_t blocks = up(n, kWarpColumns * p.column_warps) * p.split * up(m, 8 * p.row_tiles);
@@ -60,18 +60,18 @@ inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int
   const double words = bits / 4.0, rows = p.row_tiles, columns = p.column_warps;
   // Of a piece of a warp: its words come from memory, with the activations, of which the block's columns share a
   // piece, through L2. Where some processors have fewer blocks, memory has more for the others.
-  const double share = std::max(0.776 * static_cast<double>(each), static_cast<double>(blocks) / sm_count);
-  const double comes = share * std::max(113.0 * words, 18.2 * (words + rows / columns));
+  const double share = std::max(0.811 * static_cast<double>(each), static_cast<double>(blocks) / sm_count);
+  const double comes = share * std::max(114.0 * words, 15.6 * (words + rows / columns));
   // Few warps at a time do not keep up with memory.
   const double warps = columns * p.k_warps * static_cast<double>(std::min<int64_t>(each, blocks_at_a_time(p)));
-  const double few = 1 + 0.3 * std::max(0.0, 1 - warps / 16);
+  const double few = 1 + 0.304 * std::max(0.0, 1 - warps / 16);
   const double work = static_cast<double>(stages * of_stage) * columns * comes * few;
   // A warp alone is not faster than its instructions wait for each other.
-  const double alone = static_cast<double>(rounds * stages * of_warp) * (765.0 * words + 31.9 * rows);
+  const double alone = static_cast<double>(rounds * stages * of_warp) * (470.0 * words + 70.9 * rows);
   // Sums go through shared memory; a cluster's are waited for, and read by its other blocks.
-  const double parts = p.split == 1 ? 0 : 2510 + 252 * rows * columns;
-  const double sums = 13.9 * rows * columns * p.k_warps;
-  return std::max(work, alone) + std::max(static_cast<double>(rounds), 0.665 * static_cast<double>(each)) * (parts + sums);
+  const double parts = p.split == 1 ? 0 : 3120.0 + 185.0 * rows * columns;
+  const double sums = 11.0 * rows * columns * p.k_warps;
+  return std::max(work, alone) + std::max(static_cast<double>(rounds), 0.536 * static_cast<double>(each)) * (parts + sums);
 }
 
 // Fewest first, so that of equals the one with fewer warps side by side and fewer parts is taken.

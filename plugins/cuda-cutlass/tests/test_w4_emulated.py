@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from w4_emulated import COMPILER, emulated, planned, way
@@ -10,6 +14,7 @@ from w4_oracle import activations, assert_product, random_weight
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++ for the emulation of kernels")
 
 HALF, BFLOAT = torch.float16, torch.bfloat16
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
 def rounds_weights(M: int, group_size: int) -> bool:
@@ -85,6 +90,22 @@ def test_plans_fill_the_processors() -> None:
                 busiest = -(-blocks // 132) * p["column_warps"]
                 if warps >= 8 * 132 and K >= 4096:
                     assert warps / 132 / busiest > 0.8, (N, K, M, p)
+
+
+@pytest.mark.skipif(not (BENCHMARKS / "cuda_plans.py").exists(), reason="no benchmarks here")
+def test_plans_are_those_of_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `benchmarks/cuda_plans.py` fits is what the kernel computes."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    fitted = importlib.import_module("cuda_plans")
+    for N, K in [*SHAPES[:4], *fitted.MORE_SHAPES]:
+        for M in (1, 16, 32, 64, 200):
+            for bits in (4, 8):
+                given = np.array(fitted.divisions(M))
+                problem = fitted.Problem(N, K, M, bits, given, np.zeros(len(given)))
+                problem.divisions = given[problem.allowed()]
+                best = problem.divisions[problem.cost(np.array(fitted.START)).argmin()]
+                p = planned(M, N, K, bits)
+                assert (p["column_warps"], p["split"], p["k_warps"]) == tuple(best), (N, K, M, bits)
 
 
 def test_ways() -> None:
