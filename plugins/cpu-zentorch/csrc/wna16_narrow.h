@@ -13,7 +13,7 @@ struct Wna16Narrow {
   using Side = typename Dot::Side;
   using Acc = typename Dot::Acc;
 
-  // A word of the blocks that come next. The processor's own guesses end with a page of 4 KiB, less than a block has.
+  // A word of the blocks that come next. The processor's own guesses end with a page of 4 KiB.
   QCORE_INLINE static void fetch(const uint8_t* p) {
     repeat<Layout::word_bytes / 64>([&](auto line) QCORE_BODY { __builtin_prefetch(p + line * 64); });
   }
@@ -32,8 +32,8 @@ struct Wna16Narrow {
     });
   }
 
-  // `rows` rows of a tile, of which `used` are wanted.
-  template <int rows, int blocks>
+  // `rows` rows of a tile, of which `used` are wanted. `ahead`: whether the next blocks are fetched meanwhile.
+  template <int rows, int blocks, bool ahead>
   QCORE_NOINLINE static void tile(const Wna16Weights& w, int used, const void* x_tile,
                                   const Side* sides, int64_t block, const Output& out, int64_t row) {
     const uint8_t* p = w.packed + block * w.words * Layout::word_bytes;
@@ -49,7 +49,7 @@ struct Wna16Narrow {
           const char* x = static_cast<const char*>(x_tile) + i * kSteps * rows * step_bytes<Dot>;
           repeat<blocks>([&](auto b) QCORE_BODY {
             const uint8_t* codes = p + (b * w.words + i) * Layout::word_bytes;
-            fetch(codes + blocks * w.words * Layout::word_bytes);
+            if constexpr (ahead) fetch(codes + blocks * w.words * Layout::word_bytes);
             word<rows>(w, acc[b], codes, x);
           });
         }
@@ -71,18 +71,30 @@ struct Wna16Narrow {
     }
   }
 
+  template <int rows, bool ahead>
+  static void blocks_of(const Wna16Weights& w, int used, const void* tile_x, const void* sides, int64_t begin,
+                        int64_t end, const Output& out, int64_t row) {
+    constexpr int blocks = Dot::narrow_blocks(rows);
+    const auto* side = static_cast<const Side*>(sides);
+    for (; begin + blocks <= end; begin += blocks) {
+      tile<rows, blocks, ahead>(w, used, tile_x, side, begin, out, row);
+    }
+    for (; begin < end; ++begin) tile<rows, 1, ahead>(w, used, tile_x, side, begin, out, row);
+  }
+
   template <int rows = Dot::rows>
   static void run(const Wna16Weights& w, int used, const void* tile_x, const void* sides, int64_t begin,
                   int64_t end, const Output& out, int64_t row) {
     if constexpr (Dot::padded(rows) == rows) {
       if (Dot::padded(used) == rows) {
-        constexpr int blocks = Dot::narrow_blocks(rows);
-        const auto* side = static_cast<const Side*>(sides);
-        for (; begin + blocks <= end; begin += blocks) {
-          tile<rows, blocks>(w, used, tile_x, side, begin, out, row);
+        // Along a long block the processor's own guesses come earlier than fetches, which with one row, when memory is
+        // all that is waited for, are in their way.
+        constexpr int64_t kLong = 16384;  // bytes
+        if constexpr (rows == 1) {
+          const bool ahead = w.words * Layout::word_bytes <= kLong;
+          if (!ahead) return blocks_of<rows, false>(w, used, tile_x, sides, begin, end, out, row);
         }
-        for (; begin < end; ++begin) tile<rows, 1>(w, used, tile_x, side, begin, out, row);
-        return;
+        return blocks_of<rows, true>(w, used, tile_x, sides, begin, end, out, row);
       }
     }
     if constexpr (rows > 1) run<rows - 1>(w, used, tile_x, sides, begin, end, out, row);
