@@ -364,7 +364,7 @@ def table_row(row: dict[str, Any]) -> str:
 
 
 def plot(results: list[dict[str, Any]], file: Path) -> None:
-    """Time of a layer by M, relative to the fastest contender; one panel a shape."""
+    """Operations a second by M; one panel for each shape and number of threads."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -372,19 +372,28 @@ def plot(results: list[dict[str, Any]], file: Path) -> None:
 
     shown = [r for r in results if r["scheme"].startswith("int4")]
     panels = list(dict.fromkeys((r["N"], r["K"], r["threads"]) for r in shown))
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.5), squeeze=False)
-    for axis, (N, K, threads) in zip(axes[0], panels, strict=True):
+    names = list(dict.fromkeys(r["contender"] for r in shown))
+    height = -(-len(panels) // 4)
+    figure, axes = plt.subplots(height, 4, figsize=(16, 4 * height), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    colors = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    for axis, (N, K, threads) in zip(axes.flat, panels, strict=False):
         here = [r for r in shown if (r["N"], r["K"], r["threads"]) == (N, K, threads)]
-        for name in dict.fromkeys(r["contender"] for r in here):
+        for name, color in zip(names, colors, strict=False):
             mine = [r for r in here if r["contender"] == name]
             style = "-" if name.startswith("CPU") else "--"
             rates = [r["gop_per_s"] for r in mine]
-            axis.plot([r["M"] for r in mine], rates, style, marker="o", label=name)
-        axis.set(xscale="log", yscale="log", xlabel="M", title=f"{N} x {K}, {threads} threads")
-    axes[0][0].set_ylabel("GOP/s")
-    axes[0][-1].legend(fontsize=6)
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
+            axis.plot([r["M"] for r in mine], rates, style, marker=".", color=color, label=name)
+        axis.set(xscale="log", yscale="log", title=f"{N} x {K}, {threads} threads")
+    for row in axes:
+        row[0].set_ylabel("GOP/s")
+    for axis in axes.flat[max(0, len(panels) - 4) : len(panels)]:
+        axis.set_xlabel("M")
+    lines, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="lower center", ncols=5, fontsize=8)
+    figure.tight_layout(rect=(0, 0.3 / height, 1, 1))
+    figure.savefig(file, dpi=80)
 
 
 def write(
