@@ -71,10 +71,9 @@ struct Wna16Narrow {
     }
   }
 
-  template <int rows, bool ahead>
+  template <int rows, int blocks, bool ahead>
   static void blocks_of(const Wna16Weights& w, int used, const void* tile_x, const void* sides, int64_t begin,
                         int64_t end, const Output& out, int64_t row) {
-    constexpr int blocks = Dot::narrow_blocks(rows);
     const auto* side = static_cast<const Side*>(sides);
     for (; begin + blocks <= end; begin += blocks) {
       tile<rows, blocks, ahead>(w, used, tile_x, side, begin, out, row);
@@ -87,14 +86,24 @@ struct Wna16Narrow {
                   int64_t end, const Output& out, int64_t row) {
     if constexpr (Dot::padded(rows) == rows) {
       if (Dot::padded(used) == rows) {
-        // Along a long block the processor's own guesses come earlier than fetches, which with one row, when memory is
-        // all that is waited for, are in their way.
-        constexpr int64_t kLong = 16384;  // bytes
+        constexpr int blocks = Dot::narrow_blocks(rows);
         if constexpr (rows == 1) {
-          const bool ahead = w.words * Layout::word_bytes <= kLong;
-          if (!ahead) return blocks_of<rows, false>(w, used, tile_x, sides, begin, end, out, row);
+          // Integers are multiplied so fast that one block at a time, whose codes follow each other in memory, comes
+          // soonest; where the row is long, several blocks share what it costs to read it again.
+          constexpr int64_t kShortRow = 3072;  // bytes of it, as packed
+          if constexpr (integer_sums<Dot> && blocks > 1) {
+            if (w.words * kSteps * step_bytes<Dot> <= kShortRow) {
+              return blocks_of<rows, 1, false>(w, used, tile_x, sides, begin, end, out, row);
+            }
+          }
+          // Along a long block the processor's own guesses come earlier than fetches, which with one row, when memory
+          // is all that is waited for, are in their way.
+          constexpr int64_t kLongBlock = 16384;  // bytes
+          if (w.words * Layout::word_bytes > kLongBlock) {
+            return blocks_of<rows, blocks, false>(w, used, tile_x, sides, begin, end, out, row);
+          }
         }
-        return blocks_of<rows, true>(w, used, tile_x, sides, begin, end, out, row);
+        return blocks_of<rows, blocks, true>(w, used, tile_x, sides, begin, end, out, row);
       }
     }
     if constexpr (rows > 1) run<rows - 1>(w, used, tile_x, sides, begin, end, out, row);

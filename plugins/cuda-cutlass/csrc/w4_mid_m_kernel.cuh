@@ -375,7 +375,7 @@ constexpr int most_threads(int row_tiles) { return row_tiles == 8 ? 32 * (most_w
 
 // Blocks: tiles of rows, then parts of K (a cluster), then columns.
 template <typename T, class KIND, int ROW_TILES, bool AFTER>
-__global__ void __launch_bounds__(most_threads(ROW_TILES))
+__global__ void __launch_bounds__(most_threads(ROW_TILES), 1)
     mid_m_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
                  const __grid_constant__ CUtensorMap scale_map, const __grid_constant__ CUtensorMap zero_map,
                  const __grid_constant__ Problem p) {
