@@ -107,6 +107,17 @@ def test_row_does_not_depend_on_batch_or_threads(isa: str, bits: int, dtype: tor
             assert torch.equal(part, whole[first:last]), (first, last)
 
 
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_one_row_of_any_length(isa: str, bits: int) -> None:
+    """Short and long: one block of columns at a time or several."""
+    for K in (1152, 2880, 4160):
+        layer = make_layer(150, K, bits, 64, K == 1152)
+        x = torch.randn(3, K)
+        out = run(layer, x[1:2], False)
+        assert_close(out, rounded(layer, x, False)[1:2], layer.weight)
+        assert torch.equal(out, run(layer, x, False)[1:2])
+
+
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_values_that_are_not_finite_show(isa: str, value: float, per_row: bool) -> None:
