@@ -77,11 +77,14 @@ class Problem:
         columns, parts, turns = self.divisions.T
         tiles, pieces = row_tiles(self.M), self._pieces()
         alone = (tiles == 8) | (columns * turns > 8)
-        words = columns * pieces * turns * 64 * self.bits * 4
-        stage = words + pieces * turns * (8 * tiles * 128 + 192 * columns) + 1024
+        taken, words = pieces * turns, columns * pieces * turns * 64 * self.bits * 4
+        scales = 2 * taken * columns * 64  # groups of 32 have the most
+        stage = up(words + taken * 8 * tiles * 128 + scales, 128) * 128
+        stage = up(stage + 2 * taken * columns * 4 * self.bits, 1024) * 1024
+        room = np.where(alone, 225, 112) * 1024 - 1152
         times = turns // np.array([turns_of(c) for c in columns])
         whole = (parts * times == 1) | (2 * parts * 64 * turns * pieces <= self.K)
-        return whole & (2 * stage <= np.where(alone, 225 * 1024, 112 * 1024))
+        return whole & (2 * stage <= room)
 
     def _pieces(self) -> int:
         return 2 if row_tiles(self.M) <= 4 and self.bits == 4 else 1

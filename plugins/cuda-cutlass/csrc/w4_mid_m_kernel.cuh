@@ -44,64 +44,12 @@
 #include "sm90_ptx.cuh"
 #endif
 #include "w4_codes.cuh"
-#include "w4_mid_m_plan.h"
+#include "w4_mid_m_problem.cuh"
+#include "w4_mid_m_sums.cuh"
 
 namespace qcore_cuda::mid_m {
 
 using namespace sm90;
-
-struct Problem {
-  const void* scales;  // [groups, n]
-  GptqZeros zeros;
-  const float* column_scales;  // [n]; or null; of floats
-  const void* bias;            // [n_out]; or null
-  void* out;                   // [m, n_out], dense
-  bool bias_float, out_float;
-  bool after;    // scales meet sums, not weights
-  bool x_boxes;  // rows of x are whole boxes, as those of words are: several are one copy
-  int m, n, n_out;   // columns that there are, a multiple of 32, and that are wanted
-  int pieces;        // of K
-  int groups, group_halves;  // inputs of a group / 32
-  Plan plan;
-  Slots slots;
-  Layout layout;
-
-  // Of the copy engine's boxes of words: those of a stage.
-  int word_box_rows(int bits) const { return plan.k_warps * stage_pieces(bits, plan.row_tiles) * kPieceK * bits / 32; }
-};
-
-// All but the addresses. `k` and `n` of the weight; where `wish` has no warps, the division is chosen here.
-// `scaled`: see NvFp4.
-inline Problem problem_of(int64_t m, int64_t k, int64_t n, int64_t n_out, int bits, int64_t group_size,
-                          int64_t groups, const GptqZeros& zeros, Plan wish, int sm_count, bool floats = false,
-                          bool scaled = false) {
-  Problem p{};
-  p.zeros = zeros;
-  p.m = static_cast<int>(m);
-  p.n = static_cast<int>(n);
-  p.n_out = static_cast<int>(n_out);
-  p.pieces = static_cast<int>((k + kPieceK - 1) / kPieceK);
-  p.groups = static_cast<int>(groups);
-  p.group_halves = scaled ? 1 : group_size >= k ? 2 * p.pieces : static_cast<int>(group_size / 32);
-  const bool whole = p.group_halves % 2 == 0, keeps = whole || floats;
-  p.plan = plan_for(m, n_out, k, bits, keeps, sm_count);
-  if (wish.column_warps) {
-    const int tiles = wish.row_tiles > (keeps ? 0 : 2) ? wish.row_tiles : p.plan.row_tiles;
-    p.plan = {tiles, wish.column_warps, wish.k_warps ? wish.k_warps : k_warps_for(wish.column_warps), wish.split};
-  }
-  p.after = whole && p.plan.row_tiles <= 2;
-  p.slots = slots_for(p.plan, bits, p.group_halves);
-  p.layout = layout_for(p.plan, bits, zeros.words != nullptr, p.slots.count);
-  return p;
-}
-
-template <int BITS, int ROW_TILES>
-struct Shape {
-  static constexpr int kRows = 8 * ROW_TILES;
-  static constexpr int kPieces = stage_pieces(BITS, ROW_TILES);
-  static constexpr int kWordRows = kPieceK * BITS / 32, kWordBytes = kWordRows * 128;
-  static constexpr int kXBytes = kRows * 128;
-};
 
 // ---- what one thread brings ----------------------------------------------------------------------
 
@@ -306,76 +254,17 @@ __device__ __forceinline__ void add_scaled(float (&sums)[ROW_TILES][2][4], const
   }
 }
 
-__device__ __forceinline__ float as_float(__half v) { return __half2float(v); }
-__device__ __forceinline__ float as_float(__nv_bfloat16 v) { return __bfloat162float(v); }
-
-__device__ __forceinline__ uint32_t pair_of(__half, float a, float b) { return as_bits(__floats2half2_rn(a, b)); }
-__device__ __forceinline__ uint32_t pair_of(__nv_bfloat16, float a, float b) { return as_bits(__floats2bfloat162_rn(a, b)); }
-
-template <typename T, class KIND>
-__device__ __forceinline__ void store_four(const Problem& p, int row, int column, const float4& four) {
-  float v[4] = {four.x, four.y, four.z, four.w};
-  const int64_t at = static_cast<int64_t>(row) * p.n_out + column;
-  const int count = min(4, p.n_out - column);
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    if (j >= count) break;
-    if (KIND::kFloat && p.column_scales) v[j] *= p.column_scales[column + j] * KIND::kMore;
-    if (p.bias) {
-      v[j] += p.bias_float ? static_cast<const float*>(p.bias)[column + j]
-                           : as_float(static_cast<const T*>(p.bias)[column + j]);
-    }
-  }
-  if (p.n_out % 4 == 0) {  // then four are there, and aligned
-    if (count <= 0) return;
-    if (p.out_float) *reinterpret_cast<float4*>(static_cast<float*>(p.out) + at) = make_float4(v[0], v[1], v[2], v[3]);
-    else *reinterpret_cast<uint2*>(static_cast<T*>(p.out) + at) = make_uint2(pair_of(T{}, v[0], v[1]), pair_of(T{}, v[2], v[3]));
-    return;
-  }
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    if (j >= count) return;
-    if (p.out_float) static_cast<float*>(p.out)[at + j] = v[j];
-    else assign_to(static_cast<T*>(p.out)[at + j], v[j]);
-  }
-}
-
-__device__ __forceinline__ void add_to(float4& sum, const float4& v) {
-  sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
-}
-
-// Sums lie in `shared` for each part of a block's K, [rows, stride]: their total goes to memory. A thread has four
-// columns, and rows that are as many apart as `threads` are enough for: a warp's columns are eight times four.
-template <typename T, class KIND, class S>
-__device__ __forceinline__ void finish(const Problem& p, float* shared) {
-  const int columns = p.plan.column_warps * kWarpColumns, stride = columns + 4, tile = S::kRows * stride;
-  const int fours = columns / 4, step = 4 * p.plan.k_warps;
-  const int first = threadIdx.x / fours, column = threadIdx.x % fours * 4;
-  const int row0 = blockIdx.x * S::kRows, column0 = blockIdx.z * columns, rows = min(S::kRows, p.m - row0);
-  for (int row = first; row < rows; row += step) {
-    auto* const at = reinterpret_cast<float4*>(shared + row * stride + column);
-    float4 sum = *at;
-    for (int k = 1; k < p.plan.k_warps; ++k) add_to(sum, at[k * tile / 4]);
-    if (p.plan.split > 1) *at = sum;
-    else store_four<T, KIND>(p, row0 + row, column0 + column, sum);
-  }
-  if (p.plan.split == 1) return;
-  cluster_sync();
-  // A block of a cluster has every so manieth row.
-  for (int row = first * p.plan.split + blockIdx.y; row < rows; row += step * p.plan.split) {
-    float4 sum = {};
-    for (int s = 0; s < p.plan.split; ++s) add_to(sum, of_block(shared + row * stride + column, s));
-    store_four<T, KIND>(p, row0 + row, column0 + column, sum);
-  }
-  cluster_leave();
-}
-
 // What gives a block its registers: two of kHalfWarps and a warp for copies have as many as one of most_warps.
 constexpr int most_threads(int row_tiles) { return row_tiles == 8 ? 32 * (most_warps(8) + 1) : 2 * 32 * (kHalfWarps + 1); }
 
+// Unasked, ptxas spares registers for a second block of so many threads, which never comes. 0: not asked, as integers with
+// 16 rows are a little faster so.
+template <class KIND>
+constexpr int least_blocks(int row_tiles) { return !KIND::kFloat && row_tiles == 2 ? 0 : 1; }
+
 // Blocks: tiles of rows, then parts of K (a cluster), then columns.
 template <typename T, class KIND, int ROW_TILES, bool AFTER>
-__global__ void __launch_bounds__(most_threads(ROW_TILES), 1)
+__global__ void __launch_bounds__(most_threads(ROW_TILES), least_blocks<KIND>(ROW_TILES))
     mid_m_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
                  const __grid_constant__ CUtensorMap scale_map, const __grid_constant__ CUtensorMap zero_map,
                  const __grid_constant__ Problem p) {

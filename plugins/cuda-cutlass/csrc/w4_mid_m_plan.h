@@ -38,65 +38,6 @@ inline int row_tiles_for(int64_t m, bool keeps_weights) {
   return m <= 32 ? 4 : 8;
 }
 
-// About how much a stage needs: words and activations, and as much as there may be of scales and zero points.
-constexpr int stage_bytes(const Plan& p, int bits) {
-  const int pieces = p.k_warps * stage_pieces(bits, p.row_tiles), side = 2 * pieces * p.column_warps * 96;
-  return p.column_warps * pieces * kPieceK * bits * 4 + pieces * 8 * p.row_tiles * 128 + side + 1024;
-}
-
-// Of blocks that share a processor.
-inline int k_warps_for(int column_warps) { return column_warps > 4 ? 1 : column_warps > 2 ? 2 : 4; }
-
-// Cycles of the busiest processor of an H200, as fitted by benchmarks/cuda_plans.py to every plan's times at 17 weights
-// of 4 and 8 bits and up to six numbers of rows each (benchmarks/results/cuda_mixed_plans.json): of these 74 problems 53
-// get a plan within 3 % of the fastest, on average one that takes 3 % longer, at worst (1024 x 4096, 64 rows) 32 %.
-inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int sm_count) {
-  const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-  const int64_t blocks = up(n, kWarpColumns * p.column_warps) * p.split * up(m, 8 * p.row_tiles);
-  const int64_t of_warp = stage_pieces(bits, p.row_tiles), of_stage = p.k_warps * of_warp;
-  const int64_t stages = up(up(k, kPieceK * of_stage), p.split);
-  const int64_t each = up(blocks, sm_count);  // one after another or together: it is the same work
-  const int64_t rounds = up(each, blocks_at_a_time(p));
-  const double words = bits / 4.0, rows = p.row_tiles, columns = p.column_warps;
-  // Of a piece of a warp: its words come from memory, with the activations, of which the block's columns share a
-  // piece, through L2. Where some processors have fewer blocks, memory has more for the others.
-  const double share = std::max(0.811 * static_cast<double>(each), static_cast<double>(blocks) / sm_count);
-  const double comes = share * std::max(114.0 * words, 15.6 * (words + rows / columns));
-  // Few warps at a time do not keep up with memory.
-  const double warps = columns * p.k_warps * static_cast<double>(std::min<int64_t>(each, blocks_at_a_time(p)));
-  const double few = 1 + 0.304 * std::max(0.0, 1 - warps / 16);
-  const double work = static_cast<double>(stages * of_stage) * columns * comes * few;
-  // A warp alone is not faster than its instructions wait for each other.
-  const double alone = static_cast<double>(rounds * stages * of_warp) * (470.0 * words + 70.9 * rows);
-  // Sums go through shared memory; a cluster's are waited for, and read by its other blocks.
-  const double parts = p.split == 1 ? 0 : 3120.0 + 185.0 * rows * columns;
-  const double sums = 11.0 * rows * columns * p.k_warps;
-  return std::max(work, alone) + std::max(static_cast<double>(rounds), 0.536 * static_cast<double>(each)) * (parts + sums);
-}
-
-// Fewest first, so that of equals the one with fewer warps side by side and fewer parts is taken.
-inline Plan plan_for(int64_t m, int64_t n, int64_t k, int bits, bool keeps_weights, int sm_count) {
-  Plan best{};
-  double least = 0;
-  for (int times = 1; times <= 2; ++times) {
-    for (int split = 1; split <= kMostSplit; split *= 2) {
-      for (int column_warps = 1; column_warps <= kMostColumnWarps; ++column_warps) {
-        const Plan p{row_tiles_for(m, keeps_weights), column_warps, times * k_warps_for(column_warps), split};
-        if (p.column_warps * p.k_warps > most_warps(p.row_tiles)) continue;
-        const int64_t stage_k = int64_t{kPieceK} * p.k_warps * stage_pieces(bits, p.row_tiles);
-        if (split * times > 1 && k < 2 * split * stage_k) continue;
-        if (2 * stage_bytes(p, bits) > shared_of_block(p)) continue;  // one stage would wait for itself
-        const double of_this = cost(p, m, n, k, bits, sm_count);
-        if (best.split == 0 || of_this < least) {
-          best = p;
-          least = of_this;
-        }
-      }
-    }
-  }
-  return best;
-}
-
 // Rows of scales that a stage brings, one for each group in it or, where groups are neither parts of a stage nor
 // stages of theirs, for each half of a piece.
 struct Slots {
@@ -133,6 +74,81 @@ inline Layout layout_for(const Plan& p, int bits, bool zeros, int slots) {
   const int sums = p.k_warps * rows * (p.column_warps * kWarpColumns + 4) * 4;
   l.shared_bytes = std::max(l.stages * l.stage_bytes, up(sums, 1024)) + kBarriers + kSlack;
   return l;
+}
+
+// With as much as there may be of scales and zero points.
+inline Layout most_layout(const Plan& p, int bits) { return layout_for(p, bits, true, slots_for(p, bits, 1).count); }
+
+// Of blocks that share a processor.
+inline int k_warps_for(int column_warps) { return column_warps > 4 ? 1 : column_warps > 2 ? 2 : 4; }
+
+// Cycles of the busiest processor of an H200, as fitted by benchmarks/cuda_plans.py to every plan's times at 17 weights
+// of 4 and 8 bits and up to six numbers of rows each (benchmarks/results/cuda_mixed_plans.json): of these 74 problems 53
+// get a plan within 3 % of the fastest, on average one that takes 3 % longer, at worst (1024 x 4096, 64 rows) 32 %.
+inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int sm_count) {
+  const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t blocks = up(n, kWarpColumns * p.column_warps) * p.split * up(m, 8 * p.row_tiles);
+  const int64_t of_warp = stage_pieces(bits, p.row_tiles), of_stage = p.k_warps * of_warp;
+  const int64_t stages = up(up(k, kPieceK * of_stage), p.split);
+  const int64_t each = up(blocks, sm_count);  // one after another or together: it is the same work
+  const int64_t rounds = up(each, blocks_at_a_time(p));
+  const double words = bits / 4.0, rows = p.row_tiles, columns = p.column_warps;
+  // Of a piece of a warp: its words come from memory, with the activations, of which the block's columns share a
+  // piece, through L2. Where some processors have fewer blocks, memory has more for the others.
+  const double share = std::max(0.811 * static_cast<double>(each), static_cast<double>(blocks) / sm_count);
+  const double comes = share * std::max(114.0 * words, 15.6 * (words + rows / columns));
+  // Few warps at a time do not keep up with memory.
+  const double warps = columns * p.k_warps * static_cast<double>(std::min<int64_t>(each, blocks_at_a_time(p)));
+  const double few = 1 + 0.304 * std::max(0.0, 1 - warps / 16);
+  const double work = static_cast<double>(stages * of_stage) * columns * comes * few;
+  // A warp alone is not faster than its instructions wait for each other.
+  const double alone = static_cast<double>(rounds * stages * of_warp) * (470.0 * words + 70.9 * rows);
+  // Sums go through shared memory; a cluster's are waited for, and read by its other blocks.
+  const double parts = p.split == 1 ? 0 : 3120.0 + 185.0 * rows * columns;
+  const double sums = 11.0 * rows * columns * p.k_warps;
+  return std::max(work, alone) + std::max(static_cast<double>(rounds), 0.536 * static_cast<double>(each)) * (parts + sums);
+}
+
+// Fewest first, so that of equals the one with fewer warps side by side and fewer parts is taken.
+inline Plan best_plan(int64_t m, int64_t n, int64_t k, int bits, bool keeps_weights, int sm_count) {
+  Plan best{};
+  double least = 0;
+  for (int times = 1; times <= 2; ++times) {
+    for (int split = 1; split <= kMostSplit; split *= 2) {
+      for (int column_warps = 1; column_warps <= kMostColumnWarps; ++column_warps) {
+        const Plan p{row_tiles_for(m, keeps_weights), column_warps, times * k_warps_for(column_warps), split};
+        if (p.column_warps * p.k_warps > most_warps(p.row_tiles)) continue;
+        const int64_t stage_k = int64_t{kPieceK} * p.k_warps * stage_pieces(bits, p.row_tiles);
+        if (split * times > 1 && k < 2 * split * stage_k) continue;
+        if (most_layout(p, bits).stages < 2) continue;  // one would wait for itself
+        const double of_this = cost(p, m, n, k, bits, sm_count);
+        if (best.split == 0 || of_this < least) {
+          best = p;
+          least = of_this;
+        }
+      }
+    }
+  }
+  return best;
+}
+
+// The same, remembered: to weigh all plans takes half as long as a launch, and a model asks for the same few again and
+// again. Each thread has a table of its own, in which what comes later takes the place of what came first.
+inline Plan plan_for(int64_t m, int64_t n, int64_t k, int bits, bool keeps_weights, int sm_count) {
+  struct Known {
+    int64_t m = -1, n, k;
+    int bits, sm_count;
+    bool keeps_weights;
+    Plan plan;
+  };
+  constexpr int kPlaces = 64;
+  static thread_local Known table[kPlaces];
+  Known& known = table[static_cast<uint64_t>(m + 7 * (n / kWarpColumns) + 31 * (k / kPieceK)) % kPlaces];
+  if (known.m != m || known.n != n || known.k != k || known.bits != bits || known.sm_count != sm_count ||
+      known.keeps_weights != keeps_weights) {
+    known = {m, n, k, bits, sm_count, keeps_weights, best_plan(m, n, k, bits, keeps_weights, sm_count)};
+  }
+  return known.plan;
 }
 
 }  // namespace qcore_cuda::mid_m

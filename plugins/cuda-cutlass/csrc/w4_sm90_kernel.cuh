@@ -137,6 +137,9 @@ struct Side {
   typename Codes<KIND, T>::Zero zero[KIND::kScaled ? 2 : 1][2];  // of each 16 inputs, if they have their own scales
   typename PairOf<T>::Type scale[2];
 
+  __device__ __forceinline__ explicit Side(int constant) {
+    zero[0][0] = zero[0][1] = Codes<KIND, T>::zero(static_cast<uint32_t>(constant));
+  }
   // `scales`: of the first column; `zeros`: its word.
   __device__ __forceinline__ void load(const Problem& p, uint32_t scales, uint32_t zeros, int column) {
     const uint32_t bits = shared_word(scales);
@@ -149,12 +152,10 @@ struct Side {
     } else {
       scale[0] = as_pair<T>(__byte_perm(bits, 0, 0x1010));
       scale[1] = as_pair<T>(__byte_perm(bits, 0, 0x3232));
-      uint32_t word = static_cast<uint32_t>(p.zero);
-      if (!KIND::kFloat && p.has_zeros) word = (shared_word(zeros) + p.zero_ones) >> (column * BITS % 32);
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const uint32_t z = h == 0 || !p.has_zeros ? word : word >> BITS;
-        zero[0][h] = Codes<KIND, T>::zero(z & ((1u << BITS) - 1));
+      if (!KIND::kFloat && p.has_zeros) {
+        const uint32_t word = (shared_word(zeros) + p.zero_ones) >> (column * BITS % 32);
+        zero[0][0] = Codes<KIND, T>::zero(word & ((1u << BITS) - 1));
+        zero[0][1] = Codes<KIND, T>::zero(word >> BITS & ((1u << BITS) - 1));
       }
     }
   }
@@ -359,6 +360,8 @@ __global__ void __launch_bounds__(Shape<KIND::kBits, ROWS>::kThreads, Shape<KIND
     const uint32_t scales = shared_address(sides) + 2 * column;
     const uint32_t zeros = shared_address(sides) + kScaleBytes + column * BITS / 32 * 4;
     const int slots = S::slots(p.group_halves);
+    const bool by_piece = slots > 1, by_half = slots == S::kHalves;  // whether these have scales of their own
+    Side<T, KIND> side(p.zero);
     const uint64_t x_first = matrix_descriptor(stages);
     T* const room = reinterpret_cast<T*>(behind + S::kBarrierBytes) + group * kChunk * kStoreStride;
     int stage = 0;
@@ -384,11 +387,10 @@ __global__ void __launch_bounds__(Shape<KIND::kBits, ROWS>::kThreads, Shape<KIND
         if (kPiece == 0) barrier_wait(&full[stage], round);
         uint32_t raw[4][4];
         read_words<BITS>(raw, words + stage * S::kStageBytes + kPiece * S::kWBytes);
-        Side<T, KIND> side;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          if (half == 0 || slots == S::kHalves) {
-            const int slot = (2 * kPiece + half) * slots / S::kHalves;
+          if (half == 1 ? by_half : kPiece == 0 || by_piece) {
+            const int slot = by_half ? 2 * kPiece + half : kPiece;
             const uint32_t at_slot = stage * S::kSideBytes + slot * (kScaleBytes + kZeroBytes);
             side.load(p, scales + at_slot, zeros + at_slot, column);
           }

@@ -79,9 +79,14 @@ def test_plans_fill_the_processors() -> None:
         for M in (8, 16, 32, 64, 128, 256):
             for bits in (4, 8):
                 p = planned(M, N, K, bits)
-                assert p["stages"] >= 2, (N, K, M, p)
                 in_block = p["column_warps"] * p["k_warps"]
                 alone = p["row_tiles"] == 8 or in_block > 8  # on its processor
+                # Beside the stage that is read, as many words are on their way to a processor as
+                # memory brings it in half a microsecond, which is about its latency.
+                pieces = in_block * (2 if p["row_tiles"] <= 4 and bits == 4 else 1)
+                coming = (p["stages"] - 1) * pieces * 256 * bits * (1 if alone else 2)
+                assert p["stages"] >= 2
+                assert coming >= 16384, (N, K, M, p)
                 assert p["bytes"] <= 227 * 1024 // (1 if alone else 2) - 1024
                 assert in_block <= (15 if p["row_tiles"] == 8 else 16)
                 warps = N // 32 * -(-M // (8 * p["row_tiles"])) * p["split"]
