@@ -34,7 +34,7 @@ from environment import environment
 from qcore_cuda import library, ops
 
 SHAPES = ((4096, 4096), (28672, 4096), (4096, 14336))  # N, K
-ROWS = (1, 16, 64, 256, 1024, 8192)
+ROWS = (1, 4, 16, 64, 256, 1024, 8192)
 KINDS = {
     torch.float8_e4m3fn: ("fp8", "fp8 block", "fp8 layer"),
     torch.int8: ("int8", "int8 azp", "int8 layer"),
@@ -130,29 +130,31 @@ class Layer:
     def _whole_layers(self, x: torch.Tensor, vllm: Any) -> dict[str, Call]:
         """Functions of a weight that quantize x, too."""
         ours, out, scale = torch.ops.qcore_cuda, self.out, self.scale
+        a = torch.empty(x.shape, dtype=self.dtype, device="cuda")
+        s = torch.empty(len(x), 1, device="cuda")
         if self.dtype == FP8:
             found: dict[str, Call] = {
                 "qcore": lambda w: ours.fp8_linear.out(
                     x, w.t(), scale, None, None, None, True, out=out
                 )
             }
-            quantize = vllm and vllm.dynamic_per_token_scaled_fp8_quant
+            quantizer = "dynamic_per_token_scaled_fp8_quant"
         else:
             found = {
                 "qcore": lambda w: ours.int8_linear.out(
                     x, w.t(), scale, None, None, None, None, out=out
                 )
             }
-            quantize = vllm and vllm.dynamic_scaled_int8_quant
+            quantizer = "dynamic_scaled_int8_quant"
+
+        def apart(library: Any, w: torch.Tensor) -> None:
+            getattr(library, quantizer)(a, x, s, None)
+            library.cutlass_scaled_mm(out, a, w, s, scale, None)
+
+        if len(x) <= 16:  # where one kernel may do both
+            found["qcore, two ops"] = partial(apart, ours)
         if vllm:
-            a = torch.empty(x.shape, dtype=self.dtype, device="cuda")
-            s = torch.empty(len(x), 1, device="cuda")
-
-            def theirs(w: torch.Tensor) -> None:
-                quantize(a, x, s, None)
-                vllm.cutlass_scaled_mm(out, a, w, s, scale, None)
-
-            found["vLLM"] = theirs
+            found["vLLM"] = partial(apart, vllm)
         return found
 
 

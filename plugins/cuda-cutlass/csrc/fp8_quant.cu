@@ -3,40 +3,11 @@
 // and 1 where all is zero.
 
 #include "quantize_rows.h"
+#include "row_codecs.cuh"
 #include "row_quant.cuh"
 
 namespace qcore_cuda {
 namespace {
-
-__device__ __forceinline__ float scale_of(uint32_t bits) {
-  const float s = __uint_as_float(bits) / kE4m3Max;
-  return s == 0.0f ? 1.0f : s;
-}
-
-struct PerToken {
-  using Reduction = MaxBits;
-  using Code = __nv_fp8_storage_t;
-  struct Params {
-    float* scale;
-    const float* upper_bound;
-  };
-  struct Scale {
-    Divisor divide;
-  };
-  static __device__ Scale scale(const Params& p, uint32_t bits, int64_t row, bool write) {
-    // As bits, NaN is the largest: a bound must not hide it.
-    if (p.upper_bound && bits <= 0x7f800000u) bits = min(bits, __float_as_uint(fmaxf(*p.upper_bound, 0.0f)));
-    const float s = scale_of(bits);
-    if (write) p.scale[row] = s;
-    return {Divisor(s)};
-  }
-  static __device__ Code encode(float v, const Scale& c) { return to_e4m3(c.divide(v)); }
-  static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
-    float q[4] = {v[0], v[1], v[2], v[3]};
-    c.divide.all(q);
-    return to_e4m3x4(q);
-  }
-};
 
 struct Encode {
   DivisorOfAny divide;
@@ -56,7 +27,7 @@ struct ScaleFromAmax {
   const uint32_t* amax;
   float* scale;
   __device__ Encode prepare() const {
-    const float s = scale_of(*amax);
+    const float s = fp8_scale_of(*amax);
     if (blockIdx.x == 0 && threadIdx.x == 0) *scale = s;
     return {DivisorOfAny(s)};
   }
@@ -198,7 +169,7 @@ void fp8_by_tensor(const Where& at, const Rows& x, void* codes, float* scale, ui
 void fp8_by_row(const Where& at, const Rows& x, void* codes, float* scale, const float* upper_bound) {
   if (x.m == 0) return;
   with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
-    row_quant<decltype(zero), PerToken>(at, x, static_cast<__nv_fp8_storage_t*>(codes), {scale, upper_bound});
+    row_quant<decltype(zero), Fp8Row>(at, x, static_cast<__nv_fp8_storage_t*>(codes), {scale, upper_bound});
   });
   check_launch(at.op);
 }

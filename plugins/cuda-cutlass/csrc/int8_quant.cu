@@ -4,85 +4,11 @@
 // point (high - low) / 255. A row of zeros has scale 1; one with an infinity or NaN has scale NaN.
 
 #include "quantize_rows.h"
+#include "row_codecs.cuh"
 #include "row_quant.cuh"
 
 namespace qcore_cuda {
 namespace {
-
-// 1.5 * 2^23: a number of up to 22 bits that is added to it is rounded, ties to even, and stands in the low bits.
-constexpr float kRounder = 12582912.0f;
-
-// Of numbers whose quotient is at most 127.
-__device__ __forceinline__ uint32_t round_to_int8x4(const float (&v)[4], const Divisor& divide) {
-  uint32_t code[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) code[i] = __float_as_uint(divide.fast(v[i]) + kRounder);
-  return __byte_perm(__byte_perm(code[0], code[1], 0x0040), __byte_perm(code[2], code[3], 0x0040), 0x5410);
-}
-
-// Of numbers whose quotient is at most 255 and a little; saturates.
-__device__ __forceinline__ uint32_t round_to_int8x4(const float (&v)[4], const Divisor& divide, int azp) {
-  int code[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) code[i] = __float_as_int(divide.fast(v[i]) + kRounder) + (azp - 0x4b400000);
-  return pack_int8x4(code);
-}
-
-struct Symmetric {
-  using Reduction = MaxBits;
-  using Code = int8_t;
-  struct Params {
-    float* scale;
-    int32_t* azp;
-  };
-  struct Scale {
-    Divisor divide;
-  };
-  static __device__ Scale scale(const Params& p, uint32_t bits, int64_t row, bool write) {
-    float s = __uint_as_float(bits) / 127.0f;
-    if (s == 0.0f) s = 1.0f;
-    const bool finite = isfinite(s);
-    if (write) p.scale[row] = finite ? s : __int_as_float(0x7fc00000);
-    return {finite ? Divisor(s) : Divisor::of_any(1.0f)};
-  }
-  static __device__ int8_t encode(float v, const Scale& c) { return to_int8(c.divide(v), 0, -127); }
-  static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
-    if (c.divide.plain) return round_to_int8x4(v, c.divide);
-    const float q[4] = {v[0] / c.divide.s, v[1] / c.divide.s, v[2] / c.divide.s, v[3] / c.divide.s};
-    return to_int8x4(q, 0, -127);
-  }
-};
-
-struct Asymmetric {
-  using Reduction = Range;
-  using Code = int8_t;
-  using Params = Symmetric::Params;
-  struct Scale {
-    Divisor divide;
-    int azp;
-  };
-  static __device__ Scale scale(const Params& p, float2 range, int64_t row, bool write) {
-    float s = (range.y - range.x) / 255.0f;
-    if (s == 0.0f) s = 1.0f;
-    const bool finite = isfinite(s);
-    const float shown = finite ? s : __int_as_float(0x7fc00000);
-    const int zero = finite ? -128 - __float2int_rn(range.x / s) : -128;
-    const int azp = min(127, max(-128, zero));
-    if (write) {
-      p.scale[row] = shown;
-      p.azp[row] = azp;
-    }
-    return {finite ? Divisor(s) : Divisor::of_any(1.0f), azp};
-  }
-  static __device__ int8_t encode(float v, const Scale& c) {
-    return to_int8(c.divide(v), c.azp, -128);
-  }
-  static __device__ uint32_t encode4(const float (&v)[4], const Scale& c) {
-    if (c.divide.plain) return round_to_int8x4(v, c.divide, c.azp);
-    const float q[4] = {v[0] / c.divide.s, v[1] / c.divide.s, v[2] / c.divide.s, v[3] / c.divide.s};
-    return to_int8x4(q, c.azp, -128);
-  }
-};
 
 struct StaticScale {
   const float* scale;
@@ -180,13 +106,13 @@ void int8_by_scale(const Where& at, const Rows& x, void* codes, const float* sca
 
 void int8_by_row(const Where& at, const Rows& x, void* codes, float* scale, int32_t* azp) {
   if (x.m == 0) return;
-  const Symmetric::Params params{scale, azp};
+  const Int8Row::Params params{scale, azp};
   with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     if (azp) {
-      row_quant<T, Asymmetric>(at, x, static_cast<int8_t*>(codes), params);
+      row_quant<T, Int8RowAzp>(at, x, static_cast<int8_t*>(codes), params);
     } else {
-      row_quant<T, Symmetric>(at, x, static_cast<int8_t*>(codes), params);
+      row_quant<T, Int8Row>(at, x, static_cast<int8_t*>(codes), params);
     }
   });
   check_launch(at.op);

@@ -2,39 +2,12 @@
 #pragma once
 
 #include "early_launch.cuh"
-#include "quantize.cuh"
 #include "quantize_rows.h"
+#include "row_codecs.cuh"
 
 namespace qcore_cuda {
 
-// A codec says how rows become codes:
-//   Reduction            what is found out about a row (MaxBits, Range)
-//   Code                 int8_t or __nv_fp8_storage_t
-//   struct Params        by value to the kernel
-//   struct Scale         what `encode` needs
-//   static Scale scale(const Params&, Reduction::Value, int64_t row, bool write)
-//   static Code encode(float, const Scale&)
-//   static uint32_t encode4(const float (&)[4], const Scale&)
-// The codes of a vector, four to a word where it has as many.
-template <typename Code, typename T, int VEC, typename One, typename Four>
-__device__ __forceinline__ Vec<Code, VEC> encode_vec(const Vec<T, VEC>& v, const One& one, const Four& four) {
-  Vec<Code, VEC> out;
-  if constexpr (VEC % 4 == 0) {
-    uint32_t words[VEC / 4];
-#pragma unroll
-    for (int w = 0; w < VEC / 4; ++w) {
-      const float parts[4] = {to_float(v.at[4 * w]), to_float(v.at[4 * w + 1]), to_float(v.at[4 * w + 2]),
-                              to_float(v.at[4 * w + 3])};
-      words[w] = four(parts);
-    }
-    __builtin_memcpy(&out, words, sizeof(out));
-  } else {
-#pragma unroll
-    for (int j = 0; j < VEC; ++j) out.at[j] = one(to_float(v.at[j]));
-  }
-  return out;
-}
-
+// `Codec`: see row_codecs.cuh.
 template <typename T, typename Codec, int VEC, int VECS>
 __global__ void __launch_bounds__(1024) row_quant_kernel(const T* __restrict__ x, int64_t stride, int k,
                                                          typename Codec::Code* __restrict__ codes,

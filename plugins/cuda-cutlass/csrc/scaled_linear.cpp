@@ -128,6 +128,18 @@ class ScaledLinear {
     multiply();
   }
 
+  // In one kernel, if `quantize_and_multiply(p, x)` can do that.
+  template <typename Both>
+  bool run_at_once(const Both& quantize_and_multiply) {
+    if (x_.m == 0 || out_features() == 0 || padded_n()) return false;
+    const Launch launch(x_.tensor);
+    p_.stream = launch.stream();
+    p_.out = out_.data_ptr();
+    p_.out_stride = p_.n;
+    p_.bias = bias_;
+    return quantize_and_multiply(p_, x_);
+  }
+
   // The same of codes that exist.
   void run_on(const void* codes, int64_t stride) {
     if (x_.m == 0 || out_features() == 0) return;
@@ -221,6 +233,9 @@ void int8_linear_out(const Tensor& x, const Tensor& weight, const Tensor& weight
     p.azp = data_of<int32_t>(input_azp);
     return layer.run([&](const Where& at, void* codes) { int8_by_scale(at, layer.x(), codes, p.a_scale, p.azp); });
   }
+#ifdef QCORE_CUDA_SM90A
+  if (layer.run_at_once(scaled_mm_sm90_int8_by_row)) return;
+#endif
   const int64_t scales = layer.space().add(layer.x().m * 4), zeros = layer.space().add(azp_adj ? layer.x().m * 4 : 0);
   layer.space().allocate(x);
   auto* scale = layer.space().at<float>(scales);
@@ -272,6 +287,12 @@ void fp8_linear_out(const Tensor& x, const Tensor& weight, const Tensor& weight_
     p.a_scale = data_of<float>(input_scale);
     return layer.run([&](const Where& at, void* codes) { fp8_by_scale(at, layer.x(), codes, p.a_scale); });
   }
+#ifdef QCORE_CUDA_SM90A
+  const auto at_once = [&](const ScaledMM& problem, const Rows& rows) {
+    return scaled_mm_sm90_fp8_by_row(problem, rows, data_of<float>(scale_ub));
+  };
+  if ((per_token || m == 1) && layer.run_at_once(at_once)) return;
+#endif
   const int64_t scales = layer.space().add(std::max<int64_t>(per_token ? m : 1, 1) * 4), amax = layer.space().add(4);
   layer.space().allocate(x);
   auto* scale = layer.space().at<float>(scales);

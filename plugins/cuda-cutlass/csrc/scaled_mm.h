@@ -51,6 +51,11 @@ void scaled_mm_portable(const ScaledMM& p);
 // SM90, few rows; M <= kSkinnyMaxM, and half of that with scales by block.
 void scaled_mm_sm90_columns(const ScaledMM& p);
 
+// SM90, very few rows of 16-bit floats: quantizes them, a scale for each row (and a zero point, where p.azp_adj is
+// given), and multiplies. Takes nothing of p that is about a. False, and nothing done, where x does not fit.
+bool scaled_mm_sm90_fp8_by_row(const ScaledMM& p, const Rows& x, const float* upper_bound);
+bool scaled_mm_sm90_int8_by_row(const ScaledMM& p, const Rows& x);
+
 // SM90, FP8, any M, in tiles of 64, 128 or 256 rows; N and the rows of out in multiples of 16 bytes.
 void scaled_mm_sm90_tiles(const ScaledMM& p, int rows);
 

@@ -111,6 +111,42 @@ def test_fp8_blocks(shape: tuple[int, int, int], out_dtype: torch.dtype) -> None
         assert (error <= exact.abs() * unit + slack * (1 + unit) + 2.0**-24).all()
 
 
+@pytest.mark.parametrize("M", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("mode", ["int8", "int8 azp", "fp8", "fp8 bounded"])
+def test_few_rows_at_once(M: int, mode: str) -> None:
+    """Quantized by the kernel that multiplies: the codes, scales and sums of two kernels."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("a kernel for sm_90")
+    for N, K in ((264, 1000), (4096, 1024), (8448, 528), (17960, 272), (128, 14336), (128, 32768)):
+        x = randn(M, K).bfloat16()
+        x[M // 2] *= 100
+        bias = randn(N, seed=2).bfloat16()
+        codes: torch.Tensor
+        azp = adj = bound = None
+        if mode.startswith("int8"):
+            weight = weight_of(N, K, torch.int8)
+            adj = weight.sum(1, dtype=torch.int32) if "azp" in mode else None
+            codes, scale, azp = ops.scaled_int8_quant(x, None, None, symmetric=adj is None)
+            wide = pad_to(codes, 1, 16)
+        else:
+            weight = weight_of(N, K, torch.float32).to(E4M3)
+            bound = torch.tensor([1.5], device="cuda") if "bounded" in mode else None
+            codes, scale = ops.scaled_fp8_quant(
+                x, None, scale_ub=bound, use_per_token_if_dynamic=True
+            )
+            wide = pad_to(codes.view(torch.uint8), 1, 16).view(E4M3)
+        scales = torch.rand(weight.shape[0], device="cuda")
+        rest = {"azp_adj": adj, "azp": azp if adj is not None else None, "bias": bias}
+        expected = ops.scaled_mm_by(
+            "sm90_columns", wide, weight.t(), scale, scales, torch.bfloat16, **rest
+        )
+        if mode.startswith("int8"):
+            out = ops.int8_linear(x, weight, scales, bias, None, None, adj, N, torch.bfloat16)
+        else:
+            out = ops.fp8_linear(x, weight, scales, bias, None, bound, True, N, torch.bfloat16)
+        assert torch.equal(out, expected), (N, K)
+
+
 def layer_calls() -> list[tuple[Any, Any, tuple[Any, ...]]]:
     """Each op, its out variant, and what comes between x and ``out_features, out_dtype``."""
     space = torch.ops.qcore_cuda

@@ -1,0 +1,410 @@
+// SM90, few rows (M <= 64): a product that takes as long as reading b does. Every block has some of b's
+// columns, all of K and nobody to wait for.
+//
+// Rows and columns change places: b's columns are the rows of a wgmma, 64 at a time, a's rows its N. A
+// block has up to 256 columns, a multiple of 8, as many as give every processor the same. Its four
+// warpgroups take 64 columns each; where there are fewer, they share K: a stage of shared memory holds
+// as many pieces of 128 bytes of K as warpgroups work on the same columns. A fifth group's first thread
+// keeps the copy engine busy. Sums stay in registers to the end; then those of a column meet in shared
+// memory, always in the same order, and leave it in rows of the output.
+//
+// Activations come as codes, piece by piece with b's; or the block makes codes of them itself, all rows and all of
+// K, while b's first stages are on their way (`QuantizedHere`). That is one kernel less to wait for.
+#pragma once
+
+#include "early_launch.cuh"
+#include "row_codecs.cuh"
+#include "scaled_mm.cuh"
+#include "sm90_ptx.cuh"
+#include "tensor_map.h"
+
+namespace qcore_cuda {
+namespace {
+
+using namespace sm90;
+namespace gmma = cute::SM90::GMMA;
+
+constexpr int kTile = 64;        // columns of b in a wgmma
+constexpr int kPiece = 128;      // bytes of K
+constexpr int kGroups = 4;       // warpgroups that multiply
+constexpr int kConsumers = 128 * kGroups;
+constexpr int kThreads = kConsumers + 32;
+constexpr int kMostColumns = kTile * kGroups;
+constexpr int kMostStages = 16;
+constexpr int kBarrierBytes = 1024;
+// A wgmma reads 64 rows where a block's last columns may be fewer: what lies behind is read, and the sums
+// are not used. Behind the last stage there must be something.
+constexpr int kSlackBytes = kTile * kPiece;
+constexpr int kSharedBytes = 227 * 1024;
+
+__device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory"); }
+
+template <typename Element, int ROWS>
+struct Atom;
+#define QCORE_ATOM(ROWS)                                                                             \
+  template <>                                                                                        \
+  struct Atom<E4m3, ROWS> {                                                                          \
+    using Type = gmma::MMA_64x##ROWS##x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>; \
+    using Register = float;                                                                          \
+  };                                                                                                 \
+  template <>                                                                                        \
+  struct Atom<Int8, ROWS> {                                                                          \
+    using Type = gmma::MMA_64x##ROWS##x32_S32S8S8_SS_TN;                                             \
+    using Register = uint32_t;                                                                       \
+  };
+QCORE_ATOM(8)
+QCORE_ATOM(16)
+QCORE_ATOM(32)
+QCORE_ATOM(64)
+#undef QCORE_ATOM
+
+// Products that write d stay on their side of this.
+template <typename Register, int COUNT>
+__device__ __forceinline__ void fence_registers(Register (&d)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) cute::warpgroup_fence_operand(d[i]);
+}
+
+// How a problem is cut, the same for all blocks.
+struct Cut {
+  int columns;  // of a block
+  int shares;   // warpgroups that share K: 1, 2 or 4, and so pieces in a stage
+  int steps;    // stages that K takes
+  int stages;   // in shared memory
+  bool boxes;   // K is whole pieces, of which those of a stage are one copy
+
+  __host__ __device__ int tiles() const { return kGroups / shares; }
+  __host__ __device__ int b_bytes() const { return shares * columns * kPiece; }
+  __host__ __device__ int a_bytes(int rows) const { return shares * rows * kPiece; }  // of a step
+};
+
+// Where a's codes come from: memory.
+struct Given {
+  static constexpr bool kHere = false;
+};
+
+// Or rows of 16-bit floats, at most kMostRows, that every block makes codes of.
+template <typename Float, class Codec>
+struct QuantizedHere {
+  static constexpr bool kHere = true;
+  static constexpr int kMostRows = 8;
+  static constexpr int kVec = 16 / sizeof(Float), kVecs = 8;  // elements of a vector; vectors that a thread has
+
+  const Float* x;
+  int64_t stride;  // elements
+  int k;           // a multiple of kVec; p.k may be more
+  typename Codec::Params params;  // without addresses
+
+  // Threads that have a row; a power of two of warps.
+  static __host__ __device__ int threads_of_row(int m) { return kConsumers / (m <= 1 ? 1 : m <= 2 ? 2 : m <= 4 ? 4 : 8); }
+  static bool fits(int m, int64_t k) { return m <= kMostRows && k % kVec == 0 && k <= kVec * kVecs * threads_of_row(m); }
+
+  // Makes codes of all rows, in pieces of `steps * shares` that lie as the copy engine would have put them. `room`: for
+  // scales, zero points and what warps tell each other.
+  struct Room {
+    float scale[kMostRows];
+    int32_t azp[kMostRows];
+    typename Codec::Reduction::Value of_warp[kConsumers / 32];
+  };
+  __device__ __forceinline__ void quantize(int m, int pieces, uint8_t* codes, Room* room) const {
+    using Reduction = typename Codec::Reduction;
+    const int threads = threads_of_row(m), row = threadIdx.x / threads, at = threadIdx.x % threads;
+    const int vecs = row < m ? k / kVec : 0;
+    const auto* const source = reinterpret_cast<const Vec<Float, kVec>*>(x + row * stride);
+    Vec<Float, kVec> held[kVecs] = {};
+#pragma unroll
+    for (int i = 0; i < kVecs; ++i) {
+      if (at + i * threads < vecs) held[i] = source[at + i * threads];
+    }
+    auto reduced = Reduction::warp(reduce_vecs<Reduction>(held));
+    if (threadIdx.x % 32 == 0) room->of_warp[threadIdx.x / 32] = reduced;
+    sync_consumers();
+    const int warps = threads / 32, lane = threadIdx.x % 32;
+    reduced = Reduction::warp(lane < warps ? room->of_warp[threadIdx.x / threads * warps + lane] : Reduction::identity());
+    if (row >= m) return;
+    auto told = params;
+    told.scale = room->scale;
+    if constexpr (std::is_same_v<typename Codec::Params, Int8Row::Params>) told.azp = room->azp;
+    const auto scale = Codec::scale(told, reduced, row, at == 0);
+    const auto store = [&](int vec, const Vec<typename Codec::Code, kVec>& eight) {
+      const int piece = vec / (kPiece / kVec), byte = vec % (kPiece / kVec) * kVec;
+      const int swizzled = byte ^ row * 16;
+      *reinterpret_cast<Vec<typename Codec::Code, kVec>*>(codes + (piece * kMostRows + row) * kPiece + swizzled) = eight;
+    };
+#pragma unroll
+    for (int i = 0; i < kVecs; ++i) {
+      if (at + i * threads >= vecs) continue;
+      store(at + i * threads, encode_vec<typename Codec::Code>(
+                                  held[i], [&](float f) { return Codec::encode(f, scale); },
+                                  [&](const float(&f)[4]) { return Codec::encode4(f, scale); }));
+    }
+    for (int vec = vecs + at; vec < pieces * (kPiece / kVec); vec += threads) store(vec, {});
+    // The tensor cores read what is written here.
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  }
+  // With what was found out about the rows.
+  __device__ __forceinline__ void tell(ScaledMM& p, const Room* room) const {
+    p.a_scale = room->scale;
+    p.a_per_token = true;
+    if (p.azp_adj) p.azp = room->azp;
+    p.azp_per_token = true;
+  }
+};
+
+template <typename Out, typename Acc>
+__device__ __forceinline__ void store_all(const ScaledMM& p, const Cut& cut, const Acc* sums, int rows, int first) {
+  const ScaledEnd<Out> end(p);
+  const int width = cut.tiles() * kTile + 1;
+  const int columns = min(cut.columns, p.n - first);
+  for (int item = threadIdx.x; item < p.m * columns; item += kConsumers) {
+    const int row = item / columns, column = item - row * columns;
+    Acc sum = 0;
+    for (int share = 0; share < cut.shares; ++share) sum += sums[(share * rows + row) * width + column];
+    end.store(row, first + column, sum);
+  }
+}
+
+// What one thread needs of the scales by block, piece after piece: it has two rows of every eight, and two
+// columns, both in the same block.
+template <int ROWS>
+struct BlockScales {
+  const float* a_at;
+  const float* b_at;
+  int64_t a_step, b_step;
+  int left;  // pieces; beyond the end everything is zero
+  int place[ROWS / 4];
+  float a[ROWS / 4], b;
+
+  __device__ __forceinline__ BlockScales(const ScaledMM& p, int column, int pair, int first, int stride) {
+    a_at = p.a_scale + first * p.a_scale_k;
+    b_at = p.b_scale + min(column, p.n - 1) / 128 * p.b_scale_n + first * p.b_scale_k;
+    a_step = stride * p.a_scale_k;
+    b_step = stride * p.b_scale_k;
+    left = ((p.k + kPiece - 1) / kPiece - first + stride - 1) / stride;
+    b = 0.0f;
+#pragma unroll
+    for (int i = 0; i < ROWS / 4; ++i) {
+      place[i] = min(i / 2 * 8 + pair * 2 + i % 2, p.m - 1) * static_cast<int>(p.a_scale_m);
+      a[i] = 0.0f;
+    }
+  }
+  __device__ __forceinline__ void next() {
+    if (left-- <= 0) return;
+    b = __ldg(b_at);
+#pragma unroll
+    for (int i = 0; i < ROWS / 4; ++i) a[i] = __ldg(a_at + place[i]);
+    a_at += a_step;
+    b_at += b_step;
+  }
+  // Register i of a product has the rows' i / 4, i % 2.
+  __device__ __forceinline__ float of(int i) const { return b * a[i / 4 * 2 + i % 2]; }
+};
+
+template <typename Element, int ROWS, bool BY_BLOCK, class Source>
+__global__ void __launch_bounds__(kThreads, 1)
+    columns_kernel(const __grid_constant__ CUtensorMap b_map, const __grid_constant__ CUtensorMap a_map,
+                   const __grid_constant__ ScaledMM p, const Cut cut, const Source source) {
+  using Acc = typename Element::Acc;
+  extern __shared__ uint8_t raw[];
+  uint8_t* const shared = raw + (-shared_address(raw) & 1023);
+  auto* full = reinterpret_cast<uint64_t*>(shared);
+  uint64_t* empty = full + kMostStages;
+  uint8_t* const codes = shared + kBarrierBytes;  // if they are made here
+  uint8_t* const stages = codes + (Source::kHere ? cut.steps * cut.a_bytes(ROWS) : 0);
+  const int b_bytes = cut.b_bytes(), stage_bytes = b_bytes + (Source::kHere ? 0 : cut.a_bytes(ROWS));
+  const int first = blockIdx.x * cut.columns;
+
+  if (threadIdx.x == kConsumers) {
+    prefetch_map(&b_map);
+    if constexpr (!Source::kHere) prefetch_map(&a_map);
+    for (int i = 0; i < cut.stages; ++i) {
+      barrier_init(&full[i], 1);
+      barrier_init(&empty[i], kGroups);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+
+  if (threadIdx.x >= kConsumers) {
+    if (elect_one()) {
+      const auto load_b = [&](int step, int stage) {
+        barrier_expect(&full[stage], stage_bytes);
+        if (cut.boxes) {
+          return load_boxes(stages + stage * stage_bytes, &b_map, &full[stage], step * cut.shares, first, kEvictFirst);
+        }
+        for (int share = 0; share < cut.shares; ++share) {
+          const int k = (step * cut.shares + share) * kPiece;  // beyond the end zeros come
+          load_box(stages + stage * stage_bytes + share * cut.columns * kPiece, &b_map, &full[stage], k, first,
+                   kEvictFirst);
+        }
+      };
+      const auto load_a = [&](int step, int stage) {
+        if constexpr (Source::kHere) return;
+        if (cut.boxes) {
+          return load_boxes(stages + stage * stage_bytes + b_bytes, &a_map, &full[stage], step * cut.shares, 0, kEvictLast);
+        }
+        for (int share = 0; share < cut.shares; ++share) {
+          const int k = (step * cut.shares + share) * kPiece;
+          load_box(stages + stage * stage_bytes + b_bytes + share * ROWS * kPiece, &a_map, &full[stage], k, 0,
+                   kEvictLast);
+        }
+      };
+      for (int step = 0; step < cut.stages; ++step) load_b(step, step);
+      begin_turn();
+      for (int step = 0; step < cut.stages; ++step) load_a(step, step);
+      int stage = 0;
+      uint32_t round = 0;
+      for (int step = cut.stages; step < cut.steps; ++step) {
+        barrier_wait(&empty[stage], round);
+        load_b(step, stage);
+        load_a(step, stage);
+        if (++stage == cut.stages) {
+          stage = 0;
+          round ^= 1;
+        }
+      }
+    }
+    return;
+  }
+
+  using A = Atom<Element, ROWS>;
+  const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const int tile = group % cut.tiles(), share = group / cut.tiles();
+  const bool first_of_group = threadIdx.x % 128 == 0;
+  const bool has_columns = tile * kTile < cut.columns;
+
+  // What the end needs is in the cache by then.
+  if (threadIdx.x < cut.columns && first + threadIdx.x < p.n) {
+    const int n = first + threadIdx.x;
+    if (p.b_per_channel) asm volatile("prefetch.global.L2 [%0];" ::"l"(p.b_scale + n));
+    if (p.bias) asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const uint16_t*>(p.bias) + n));
+    if (p.azp_adj) asm volatile("prefetch.global.L2 [%0];" ::"l"(p.azp_adj + n));
+  }
+  begin_turn();
+
+  ScaledMM known = p;
+  if constexpr (Source::kHere) {
+    auto* const room = reinterpret_cast<typename Source::Room*>(shared + 512);
+    static_assert(2 * kMostStages * sizeof(uint64_t) <= 512 && sizeof(typename Source::Room) <= kBarrierBytes - 512);
+    source.quantize(p.m, cut.steps * cut.shares, codes, room);
+    sync_consumers();
+    source.tell(known, room);
+  }
+
+  using Sums = typename A::Register[ROWS / 2];
+  Sums d;
+#pragma unroll
+  for (int i = 0; i < ROWS / 2; ++i) d[i] = 0;
+  const uint8_t* const of_b = stages + (share * cut.columns + tile * kTile) * kPiece;
+  const uint8_t* const of_a = (Source::kHere ? codes : stages + b_bytes) + share * ROWS * kPiece;
+  const int a_step = Source::kHere ? cut.a_bytes(ROWS) : 0;  // codes made here lie step after step
+  int stage = 0, step_of_a = 0;
+  uint32_t round = 0;
+  const auto advance = [&] {
+    if (++stage == cut.stages) {
+      stage = 0;
+      round ^= 1;
+    }
+  };
+  const auto multiply = [&](Sums& to) {
+    barrier_wait(&full[stage], round);
+    fence_registers(to);
+    cute::warpgroup_arrive();
+    const uint64_t b = matrix_descriptor(of_b + stage * stage_bytes);
+    const uint64_t a = matrix_descriptor(of_a + (Source::kHere ? step_of_a++ * a_step : stage * stage_bytes));
+#pragma unroll
+    for (int i = 0; i < kPiece / 32; ++i) {
+      wgmma<typename A::Type>(b + 2 * i, a + 2 * i, to, !BY_BLOCK || i > 0, std::make_index_sequence<ROWS / 2>{});
+    }
+    cute::warpgroup_commit_batch();
+  };
+  if (!has_columns) {
+    for (int step = 0; step < cut.steps; ++step, advance()) {
+      barrier_wait(&full[stage], round);
+      if (first_of_group) barrier_arrive(&empty[stage]);
+    }
+  } else if constexpr (BY_BLOCK) {
+    // In float32 as they are made; meanwhile the other groups have the tensor cores.
+    BlockScales<ROWS> scales(p, first + tile * kTile + 16 * warp + lane / 4, lane % 4, share, cut.shares);
+    for (int step = 0; step < cut.steps; ++step, advance()) {
+      scales.next();
+      Sums part;
+      multiply(part);
+      cute::warpgroup_wait<0>();
+      fence_registers(part);
+      if (first_of_group) barrier_arrive(&empty[stage]);
+#pragma unroll
+      for (int i = 0; i < ROWS / 2; ++i) d[i] = fmaf(part[i], scales.of(i), d[i]);
+    }
+  } else {
+    multiply(d);
+    for (int step = 1; step < cut.steps; ++step) {
+      const int before = stage;
+      advance();
+      multiply(d);
+      cute::warpgroup_wait<1>();
+      fence_registers(d);
+      if (first_of_group) barrier_arrive(&empty[before]);
+    }
+    cute::warpgroup_wait<0>();
+    fence_registers(d);
+  }
+
+  // All that was fetched has been read, so the stages' memory is free.
+  sync_consumers();
+  auto* sums = reinterpret_cast<Acc*>(stages);
+  const int width = cut.tiles() * kTile + 1;  // rows begin in different banks
+#pragma unroll
+  for (int i = 0; i < ROWS / 2; ++i) {
+    const int column = tile * kTile + 16 * warp + lane / 4 + (i % 4 / 2) * 8;
+    const int row = i / 4 * 8 + lane % 4 * 2 + i % 2;
+    Acc value;
+    __builtin_memcpy(&value, &d[i], 4);
+    sums[(share * ROWS + row) * width + column] = value;
+  }
+  sync_consumers();
+  if (p.out_bf16) {
+    store_all<__nv_bfloat16>(known, cut, sums, ROWS, first);
+  } else {
+    store_all<__half>(known, cut, sums, ROWS, first);
+  }
+}
+
+// As few rounds of blocks as can be, and in them the same number of columns for all.
+template <class Source>
+Cut cut_columns(const ScaledMM& p, int rows) {
+  Cut cut{};
+  const int64_t rounds = ceil_div(p.n, static_cast<int64_t>(p.sm_count) * kMostColumns);
+  const int step = p.by_block ? 16 : 8;
+  cut.columns = static_cast<int>(ceil_div(ceil_div(p.n, rounds * p.sm_count), step) * step);
+  cut.shares = cut.columns <= kTile ? 4 : cut.columns <= 2 * kTile ? 2 : 1;
+  cut.steps = static_cast<int>(ceil_div(p.k, cut.shares * kPiece));
+  cut.boxes = p.k % kPiece == 0;
+  int room = kSharedBytes - 1024 - kBarrierBytes - kSlackBytes, stage = cut.b_bytes();
+  Source::kHere ? room -= cut.steps * cut.a_bytes(rows) : stage += cut.a_bytes(rows);
+  cut.stages = std::min({kMostStages, room / stage, std::max(cut.steps, 1)});
+  return cut;
+}
+
+template <typename Element, int ROWS, bool BY_BLOCK, class Source = Given>
+void launch_columns(const ScaledMM& p, const Source& source = {}) {
+  const char* op = "cutlass_scaled_mm";
+  const auto kernel = columns_kernel<Element, ROWS, BY_BLOCK, Source>;
+  // The sums take the stages' place.
+  static_assert(kGroups * ROWS * (kTile + 1) * 4 <= kSharedBytes - 1024 - kBarrierBytes);
+  static std::atomic<uint64_t> allowed{0};
+  allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, p.device, allowed);
+  const Cut cut = cut_columns<Source>(p, ROWS);
+  const auto map = [&](const void* data, int64_t rows, int64_t stride, int box_rows) {
+    return cut.boxes ? byte_boxes_map(op, data, rows, p.k, stride, box_rows, cut.shares)
+                     : byte_matrix_map(op, data, rows, p.k, stride, box_rows);
+  };
+  const CUtensorMap b_map = map(p.b, p.n, p.b_stride, cut.columns);
+  const CUtensorMap a_map = Source::kHere ? b_map : map(p.a, p.m, p.a_stride, ROWS);
+  const LaunchShape shape{dim3(static_cast<unsigned>(ceil_div(p.n, cut.columns))), kThreads, kSharedBytes, p.stream,
+                          p.early_launch};
+  launch_kernel(op, shape, kernel, b_map, a_map, p, cut, source);
+}
+
+}  // namespace
+}  // namespace qcore_cuda
