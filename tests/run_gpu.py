@@ -66,13 +66,23 @@ def _test_folders() -> list[list[str]]:
     return [["core/tests"], [*found, "tests"]]
 
 
-def start_tests(reports: Path, jobs: int) -> list[subprocess.Popen[bytes]]:
-    """Begin the tests marked `gpu`; what came of each goes to files in ``reports``."""
+def start_tests(
+    reports: Path, jobs: int, only: re.Pattern[str] | None
+) -> list[subprocess.Popen[bytes]]:
+    """Begin the tests marked `gpu`; what came of each goes to files in ``reports``.
+
+    ``only`` is found in the paths of the files that are to run.
+    """
     # The references run on the CPU; what the tests leave of it is the conformance kit's.
     threads = max(1, (os.cpu_count() or 1) // (2 * jobs))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     started = []
     for index, folders in enumerate(_test_folders()):
+        if only:
+            files = (path for folder in folders for path in (ROOT / folder).rglob("test_*.py"))
+            folders = [str(path) for path in sorted(files) if only.search(str(path))]
+            if not folders:
+                continue
         file = f"--junitxml={reports / f'{index}.xml'}"
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", file, *folders]
         if jobs > 1 and index > 0:
@@ -101,6 +111,19 @@ def outcomes(reports: Path) -> dict[str, Any]:
         file = (case.get("classname") or "").rsplit(".", 1)[-1]
         counts.setdefault(file, {})[outcome] = counts.get(file, {}).get(outcome, 0) + 1
     return {"files": counts, "failed": failed, "skipped_because": reasons}
+
+
+def joined(before: dict[str, Any], now: dict[str, Any], commit: str | None) -> dict[str, Any]:
+    """What came of the tests, where some files have been run again."""
+    again = {name: {**counts, "commit": commit} for name, counts in now["files"].items()}
+    kept = [
+        test for test in before["failed"] if test.split("::")[0].rsplit(".", 1)[-1] not in again
+    ]
+    return {
+        "files": {**before["files"], **again},
+        "failed": kept + now["failed"],
+        "skipped_because": {**before["skipped_because"], **now["skipped_because"]},
+    }
 
 
 def run_kit(names: list[str], workers: int, end: float) -> list[dict[str, Any]]:
@@ -158,18 +181,25 @@ def main() -> None:
         metavar="REGEX",
         help="put these through the kit; the others stay as they are in the report at --out",
     )
+    parser.add_argument(
+        "--files",
+        type=re.compile,
+        metavar="REGEX",
+        help="run these test files; the others stay as they are in the report at --out",
+    )
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("torch sees no GPU here; there is nothing to run")
     target = qcore.Target.current()
     print(target.describe())
     end = time.monotonic() + (args.seconds or float("inf"))
-    some = args.only or args.kernels
+    some = args.only or args.kernels or args.files
     before = json.loads(args.out.read_text(encoding="utf-8")) if some else {}
     results, tests = before.get("kernels", []), before.get("tests", {})
-    exit_codes = before.get("pytest_exit_codes", [])
+    exit_codes: list[int | str] = before.get("pytest_exit_codes", [])
+    codes: list[int | str] = []
     with tempfile.TemporaryDirectory() as folder:
-        running = start_tests(Path(folder), args.jobs) if args.only != "kit" else []
+        running = start_tests(Path(folder), args.jobs, args.files) if args.only != "kit" else []
         if args.only != "tests":
             usable = [k for k in get_registry().kernels() if target.platform in k.spec.platforms]
             # The references are slow, and run everywhere.
@@ -180,8 +210,10 @@ def main() -> None:
             done = [{**result, "commit": args.commit} for result in done]
             results = [r for r in results if args.kernels and r["kernel"] not in names] + done
         if running:
-            exit_codes = [finish(process, end) for process in running]
-            tests = outcomes(Path(folder))
+            codes = [finish(process, end) for process in running]
+            now = outcomes(Path(folder))
+            exit_codes = [*exit_codes, *codes] if args.files else codes
+            tests = joined(tests, now, args.commit) if args.files else now
     report = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": args.commit,
@@ -195,7 +227,7 @@ def main() -> None:
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
-    sys.exit(int(any(r["ok"] is False for r in results) or any(exit_codes)))
+    sys.exit(int(any(r["ok"] is False for r in results) or bool(tests.get("failed")) or any(codes)))
 
 
 if __name__ == "__main__":
