@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from statistics import median
@@ -41,7 +42,8 @@ class Contended(Protocol):
 _CACHE_BYTES = 256 << 20
 """Several times an H200's L2."""
 _LEAST_CALLS = 20
-_WARM = 3
+_WARM_ROUNDS, _WARM_SECONDS = 3, 0.15
+"""Until both are over nothing counts: an idle processor comes back to its clocks."""
 
 
 def copies_of(size: int, most: int = 40) -> int:
@@ -80,11 +82,14 @@ def medians_us(contenders: Mapping[str, Sequence[Step]], rounds: int = 15) -> di
     """Microseconds of one step of each contender, measured in turn, round after round."""
     replays = {name: _Replay(steps) for name, steps in contenders.items()}
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for i in range(rounds + _WARM):
+    begun, warm = time.perf_counter(), 0
+    while warm < _WARM_ROUNDS or time.perf_counter() - begun < _WARM_SECONDS:
+        warm += 1
+        for replay in replays.values():
+            replay.us()
+    for _ in range(rounds):
         for name, replay in replays.items():
-            time = replay.us()
-            if i >= _WARM:
-                times[name].append(time)
+            times[name].append(replay.us())
     return {name: median(values) for name, values in times.items()}
 
 
