@@ -90,7 +90,7 @@ struct Wna16Narrow {
         if constexpr (rows == 1) {
           // Integers are multiplied so fast that one block at a time, whose codes follow each other in memory, comes
           // soonest; where the row is long, several blocks share what it costs to read it again.
-          constexpr int64_t kShortRow = 3072;  // bytes of it, as packed
+          constexpr int64_t kShortRow = 4096;  // bytes of it, as packed
           if constexpr (integer_sums<Dot> && blocks > 1) {
             if (w.words * kSteps * step_bytes<Dot> <= kShortRow) {
               return blocks_of<rows, 1, false>(w, used, tile_x, sides, begin, end, out, row);

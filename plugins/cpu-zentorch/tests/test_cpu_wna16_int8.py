@@ -110,7 +110,7 @@ def test_row_does_not_depend_on_batch_or_threads(isa: str, bits: int, dtype: tor
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_one_row_of_any_length(isa: str, bits: int) -> None:
     """Short and long: one block of columns at a time or several."""
-    for K in (1152, 2880, 4160):
+    for K in (1152, 4096, 4160):
         layer = make_layer(150, K, bits, 64, K == 1152)
         x = torch.randn(3, K)
         out = run(layer, x[1:2], False)
