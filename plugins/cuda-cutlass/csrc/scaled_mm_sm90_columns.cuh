@@ -97,7 +97,7 @@ struct QuantizedHere {
 
   // Threads that have a row; a power of two of warps.
   static __host__ __device__ int threads_of_row(int m) { return kConsumers / (m <= 1 ? 1 : m <= 2 ? 2 : m <= 4 ? 4 : 8); }
-  static bool fits(int m, int64_t k) { return m <= kMostRows && k % kVec == 0 && k <= kVec * kVecs * threads_of_row(m); }
+  static bool fits(int m, int64_t k) { return m <= kMostRows && k > 0 && k % kVec == 0 && k <= kVec * kVecs * threads_of_row(m); }
 
   // Makes codes of all rows, in pieces of `steps * shares` that lie as the copy engine would have put them. `room`: for
   // scales, zero points and what warps tell each other.
