@@ -377,7 +377,7 @@ def plot(results: list[dict[str, Any]], file: Path) -> None:
     figure, axes = plt.subplots(height, 4, figsize=(16, 4 * height), squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
-    colors = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    colors = [plt.get_cmap("tab20")(i) for i in range(20)]
     for axis, (N, K, threads) in zip(axes.flat, panels, strict=False):
         here = [r for r in shown if (r["N"], r["K"], r["threads"]) == (N, K, threads)]
         for name, color in zip(names, colors, strict=False):

@@ -2,9 +2,9 @@
 
     python benchmarks/cuda_host.py OUT.json
 
-Layers of 1024 x 1024 and one row, called 40 times without waiting for the GPU, which then has
-nothing to do: what is timed is Python, dispatcher, checks, memory of the result and launches. Turn
-by turn, medians. Beside them what torch's own calls cost: a tensor made, an operation of one
+Layers of 1024 x 1024 and one row, called 40 times without waiting for the GPU, which had nothing to
+do before: what is timed is Python, dispatcher, checks, memory of the result and launches. Turn by
+turn, medians. Beside them what torch's own calls cost: a tensor made, an operation of one
 launch, a product, a linear layer.
 """
 
@@ -27,7 +27,7 @@ from qcore.quantization.linear import QuantizedLinear
 from qcore.testing import random_tensors
 
 SIZE = 1024
-CALLS, ROUNDS = 40, 200
+CALLS, WARM, ROUNDS = 40, 10, 200
 BFLOAT = torch.bfloat16
 
 
@@ -77,14 +77,14 @@ def main() -> None:
     times: dict[str, list[float]] = {}
     with torch.inference_mode():
         calls = contenders()
-        for round_ in range(ROUNDS + 10):
+        for round_ in range(WARM + ROUNDS):
             for name, call in calls.items():
                 torch.cuda.synchronize()
                 start = time.perf_counter()
                 for _ in range(CALLS):
                     call()
                 took = (time.perf_counter() - start) / CALLS * 1e6
-                if round_ >= 10:
+                if round_ >= WARM:
                     times.setdefault(name, []).append(took)
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, value in medians.items():

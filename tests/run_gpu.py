@@ -197,7 +197,6 @@ def main() -> None:
     before = json.loads(args.out.read_text(encoding="utf-8")) if some else {}
     results, tests = before.get("kernels", []), before.get("tests", {})
     exit_codes: list[int | str] = before.get("pytest_exit_codes", [])
-    codes: list[int | str] = []
     with tempfile.TemporaryDirectory() as folder:
         running = start_tests(Path(folder), args.jobs, args.files) if args.only != "kit" else []
         if args.only != "tests":
@@ -227,7 +226,7 @@ def main() -> None:
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
-    sys.exit(int(any(r["ok"] is False for r in results) or bool(tests.get("failed")) or any(codes)))
+    sys.exit(int(any(r["ok"] is False for r in results) or any(exit_codes)))
 
 
 if __name__ == "__main__":

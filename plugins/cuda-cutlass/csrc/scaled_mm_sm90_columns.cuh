@@ -93,19 +93,21 @@ struct QuantizedHere {
   const Float* x;
   int64_t stride;  // elements
   int k;           // a multiple of kVec; p.k may be more
-  typename Codec::Params params;  // without addresses
+  typename Codec::Params params;  // but where scales and zero points go: to Room
 
   // Threads that have a row; a power of two of warps.
   static __host__ __device__ int threads_of_row(int m) { return kConsumers / (m <= 1 ? 1 : m <= 2 ? 2 : m <= 4 ? 4 : 8); }
-  static bool fits(int m, int64_t k) { return m <= kMostRows && k > 0 && k % kVec == 0 && k <= kVec * kVecs * threads_of_row(m); }
+  static bool fits(int m, int64_t k) {
+    return m <= kMostRows && k > 0 && k % kVec == 0 && k <= kVec * kVecs * threads_of_row(m);
+  }
 
-  // Makes codes of all rows, in pieces of `steps * shares` that lie as the copy engine would have put them. `room`: for
-  // scales, zero points and what warps tell each other.
+  // For scales, zero points and what warps tell each other.
   struct Room {
     float scale[kMostRows];
     int32_t azp[kMostRows];
     typename Codec::Reduction::Value of_warp[kConsumers / 32];
   };
+  // Makes codes of all rows, in so many pieces, which lie as the copy engine would have put them.
   __device__ __forceinline__ void quantize(int m, int pieces, uint8_t* codes, Room* room) const {
     using Reduction = typename Codec::Reduction;
     const int threads = threads_of_row(m), row = threadIdx.x / threads, at = threadIdx.x % threads;
@@ -381,7 +383,8 @@ Cut cut_columns(const ScaledMM& p, int rows) {
   cut.steps = static_cast<int>(ceil_div(p.k, cut.shares * kPiece));
   cut.boxes = p.k % kPiece == 0;
   int room = kSharedBytes - 1024 - kBarrierBytes - kSlackBytes, stage = cut.b_bytes();
-  Source::kHere ? room -= cut.steps * cut.a_bytes(rows) : stage += cut.a_bytes(rows);
+  if (Source::kHere) room -= cut.steps * cut.a_bytes(rows);
+  else stage += cut.a_bytes(rows);
   cut.stages = std::min({kMostStages, room / stage, std::max(cut.steps, 1)});
   return cut;
 }

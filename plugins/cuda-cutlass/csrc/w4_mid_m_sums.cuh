@@ -1,4 +1,5 @@
-// SM90, a medium number of rows (w4_mid_m_kernel.cuh): a block's sums added up, and stored as results.
+// SM90, a medium number of rows: a block's sums added up, and stored as results. For w4_mid_m_kernel.cuh, which brings
+// what it needs of sm90_ptx.cuh, or tests' stand-in for it.
 #pragma once
 
 #include "w4_mid_m_problem.cuh"

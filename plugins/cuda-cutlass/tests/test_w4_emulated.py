@@ -85,7 +85,7 @@ def test_plans_fill_the_processors() -> None:
                 # memory brings it in half a microsecond, which is about its latency.
                 pieces = in_block * (2 if p["row_tiles"] <= 4 and bits == 4 else 1)
                 coming = (p["stages"] - 1) * pieces * 256 * bits * (1 if alone else 2)
-                assert p["stages"] >= 2
+                assert p["stages"] >= 2, (N, K, M, p)
                 assert coming >= 16384, (N, K, M, p)
                 assert p["bytes"] <= 227 * 1024 // (1 if alone else 2) - 1024
                 assert in_block <= (15 if p["row_tiles"] == 8 else 16)
