@@ -32,18 +32,23 @@ double seconds(int threads, Work work) {
   return since(begin);
 }
 
-// Four streams, which keeps more lines on their way than one does.
+// So many streams side by side. With how many a core keeps most lines on their way differs: one thread of a Zen 4 reads
+// twice as fast in one stream as in four.
+template <int STREAMS>
 __attribute__((target("avx2"))) void read_all(const char* data, int64_t bytes) {
   __m256i sum = _mm256_setzero_si256();
-  const int64_t quarter = bytes / 4 / 64 * 64;
-  for (int64_t i = 0; i < quarter; i += 64) {
-    for (int s = 0; s < 4; ++s) {
-      const auto* p = reinterpret_cast<const __m256i*>(data + s * quarter + i);
+  const int64_t part = bytes / STREAMS / 64 * 64;
+  for (int64_t i = 0; i < part; i += 64) {
+    for (int s = 0; s < STREAMS; ++s) {
+      const auto* p = reinterpret_cast<const __m256i*>(data + s * part + i);
       sum = _mm256_xor_si256(sum, _mm256_xor_si256(_mm256_load_si256(p), _mm256_load_si256(p + 1)));
     }
   }
   asm volatile("" ::"x"(sum));
 }
+
+using Reader = void (*)(const char*, int64_t);
+constexpr Reader kReaders[] = {read_all<1>, read_all<2>, read_all<4>, read_all<8>, read_all<16>};
 
 constexpr int64_t kSteps = 1 << 17;
 
@@ -104,7 +109,7 @@ struct Unit {
 
 extern "C" {
 
-// Bytes a second of reading `bytes` of memory in large pages.
+// Bytes a second of reading `bytes` of memory in large pages, in as many streams as are fastest.
 double read_bandwidth(int threads, int64_t bytes) {
   constexpr int64_t page = 1 << 21;
   bytes = bytes / page * page;
@@ -115,12 +120,14 @@ double read_bandwidth(int threads, int64_t bytes) {
   madvise(data, bytes, MADV_HUGEPAGE);
   std::memset(data, 1, bytes);
   double best = 1e30;
-  for (int round = 0; round < 5; ++round) {
-    const double time = seconds(threads, [&](int t) {
-      const int64_t part = bytes / threads;
-      read_all(data + t * part / 64 * 64, part);
-    });
-    if (time < best) best = time;
+  for (int round = 0; round < 3; ++round) {
+    for (const Reader read : kReaders) {
+      const double time = seconds(threads, [&](int t) {
+        const int64_t part = bytes / threads / 64 * 64;
+        read(data + t * part, part);
+      });
+      if (time < best) best = time;
+    }
   }
   munmap(raw, bytes + page);
   return bytes / best;
