@@ -3,6 +3,7 @@
     python benchmarks/cuda_w4.py results.json              # all shapes and row counts
     python benchmarks/cuda_w4.py sweep.json --sweep        # every division of the work, M <= 64
     python benchmarks/cuda_w4.py crossing.json --crossing  # few rows' kernel or dequantized, by M
+    python benchmarks/cuda_w4.py crossing.json --marlin    # the same of Marlin's layout
 
 Each figure is the median of replays of a CUDA graph that runs the layer on several copies of its
 weights in turn, more of them than the L2 cache holds, so that weights come from memory as they do
@@ -20,11 +21,13 @@ from typing import Any
 import torch
 from cuda_timing import Step, bandwidth, copies_of, median_us
 from environment import environment
+from qcore.facts.scalar_type import scalar_types
 from qcore_cuda import library
 
 SHAPES = ((4096, 4096), (28672, 4096), (4096, 14336))  # N, K
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 GROUP = 128
+UINT4B8 = scalar_types.uint4b8.id
 
 
 class Layer:
@@ -67,6 +70,23 @@ class Layer:
         rest = (None, 4, 8, GROUP, *division)
         return [partial(op, x, w, s, *rest) for w, s in zip(self.gptq, self.scales, strict=True)]
 
+    def marlin(self, M: int) -> list[Step]:
+        """By Marlin's kernels."""
+        x, op = self.input(M), torch.ops.qcore_cuda.marlin_linear
+        workspace = torch.zeros(1024, dtype=torch.int32, device="cuda")
+        rest = (*(None,) * 6, workspace, UINT4B8, self.N, None)
+        words = [w.view(self.K // 16, 2 * self.N) for w in self.gptq]
+        return [partial(op, x, w, s, *rest) for w, s in zip(words, self.scales, strict=True)]
+
+    def marlin_dequantized(self, M: int) -> list[Step]:
+        x, op = self.input(M), torch.ops.qcore_cuda.marlin_dequantize
+        rest = (None, None, UINT4B8, self.K, self.N, self.dtype)
+        words = [w.view(self.K // 16, 2 * self.N) for w in self.gptq]
+        return [
+            lambda w=w, s=s: torch.matmul(x, op(w, s, *rest))
+            for w, s in zip(words, self.scales, strict=True)
+        ]
+
     def matmul(self, M: int) -> list[Step]:
         x = self.input(M)
         return [partial(torch.matmul, x, w) for w in self.dense]
@@ -95,6 +115,20 @@ def crossing(layer: Layer) -> list[dict[str, Any]]:
             "dequantized": median_us(layer.linear(M, 0)),
             "awq few rows": median_us(layer.awq_gemm(M, M)),
             "awq dequantized": median_us(layer.awq_gemm(M, 0)),
+            "dense": median_us(layer.matmul(M)),
+        }
+        rows.append(row)
+        print(layer.N, layer.K, {k: round(v, 2) for k, v in row.items()}, flush=True)
+    return rows
+
+
+def marlin_crossing(layer: Layer) -> list[dict[str, Any]]:
+    rows = []
+    for M in (64, 128, 192, 256, 384, 512, 768, 1024, 2048):
+        row = {
+            "M": M,
+            "kernel": median_us(layer.marlin(M)),
+            "dequantized": median_us(layer.marlin_dequantized(M)),
             "dense": median_us(layer.matmul(M)),
         }
         rows.append(row)
@@ -131,10 +165,13 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--crossing", action="store_true")
+    parser.add_argument("--marlin", action="store_true")
     parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
     args = parser.parse_args()
     library.load()
-    measure = sweep if args.sweep else crossing if args.crossing else table
+    measure = table
+    if args.sweep or args.crossing or args.marlin:
+        measure = sweep if args.sweep else crossing if args.crossing else marlin_crossing
     speed = bandwidth()
     print(f"{torch.cuda.get_device_name()}: a copy moves {speed / 1e12:.2f} TB/s")
     results = []

@@ -57,7 +57,7 @@ __device__ __forceinline__ float clamp(float v, const GroupParams& p) {
 }
 
 // LANES neighbouring threads hold a group, VECS vectors each, and each thread works on UNROLL groups at
-// a time, so that several loads are under way.
+// a time, so that two loads are under way; with four, blocks are so few that the last of them are waited for.
 template <typename T, int LANES, int VECS, int UNROLL, typename Scales>
 __global__ void __launch_bounds__(256) group_quant_kernel(const T* __restrict__ x, __nv_fp8_storage_t* __restrict__ q,
                                                           Scales scales, GroupParams p) {
@@ -158,7 +158,7 @@ void launch_group_quant(const Where& where, const Rows& x, __nv_fp8_storage_t* q
   };
   const auto launch = [&](auto lanes, auto vecs) {
     constexpr int LANES = decltype(lanes)::value, VECS = decltype(vecs)::value;
-    constexpr int UNROLL = 4 / VECS;
+    constexpr int UNROLL = 2 / VECS;
     start(group_quant_kernel<T, LANES, VECS, UNROLL, Scales>, ceil_div(p.items * LANES, 256 * UNROLL));
   };
   constexpr std::integral_constant<int, 1> one;

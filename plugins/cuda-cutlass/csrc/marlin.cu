@@ -1,4 +1,5 @@
-// gptq_marlin_repack and awq_marlin_repack make Marlin's layout; marlin_gemm multiplies with it.
+// gptq_marlin_repack and awq_marlin_repack make Marlin's layout; marlin_gemm multiplies with it; marlin_dequantize
+// makes the weight whole.
 //
 // A generated kernel does it where one was compiled (marlin_linear.cu). What is here is right for every
 // type of weights with 16-bit activations: the weight is made whole, then multiplied by torch's matrix
@@ -122,44 +123,69 @@ __device__ __forceinline__ float marlin_scale(const MarlinParams& p, int64_t i) 
   }
 }
 
-__device__ __forceinline__ float marlin_value(const MarlinParams& p, uint32_t code, int zero) {
-  switch (p.type) {
-    case CodeType::kE4m3: {
-      __nv_fp8_e4m3 v;
-      v.__x = static_cast<__nv_fp8_storage_t>(code);
-      return static_cast<float>(v);
-    }
-    case CodeType::kE2m1: {
-      const uint32_t twice = code & 7;  // 0 1 2 3 4 6 8 12 of halves
-      const float v = twice < 4 ? 0.5f * twice : twice == 4 ? 2.0f : twice == 5 ? 3.0f : twice == 6 ? 4.0f : 6.0f;
-      return code & 8 ? -v : v;
-    }
-    default: return static_cast<float>(static_cast<int>(code) - zero);
+__device__ __forceinline__ float small_float_value(CodeType type, uint32_t code) {
+  if (type == CodeType::kE4m3) {
+    __nv_fp8_e4m3 v;
+    v.__x = static_cast<__nv_fp8_storage_t>(code);
+    return static_cast<float>(v);
   }
+  const uint32_t twice = code & 7;  // 0 1 2 3 4 6 8 12 of halves
+  const float v = twice < 4 ? 0.5f * twice : twice == 4 ? 2.0f : twice == 5 ? 3.0f : twice == 6 ? 4.0f : 6.0f;
+  return code & 8 ? -v : v;
 }
 
-template <typename T>
-__global__ void marlin_dequantize_kernel(const __grid_constant__ MarlinParams p) {
-  const int pack = 32 / p.bits;
-  const int64_t of_row = int64_t{16} * p.n / pack, zero_words = p.n / pack;
+// What a column's codes of a group are multiplied by, and what is taken off first.
+struct MarlinColumn {
+  float scale;
+  int zero;
+};
+
+__device__ __forceinline__ MarlinColumn marlin_column(const MarlinParams& p, int k, int n, float global) {
+  const int64_t group = p.group_size ? k / p.group_size : 0;
+  const int position = p.group_size ? marlin_grouped_position(n) : marlin_single_position(n);
+  // A scale of a scale: their product is one number, as in the layer's definition.
+  MarlinColumn found{marlin_scale(p, group * p.n + position) * global,
+                     p.type == CodeType::kUint4b8 ? 8 : p.type == CodeType::kUint8b128 ? 128 : 0};
+  if (p.zeros) {
+    const int64_t bit = marlin_zero_bit(p.bits, n);
+    const uint32_t word = p.zeros[group * (p.n * p.bits / 32) + bit / 32];
+    found.zero = static_cast<int>((word >> (bit % 32)) & ((1u << p.bits) - 1));
+  }
+  return found;
+}
+
+// A block of threads makes a piece of 16 inputs by 64 outputs, by way of shared memory: codes that follow each other in
+// a word are far from each other in the weight.
+template <typename T, int BITS, bool INTEGERS>
+__global__ void __launch_bounds__(128) marlin_dequantize_kernel(const __grid_constant__ MarlinParams p) {
+  constexpr int kPack = 32 / BITS, kWords = 1024 / kPack / 128, kStride = 64 + 8;
+  __shared__ __align__(16) T made[16 * kStride];
+  __shared__ MarlinColumn columns[64];
+  const int across = p.n / 64, thread = threadIdx.x;
   const float global = p.global_scale ? *p.global_scale : 1.0f;
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < p.count;
-       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-    const uint32_t word = p.words[i];
-    for (int c = 0; c < pack; ++c) {
-      const MarlinPlace at = marlin_place(p.bits, false, p.n, i / of_row, i % of_row, c);
-      const int64_t group = p.group_size ? at.k / p.group_size : 0;
-      const int position = p.group_size ? marlin_grouped_position(at.n) : marlin_single_position(at.n);
-      int zero = p.type == CodeType::kUint4b8 ? 8 : p.type == CodeType::kUint8b128 ? 128 : 0;
-      if (p.zeros) {
-        const int64_t bit = marlin_zero_bit(p.bits, at.n);
-        zero = (p.zeros[group * zero_words + bit / 32] >> (bit % 32)) & ((1u << p.bits) - 1);
+  const bool one_group = p.group_size % 16 == 0;  // in a piece
+  for (int64_t piece = blockIdx.x; piece * 1024 < p.count * kPack; piece += gridDim.x) {
+    const int first_k = static_cast<int>(piece / across) * 16, first_n = static_cast<int>(piece % across) * 64;
+    uint32_t words[kWords];
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) words[i] = p.words[(piece * kWords + i) * 128 + thread];
+    if (thread < 64) columns[thread] = marlin_column(p, first_k, first_n + thread, global);
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+#pragma unroll
+      for (int c = 0; c < kPack; ++c) {
+        const MarlinPlace at = marlin_place(BITS, false, 64, 0, i * 128 + thread, c);  // as if there was one piece
+        const MarlinColumn column = one_group ? columns[at.n] : marlin_column(p, first_k + at.k, first_n + at.n, global);
+        const uint32_t code = (words[i] >> (c * BITS)) & ((1u << BITS) - 1);
+        const float value = INTEGERS ? static_cast<float>(static_cast<int>(code) - column.zero) : small_float_value(p.type, code);
+        assign_to(made[at.k * kStride + at.n], value * column.scale);
       }
-      const uint32_t code = (word >> (c * p.bits)) & ((1u << p.bits) - 1);
-      // A scale of a scale: their product is one number, as in the layer's definition.
-      const float scale = marlin_scale(p, group * p.n + position) * global;
-      assign_to(static_cast<T*>(p.out)[static_cast<int64_t>(at.k) * p.n + at.n], marlin_value(p, code, zero) * scale);
     }
+    __syncthreads();
+    const int k = thread / 8, n = thread % 8 * 8;
+    *reinterpret_cast<uint4*>(static_cast<T*>(p.out) + static_cast<int64_t>(first_k + k) * p.n + first_n + n) =
+        *reinterpret_cast<const uint4*>(made + k * kStride + n);
   }
 }
 
@@ -191,6 +217,80 @@ MarlinScales check_marlin_scales(const char* op, const Tensor& scales, const Ten
 
 namespace {
 
+// A weight in Marlin's layout, checked.
+struct MarlinWeight {
+  CodeType type;
+  int64_t k, n;
+  MarlinScales kind;
+  const Tensor *words, *scales, *zeros, *global;  // the last two may be null
+};
+
+MarlinWeight checked_weight(const char* op, const Tensor& words, const Tensor& scales, const std::optional<Tensor>& b_zeros,
+                            const std::optional<Tensor>& global_scale, int64_t b_type_id, int64_t size_n, int64_t size_k,
+                            bool a_8bit, bool is_zp_float) {
+  check_cuda(op, "b_q_weight", words);
+  check_marlin_shape(op, size_k, size_n, a_8bit);
+  const CodeType type = marlin_code_type(op, b_type_id);
+  const int64_t pack = 32 / marlin_bits(type);
+  check_tensor(op, "b_q_weight", words, words, {ScalarType::Int}, {size_k / 16, size_n * 16 / pack});
+  const MarlinScales kind = check_marlin_scales(op, scales, words, type, size_k, size_n);
+  const Tensor* zeros = present(b_zeros);
+  const bool needs_zeros = type == CodeType::kUint4 || type == CodeType::kUint8;
+  QCORE_CHECK((zeros != nullptr) == needs_zeros, op, ": b_zeros_or_none is ", zeros ? "given" : "not given",
+                  "; uint4 and uint8 need it, other types have none");
+  if (zeros && is_zp_float) check_tensor(op, "b_zeros_or_none", *zeros, words, {ScalarType::Half}, {scales.size(0), size_n});
+  else if (zeros) check_tensor(op, "b_zeros_or_none", *zeros, words, {ScalarType::Int}, {scales.size(0), size_n / pack});
+  const Tensor* global = present(global_scale);
+  const bool needs_global = kind.type == MarlinScale::kE4m3;
+  QCORE_CHECK((global != nullptr) == needs_global, op, ": global_scale is ", global ? "given" : "not given",
+                  "; it goes with scales of Float8_e4m3fn, and only with them");
+  if (global) {
+    check_same_device(op, "global_scale", *global, words);
+    check_dtype(op, "global_scale", *global, {ScalarType::Float});
+    QCORE_CHECK(global->numel() == 1, op, ": global_scale has shape ", shape_of(*global), "; it must have one element");
+  }
+  return {type, size_k, size_n, kind, &words, &scales, zeros, global};
+}
+
+// [K, N] in `dtype`, rounded once.
+Tensor whole_weight(const char* op, const MarlinWeight& w, ScalarType dtype, const Launch& launch) {
+  const Tensor whole = new_tensor(*w.words, {w.k, w.n}, dtype);
+  const MarlinParams p{static_cast<const uint32_t*>(w.words->data_ptr()),
+                       w.words->numel(),
+                       static_cast<int>(w.n),
+                       marlin_bits(w.type),
+                       w.type,
+                       w.scales->data_ptr(),
+                       w.kind.type,
+                       static_cast<int>(w.kind.group_size),
+                       w.global ? static_cast<const float*>(w.global->data_ptr()) : nullptr,
+                       w.zeros ? static_cast<const uint32_t*>(w.zeros->data_ptr()) : nullptr,
+                       whole.data_ptr()};
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(w.k / 16 * (w.n / 64), 65535));
+  const bool integers = w.type != CodeType::kE4m3 && w.type != CodeType::kE2m1;
+  const auto run = [&](auto kernel) { kernel<<<blocks, 128, 0, launch.stream()>>>(p); };
+  const auto with = [&](auto zero) {
+    using T = decltype(zero);
+    if (p.bits == 4) run(integers ? marlin_dequantize_kernel<T, 4, true> : marlin_dequantize_kernel<T, 4, false>);
+    else run(integers ? marlin_dequantize_kernel<T, 8, true> : marlin_dequantize_kernel<T, 8, false>);
+  };
+  if (dtype == ScalarType::Half) with(__half{});
+  else with(__nv_bfloat16{});
+  check_launch(op);
+  return whole;
+}
+
+Tensor marlin_dequantize(const Tensor& b_q_weight, const Tensor& b_scales, const std::optional<Tensor>& b_zeros_or_none,
+                         const std::optional<Tensor>& global_scale, int64_t b_type_id, int64_t size_k, int64_t size_n,
+                         ScalarType dtype) {
+  const char* op = "marlin_dequantize";
+  QCORE_CHECK(dtype == ScalarType::Half || dtype == ScalarType::BFloat16, op, ": dtype is ", dtype_name(dtype),
+              "; allowed: Half, BFloat16");
+  const MarlinWeight w =
+      checked_weight(op, b_q_weight, b_scales, b_zeros_or_none, global_scale, b_type_id, size_n, size_k, false, false);
+  return whole_weight(op, w, dtype, Launch(b_q_weight));
+}
+
 Tensor multiply(const Tensor& a, const std::optional<Tensor>& c_or_none, const Tensor& b_q_weight,
                    const std::optional<Tensor>& b_bias_or_none, const Tensor& b_scales,
                    const std::optional<Tensor>& a_scales, const std::optional<Tensor>& global_scale,
@@ -200,14 +300,10 @@ Tensor multiply(const Tensor& a, const std::optional<Tensor>& c_or_none, const T
   check_cuda(op, "a", a);
   check_dtype(op, "a", a, {ScalarType::Half, ScalarType::BFloat16, ScalarType::Char, ScalarType::Float8_e4m3fn});
   const bool a_8bit = dtype_of(a) == ScalarType::Char || dtype_of(a) == ScalarType::Float8_e4m3fn;
-  check_marlin_shape(op, size_k, size_n, a_8bit);
+  check_same_device(op, "b_q_weight", b_q_weight, a);
+  const MarlinWeight w = checked_weight(op, b_q_weight, b_scales, b_zeros_or_none, global_scale, b_type_id, size_n, size_k,
+                                        a_8bit, is_zp_float);
   check_shape(op, "a", a, {size_m, size_k});
-  const CodeType type = marlin_code_type(op, b_type_id);
-  const int bits = marlin_bits(type);
-  const int64_t pack = 32 / bits;
-  check_tensor(op, "b_q_weight", b_q_weight, a, {ScalarType::Int}, {size_k / 16, size_n * 16 / pack});
-  const MarlinScales scales = check_marlin_scales(op, b_scales, a, type, size_k, size_n);
-
   const Tensor* of_rows = present(a_scales);
   QCORE_CHECK((of_rows != nullptr) == a_8bit || size_m == 0, op, ": a_scales are ", of_rows ? "given" : "not given",
                   "; they go with 8-bit activations, and only with them; a is ", dtype_name(dtype_of(a)));
@@ -217,27 +313,12 @@ Tensor multiply(const Tensor& a, const std::optional<Tensor>& c_or_none, const T
     QCORE_CHECK(of_rows->numel() == 1 || of_rows->numel() == size_m, op, ": a_scales has shape ", shape_of(*of_rows),
                     "; it must have one element, or ", size_m);
   }
-  const Tensor* zeros = present(b_zeros_or_none);
-  const bool needs_zeros = type == CodeType::kUint4 || type == CodeType::kUint8;
-  QCORE_CHECK((zeros != nullptr) == needs_zeros, op, ": b_zeros_or_none is ", zeros ? "given" : "not given",
-                  "; uint4 and uint8 need it, other types have none");
-  QCORE_CHECK(!is_zp_float || (type == CodeType::kUint4 && dtype_of(a) == ScalarType::Half), op,
+  QCORE_CHECK(!is_zp_float || (w.type == CodeType::kUint4 && dtype_of(a) == ScalarType::Half), op,
                   ": is_zp_float is true; that goes with uint4 and a of Half");
-  if (zeros && is_zp_float) check_tensor(op, "b_zeros_or_none", *zeros, a, {ScalarType::Half}, {b_scales.size(0), size_n});
-  else if (zeros) check_tensor(op, "b_zeros_or_none", *zeros, a, {ScalarType::Int}, {b_scales.size(0), size_n / pack});
-  const Tensor* global = present(global_scale);
-  const bool needs_global = scales.type == MarlinScale::kE4m3;
-  QCORE_CHECK((global != nullptr) == needs_global, op, ": global_scale is ", global ? "given" : "not given",
-                  "; it goes with scales of Float8_e4m3fn, and only with them");
-  if (global) {
-    check_same_device(op, "global_scale", *global, a);
-    check_dtype(op, "global_scale", *global, {ScalarType::Float});
-    QCORE_CHECK(global->numel() == 1, op, ": global_scale has shape ", shape_of(*global), "; it must have one element");
-  }
   // The output's type: that of 16-bit activations, else of c, of the scales, or BFloat16.
   const ScalarType out_type = !a_8bit ? dtype_of(a)
                               : c_or_none ? dtype_of(*c_or_none)
-                              : scales.type == MarlinScale::kHalf ? ScalarType::Half : ScalarType::BFloat16;
+                              : w.kind.type == MarlinScale::kHalf ? ScalarType::Half : ScalarType::BFloat16;
   const Tensor* bias = present(b_bias_or_none);
   if (bias) check_tensor(op, "b_bias_or_none", *bias, a, {out_type}, {size_n});
   if (c_or_none) check_tensor(op, "c_or_none", *c_or_none, a, {out_type}, {size_m, size_n});
@@ -251,28 +332,13 @@ Tensor multiply(const Tensor& a, const std::optional<Tensor>& c_or_none, const T
     const Rows rows = a_8bit ? as_rows(op, "a", a) : ready_rows(op, "a", a, nullptr, size_k, launch.stream());
     QCORE_CHECK(rows.stride * (a_8bit ? 1 : 2) % 16 == 0 && is_aligned(rows.data(), 16), op,
                     ": a must begin at a multiple of 16 bytes, its rows too");
-    const MarlinCall call{op, &rows, out_type, type, scales.type, scales.group_size, is_zp_float, size_n, size_k, size_n,
-                          &b_q_weight, &b_scales, zeros, nullptr, of_rows, global, bias, false, &workspace};
+    const MarlinCall call{op, &rows, out_type, w.type, w.kind.type, w.kind.group_size, is_zp_float, size_n, size_k, size_n,
+                          &b_q_weight, &b_scales, w.zeros, nullptr, of_rows, w.global, bias, false, &workspace};
     if (run_marlin(call, out, launch)) return out;
   }
   QCORE_CHECK(!a_8bit && !is_zp_float, op, ": no kernel for a of ", dtype_name(dtype_of(a)), is_zp_float ? " with float zero points" : "",
-                  " and groups of ", scales.group_size ? scales.group_size : size_k, " was compiled, or the workspace is empty");
-  const Tensor whole = new_tensor(a, {size_k, size_n});
-  const MarlinParams p{static_cast<const uint32_t*>(b_q_weight.data_ptr()),
-                       b_q_weight.numel(),
-                       static_cast<int>(size_n),
-                       bits,
-                       type,
-                       b_scales.data_ptr(),
-                       scales.type,
-                       static_cast<int>(scales.group_size),
-                       global ? static_cast<const float*>(global->data_ptr()) : nullptr,
-                       zeros ? static_cast<const uint32_t*>(zeros->data_ptr()) : nullptr,
-                       whole.data_ptr()};
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(ceil_div(p.count, 256), 65535));
-  if (dtype_of(a) == ScalarType::Half) marlin_dequantize_kernel<__half><<<blocks, 256, 0, launch.stream()>>>(p);
-  else marlin_dequantize_kernel<__nv_bfloat16><<<blocks, 256, 0, launch.stream()>>>(p);
-  check_launch(op);
+                  " and groups of ", w.kind.group_size ? w.kind.group_size : size_k, " was compiled, or the workspace is empty");
+  const Tensor whole = whole_weight(op, w, dtype_of(a), launch);
   const Tensor result = product(a, whole, false);
   if (bias) add_bias(result, *bias, true, launch.stream());
   if (!c_or_none) return result;
@@ -306,6 +372,8 @@ void marlin_gemm_out(const Tensor& a, const Tensor& b_q_weight, const std::optio
 STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
   m.def("gptq_marlin_repack(Tensor b_q_weight, SymInt size_k, SymInt size_n, int num_bits, bool is_a_8bit=False) -> Tensor");
   m.def("awq_marlin_repack(Tensor b_q_weight, SymInt size_k, SymInt size_n, int num_bits, bool is_a_8bit=False) -> Tensor");
+  m.def("marlin_dequantize(Tensor b_q_weight, Tensor b_scales, Tensor? b_zeros_or_none, Tensor? global_scale, "
+        "int b_type_id, SymInt size_k, SymInt size_n, ScalarType dtype) -> Tensor");
   m.def("marlin_gemm(Tensor a, Tensor? c_or_none, Tensor b_q_weight, Tensor? b_bias_or_none, Tensor b_scales, "
         "Tensor? a_scales, Tensor? global_scale, Tensor? b_zeros_or_none, Tensor workspace, int b_type_id, "
         "SymInt size_m, SymInt size_n, SymInt size_k, bool use_atomic_add=False, bool use_fp32_reduce=True, "
@@ -319,6 +387,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
 STABLE_TORCH_LIBRARY_IMPL(qcore_cuda, CUDA, m) {
   m.impl("gptq_marlin_repack", TORCH_BOX(&qcore_cuda::gptq_marlin_repack));
   m.impl("awq_marlin_repack", TORCH_BOX(&qcore_cuda::awq_marlin_repack));
+  m.impl("marlin_dequantize", TORCH_BOX(&qcore_cuda::marlin_dequantize));
   m.impl("marlin_gemm", TORCH_BOX(&qcore_cuda::marlin_gemm));
   m.impl("marlin_gemm.out", TORCH_BOX(&qcore_cuda::marlin_gemm_out));
 }

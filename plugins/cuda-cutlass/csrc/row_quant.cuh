@@ -76,13 +76,17 @@ void row_quant(const Where& at, const Rows& x, typename Codec::Code* codes, cons
     const LaunchShape shape{dim3(static_cast<unsigned>(x.m)), threads, 0, at.stream, at.device.sm90_code};
     launch_kernel(at.op, shape, kernel, data, x.stride, k, codes, params);
   };
+  // Too few rows to fill the device: the shortest way through one. Else the fewer threads a row has, the more rows a
+  // processor has at a time, of which some are read while others are rounded.
+  const bool few = x.m <= 264;
   if (!whole) {
     launch(row_quant_kernel<T, Codec, 1, 0>, threads(k, 8));
-  } else if (vecs <= 1024 && x.m <= 264) {
-    // Too few rows to fill the device: the shortest way through one.
+  } else if (few && vecs <= 1024) {
     launch(row_quant_kernel<T, Codec, VEC, 1>, threads(vecs, 1));
-  } else if (vecs <= 4096) {
+  } else if (vecs <= (few ? 4096 : 1024)) {
     launch(row_quant_kernel<T, Codec, VEC, 4>, threads(vecs, 4));
+  } else if (vecs <= 8192) {
+    launch(row_quant_kernel<T, Codec, VEC, 8>, threads(vecs, 8));
   } else {
     launch(row_quant_kernel<T, Codec, VEC, 0>, 1024);
   }

@@ -57,7 +57,7 @@ class ScaledLinear {
  public:
   ScaledLinear(const char* op, const Tensor& x, const Tensor& weight, ScalarType codes, const MaybeTensor& bias,
                const Tensor& out)
-      : op_(op), x_(as_rows(op, "x", x)), out_(out) {
+      : op_(op), x_(as_rows(op, "x", x)), out_(out), launch_(x_.tensor) {
     check_same_device(op, "weight", weight, x);
     if (codes == ScalarType::Char) {
       check_dtype(op, "weight", weight, {codes});
@@ -84,7 +84,10 @@ class ScaledLinear {
     p_.out_bf16 = out.scalar_type() == ScalarType::BFloat16;
     set_device(p_, x.get_device_index());
     if (bias) check_tensor(op, "bias", *bias, x, {out.scalar_type()}, {out_features()});
-    bias_ = bias ? bias->data_ptr() : nullptr;
+    p_.bias = bias ? bias->data_ptr() : nullptr;
+    p_.out = out.data_ptr();
+    p_.out_stride = p_.n;
+    p_.stream = launch_.stream();
 
     codes_ = space_.add(x_.m * p_.k);
     if (padded_k()) narrow_ = space_.add(x_.m * x_.k);
@@ -111,9 +114,7 @@ class ScaledLinear {
   // quantize(at, codes) makes the codes, with rows of x's K; then the product.
   template <typename Quantize>
   void run(const Quantize& quantize) {
-    if (x_.m == 0 || out_features() == 0) return;
-    const Launch launch(x_.tensor);
-    p_.stream = launch.stream();
+    if (is_empty()) return;
     const Where at{op_, device_facts(p_.device), p_.stream};
     auto* codes = space_.at<uint8_t>(codes_);
     if (padded_k()) {
@@ -131,20 +132,12 @@ class ScaledLinear {
   // In one kernel, if `quantize_and_multiply(p, x)` can do that.
   template <typename Both>
   bool run_at_once(const Both& quantize_and_multiply) {
-    if (x_.m == 0 || out_features() == 0 || padded_n()) return false;
-    const Launch launch(x_.tensor);
-    p_.stream = launch.stream();
-    p_.out = out_.data_ptr();
-    p_.out_stride = p_.n;
-    p_.bias = bias_;
-    return quantize_and_multiply(p_, x_);
+    return !is_empty() && !padded_n() && quantize_and_multiply(p_, x_);
   }
 
   // The same of codes that exist.
   void run_on(const void* codes, int64_t stride) {
-    if (x_.m == 0 || out_features() == 0) return;
-    const Launch launch(x_.tensor);
-    p_.stream = launch.stream();
+    if (is_empty()) return;
     p_.a = codes;
     p_.a_stride = stride;
     if (padded_k() || stride % 16 != 0 || reinterpret_cast<uintptr_t>(codes) % 16 != 0) {
@@ -159,32 +152,28 @@ class ScaledLinear {
 
  private:
   int64_t out_features() const { return out_.size(out_.dim() - 1); }
+  bool is_empty() const { return x_.m == 0 || out_features() == 0; }
   bool padded_k() const { return p_.k != x_.k; }
   bool padded_n() const { return p_.n != out_features(); }
 
   void multiply() {
-    p_.out = out_.data_ptr();
-    p_.out_stride = p_.n;
-    p_.bias = bias_;
-    if (padded_n()) {
-      p_.out = space_.at<uint8_t>(wide_out_);
-      if (bias_) {
-        p_.bias = space_.at<uint8_t>(wide_bias_);  // what lies behind the layer's is never looked at
-        copy_rows(op_, space_.at<uint8_t>(wide_bias_), out_features() * 2, bias_, out_features() * 2,
-                  out_features() * 2, 1, p_.stream);
-      }
+    if (!padded_n()) return scaled_mm(op_, p_);
+    const int64_t bytes = out_features() * 2;
+    p_.out = space_.at<uint8_t>(wide_out_);
+    if (p_.bias) {
+      auto* wide = space_.at<uint8_t>(wide_bias_);  // what lies behind the layer's is never looked at
+      copy_rows(op_, wide, bytes, p_.bias, bytes, bytes, 1, p_.stream);
+      p_.bias = wide;
     }
     scaled_mm(op_, p_);
-    if (padded_n()) {
-      copy_rows(op_, out_.data_ptr(), out_features() * 2, p_.out, p_.n * int64_t{2}, out_features() * 2, x_.m, p_.stream);
-    }
+    copy_rows(op_, out_.data_ptr(), bytes, p_.out, p_.n * int64_t{2}, bytes, x_.m, p_.stream);
   }
 
   const char* op_;
   Rows x_;
   const Tensor& out_;
+  Launch launch_;
   ScaledMM p_{};
-  const void* bias_ = nullptr;
   Workspace space_;
   int64_t codes_ = 0, narrow_ = 0, wide_out_ = 0, wide_bias_ = 0;
 };

@@ -87,6 +87,26 @@ def test_integers(type_name: str, group_size: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("type_name", ["uint4", "uint4b8", "uint8", "uint8b128"])
+@pytest.mark.parametrize("group_size", [-1, 16, 128])
+def test_dequantize(type_name: str, group_size: int, dtype: torch.dtype) -> None:
+    K, N = 384, 320
+    bits = 8 if "8" in type_name.split("b")[0] else 4
+    w = random_weight(K, N, bits, group_size, dtype)
+    zeros = None if "b" in type_name else marlin_zeros(w.zeros, bits).cuda()
+    if zeros is None:
+        w.zeros[:] = 1 << (bits - 1)
+    args = (marlin(w.codes, bits).cuda(), scale_order(w.scales).cuda(), zeros, None)
+    args += (getattr(scalar_types, type_name).id, K, N, dtype)
+    assert torch.equal(ops.marlin_dequantize(*args).cpu(), w.exact.to(dtype).cpu())
+    torch.library.opcheck(torch.ops.qcore_cuda.marlin_dequantize.default, args)
+    with pytest.raises(RuntimeError, match="size_n is 100"):
+        ops.marlin_dequantize(*args[:6], 100, dtype)
+    with pytest.raises(RuntimeError, match="dtype is Float"):
+        ops.marlin_dequantize(*args[:7], torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["fp8 channel", "fp8 block", "nvfp4", "mxfp4", "mxfp8"])
 def test_floats(kind: str, dtype: torch.dtype) -> None:
     K, N, M = 256, 128, 20
@@ -118,6 +138,12 @@ def test_floats(kind: str, dtype: torch.dtype) -> None:
     x = activations(M, K, dtype)
     name = "float4_e2m1f" if small else "float8_e4m3fn"
     out = gemm(x, codes, ordered, name, global_scale=global_scale)
+    bits, of_all = 4 if small else 8, None if global_scale is None else global_scale.cuda()
+    args = (marlin(codes, bits).cuda(), ordered.cuda(), None, of_all)
+    whole = ops.marlin_dequantize(*args, getattr(scalar_types, name).id, K, N, dtype).cpu()
+    unit = 2.0**-8 if dtype == torch.bfloat16 else 2.0**-11
+    off = (whole.double() - weight).abs()
+    assert (off <= unit * weight.abs() + 2.0**-25).all()
     assert_product(out, x, weight, True, kind)
 
 

@@ -131,6 +131,7 @@ def test_graph() -> None:
 
 
 CLASSES = {
+    "MarlinDynamicLinearKernel": "marlin_dynamic",
     "MarlinLinearKernel": "marlin",
     "MarlinFP8ScaledMMLinearKernel": "marlin_floats",
     "MarlinNvFp4LinearKernel": "marlin_floats",
@@ -149,3 +150,32 @@ def test_conformance(name: str) -> None:
     spec = next(spec for spec in qcore_kernels() if spec.name == name)
     module = import_module(f"qcore_cuda.kernels.{CLASSES[name]}")
     check_kernel(getattr(module, name), device="cuda", spec=spec)
+
+
+@pytest.mark.parametrize("zero_points", [False, True])
+@pytest.mark.parametrize("group_size", [32, 128, -1])
+def test_parts_by_rows(group_size: int, zero_points: bool) -> None:
+    """On both sides of the limit, with a bias, padding and strided input; against float64."""
+    from qcore.kernels import MPLinearLayerConfig, process_weights
+    from qcore.numerics.dequantize import dequantize_weight
+    from qcore.testing import make_layer, random_tensors
+    from qcore_cuda.kernels.marlin_dynamic import MarlinDynamicLinearKernel as Dynamic
+
+    shape = (320, 200)
+    kind = scalar_types.uint4 if zero_points else scalar_types.uint4b8
+    config = MPLinearLayerConfig(shape, shape, kind, torch.bfloat16, group_size, zero_points)
+    tensors = random_tensors(config)
+    weight = dequantize_weight(config, tensors, torch.float64)
+    layer = make_layer(config, tensors, device="cuda")
+    kernel = Dynamic.from_config(config)
+    process_weights(kernel, layer)
+    (limit, _), _ = Dynamic.parts
+    assert limit is not None
+    bias = torch.randn(200).to(torch.bfloat16)
+    for M in (0, 1, limit, limit + 1, 2 * limit):
+        strided = torch.randn(M, 330).to(torch.bfloat16).cuda()[:, 3:323]
+        x = strided.cpu()
+        out = kernel.apply_weights(layer, strided, bias.cuda()).cpu()
+        exact = x.double() @ weight.t() + bias.double()
+        room = x.double().abs() @ weight.abs().t() + bias.double().abs()
+        assert ((out.double() - exact).abs() <= 2.0**-8 * room).all(), M

@@ -32,6 +32,7 @@ core = _OnCpu()
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SHAPES = [(0, 64), (1, 16), (1, 1), (3, 33), (7, 4096), (64, 14336), (5, 70000), (300, 1024)]
+SHAPES += [(270, 9008), (2, 40000)]  # vectors of a row by eights in a thread
 
 
 def make(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> torch.Tensor:

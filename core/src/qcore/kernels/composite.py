@@ -52,9 +52,10 @@ class CompositeLinearKernel(LinearKernel[ConfigT], Generic[ConfigT]):
 
     @classmethod
     def is_supported(cls, compute_capability: int | None = None) -> Answer:
-        """Whether every part is."""
+        """Whether every part is, from the composite's own least capability on."""
+        _, reason = super().is_supported(compute_capability)
         replies = ((part, part.is_supported(compute_capability)) for _, part in cls.parts)
-        return answer(*(cls._objection(part, reply) for part, reply in replies))
+        return answer(reason, *(cls._objection(part, reply) for part, reply in replies))
 
     @classmethod
     def can_implement(cls, config: ConfigT) -> Answer:

@@ -157,17 +157,29 @@ def _marlin() -> list[KernelSpec]:
         ("MarlinMxFp4LinearKernel", "mxfp4", "marlin_floats", "weight-only, bfloat16"),
         ("MarlinMxfp8LinearKernel", "mxfp8", "marlin_floats", "weight-only, bfloat16"),
     ]
+    by_rows = _spec(
+        "MarlinDynamicLinearKernel",
+        "mp",
+        "marlin_dynamic",
+        "few rows by Marlin's kernels, many by a weight made whole",
+        priority=Priority.VENDOR - 4,
+        backend="marlin",
+        min_capability=90,
+    )
     return [
-        _spec(
-            name,
-            kernel_type,
-            module,
-            description,
-            priority=Priority.VENDOR - 5,
-            backend="marlin",
-            min_capability=75,
-        )
-        for name, kernel_type, module, description in described
+        by_rows,
+        *(
+            _spec(
+                name,
+                kernel_type,
+                module,
+                description,
+                priority=Priority.VENDOR - 5,
+                backend="marlin",
+                min_capability=75,
+            )
+            for name, kernel_type, module, description in described
+        ),
     ]
 
 

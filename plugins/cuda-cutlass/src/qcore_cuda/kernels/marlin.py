@@ -1,9 +1,4 @@
-"""`MarlinLinearKernel`: integer weights of 4 and 8 bits by generated kernels, for any rows.
-
-A composite by the number of rows (`qcore.kernels.composite`) would take this class for few rows and
-a Hopper kernel, with TMA and wgmma, from some number of rows on: `parts = ((limit,
-MarlinLinearKernel), (None, HopperKernel))`, and `shared_weights` where it reads the same layout.
-"""
+"""`MarlinLinearKernel`: integer weights of 4 and 8 bits by generated kernels, for any rows."""
 
 from __future__ import annotations
 

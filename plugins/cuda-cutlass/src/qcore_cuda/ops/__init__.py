@@ -9,7 +9,12 @@ from __future__ import annotations
 from qcore_cuda.ops.awq import awq_dequantize, awq_gemm
 from qcore_cuda.ops.fakes import register_fakes
 from qcore_cuda.ops.gptq import gptq_dequantize, gptq_gemm, gptq_shuffle
-from qcore_cuda.ops.marlin import awq_marlin_repack, gptq_marlin_repack, marlin_gemm
+from qcore_cuda.ops.marlin import (
+    awq_marlin_repack,
+    gptq_marlin_repack,
+    marlin_dequantize,
+    marlin_gemm,
+)
 from qcore_cuda.ops.quantize import (
     per_token_group_fp8_quant,
     per_token_group_fp8_quant_packed,
@@ -40,6 +45,7 @@ __all__ = [
     "gptq_marlin_repack",
     "gptq_shuffle",
     "int8_linear",
+    "marlin_dequantize",
     "marlin_gemm",
     "per_token_group_fp8_quant",
     "per_token_group_fp8_quant_packed",

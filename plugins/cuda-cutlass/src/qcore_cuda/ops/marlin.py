@@ -7,8 +7,8 @@ activations the pieces are 32 by 32.) Columns of scales are in the orders of
 all of K, another for several; zero points in the latter, interleaved. For 8-bit activations scales
 are always in the former, and zero points not interleaved.
 
-Both ops multiply by kernels that `generate_kernels.py` writes. `marlin_gemm`, with 16-bit
-activations, falls back on dequantizing and torch's product where no such kernel was compiled.
+`marlin_gemm` multiplies by kernels that `generate_kernels.py` writes and, with 16-bit activations,
+falls back on dequantizing and torch's product where no such kernel was compiled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from qcore_cuda import library
 from qcore_cuda.ops.fakes import fake, fake_nothing
 
-__all__ = ["awq_marlin_repack", "gptq_marlin_repack", "marlin_gemm"]
+__all__ = ["awq_marlin_repack", "gptq_marlin_repack", "marlin_dequantize", "marlin_gemm"]
 
 Tensor = torch.Tensor
 
@@ -51,6 +51,37 @@ def awq_marlin_repack(
     library.load()
     return torch.ops.qcore_cuda.awq_marlin_repack(  # type: ignore[no-any-return]
         b_q_weight, size_k, size_n, num_bits, is_a_8bit
+    )
+
+
+def marlin_dequantize(
+    b_q_weight: Tensor,
+    b_scales: Tensor,
+    b_zeros: Tensor | None,
+    global_scale: Tensor | None,
+    b_type_id: int,
+    size_k: int,
+    size_n: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The weight whole, rounded once.
+
+    Args:
+        b_q_weight: int32 [K / 16, N * 16 / pack], not in the order for 8-bit activations.
+        b_scales: [G, N], as `marlin_gemm` takes them.
+        b_zeros: int32 [G, N / pack] for uint4 and uint8.
+        global_scale: float32 [1], with scales of float8_e4m3fn.
+        b_type_id: the type of the codes, `ScalarType.id`.
+        size_k: K, a multiple of 16.
+        size_n: N, a multiple of 64.
+        dtype: float16 or bfloat16.
+
+    Returns:
+        [K, N] of ``dtype``, contiguous.
+    """
+    library.load()
+    return torch.ops.qcore_cuda.marlin_dequantize(  # type: ignore[no-any-return]
+        b_q_weight, b_scales, b_zeros, global_scale, b_type_id, size_k, size_n, dtype
     )
 
 
@@ -153,6 +184,20 @@ def _awq_marlin_repack(
     b_q_weight: Tensor, size_k: int, size_n: int, num_bits: int, is_a_8bit: bool = False
 ) -> Tensor:
     return b_q_weight.new_empty((size_k // 16, size_n * 16 * num_bits // 32))
+
+
+@fake("marlin_dequantize")
+def _marlin_dequantize(
+    b_q_weight: Tensor,
+    b_scales: Tensor,
+    b_zeros_or_none: Tensor | None,
+    global_scale: Tensor | None,
+    b_type_id: int,
+    size_k: int,
+    size_n: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    return b_q_weight.new_empty((size_k, size_n), dtype=dtype)
 
 
 @fake("marlin_gemm")
