@@ -186,6 +186,12 @@ def test_composite_asks_its_parts():
     assert ByM.is_supported() == (True, None)
 
 
+def test_composite_has_a_least_capability_of_its_own():
+    newer = type("Newer", (ByM,), {"get_min_capability": classmethod(lambda cls: 90)})
+    assert newer.is_supported(80) == (False, "needs compute capability 90, this is 80")
+    assert newer.is_supported(90) == ByM.is_supported(80) == (True, None)
+
+
 @pytest.mark.parametrize("limits", [(), (4,), (None, 4), (8, 4, None), (4, 4, None)])
 def test_composite_thresholds_are_checked(limits):
     with pytest.raises(RegistrationError, match="rise"):
