@@ -56,23 +56,46 @@ QCORE_INLINE void int8_chunk(VecI (&acc)[blocks][rows], const uint8_t* p, int64_
   }
 }
 
+// A sum without the zero point's part, times the row's and the column's scale.
+QCORE_INLINE VecF int8_scaled(VecI sum, const Int8Side& side, const VecI& col_sums, const VecF& channel) {
+  if (side.azp != 0) sum = sub_mul(sum, set1_i(side.azp), col_sums);
+  return mul(mul(to_f(sum), set1(side.scale)), channel);
+}
+
 // The first `used` rows of the result: scales, zero points, bias.
 template <int rows, int blocks>
 QCORE_INLINE void int8_finish(const Int8Weights& w, const VecI (&acc)[blocks][rows], int used,
                               const Int8Side* sides, int64_t block, const Output& out, int64_t row) {
+  const auto channel_of = [&](int64_t column, int64_t count) QCORE_BODY {
+    return w.scale_per_channel ? load_some(w.scale, w.scale_dtype, column, count)
+                               : set1(load_one(w.scale, w.scale_dtype, 0));
+  };
+  // A whole tile: sums stay in registers.
+  if (used == rows && (block + blocks) * kBlock <= out.n && !out.row_scale) {
+    repeat<blocks>([&](auto b) QCORE_BODY {
+      const int64_t column = (block + b) * kBlock;
+      const VecF channel = channel_of(column, kBlock);
+      const VecF bias = out.bias ? load_lanes(out.bias, out.bias_dtype, column) : set1(0.0f);
+      const VecI col_sums = load_i(w.col_sums + column);
+      repeat<rows>([&](auto r) QCORE_BODY {
+        VecF value = int8_scaled(acc[b][r], sides[r], col_sums, channel);
+        if (out.bias) value = add(value, bias);
+        store_lanes(out.data, out.dtype, (row + r) * out.n + column, value);
+      });
+    });
+    return;
+  }
   VecI sums[blocks][rows];  // an array in memory, which `acc` must not be
   repeat2<blocks, rows>([&](auto b, auto r) QCORE_BODY { sums[b][r] = acc[b][r]; });
   for (int b = 0; b < blocks; ++b) {
     const int64_t column = (block + b) * kBlock;
     const int64_t count = out.n - column < kBlock ? out.n - column : kBlock;
-    const VecF channel = w.scale_per_channel ? load_some(w.scale, w.scale_dtype, column, count)
-                                             : set1(load_one(w.scale, w.scale_dtype, 0));
+    const VecF channel = channel_of(column, count);
     alignas(64) int32_t lanes[16] = {};
     __builtin_memcpy(lanes, w.col_sums + column, count * 4);
     const VecI col_sums = load_i(lanes);
     for (int r = 0; r < used; ++r) {
-      const VecI exact = sub_mul(sums[b][r], set1_i(sides[r].azp), col_sums);
-      store_block(out, row + r, block + b, mul(mul(to_f(exact), set1(sides[r].scale)), channel));
+      store_block(out, row + r, block + b, int8_scaled(sums[b][r], sides[r], col_sums, channel));
     }
   }
 }
