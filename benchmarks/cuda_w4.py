@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ SHAPES = ((4096, 4096), (28672, 4096), (4096, 14336))  # N, K
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 GROUP = 128
 UINT4B8 = scalar_types.uint4b8.id
+Rows = list[dict[str, Any]]
+Steps = Callable[[int], list[Step]]  # for a number of rows
 
 
 class Layer:
@@ -75,68 +78,67 @@ class Layer:
         x, op = self.input(M), torch.ops.qcore_cuda.marlin_linear
         workspace = torch.zeros(1024, dtype=torch.int32, device="cuda")
         rest = (*(None,) * 6, workspace, UINT4B8, self.N, None)
-        words = [w.view(self.K // 16, 2 * self.N) for w in self.gptq]
-        return [partial(op, x, w, s, *rest) for w, s in zip(words, self.scales, strict=True)]
+        return [partial(op, x, w, s, *rest) for w, s in self._of_marlin()]
 
     def marlin_dequantized(self, M: int) -> list[Step]:
         x, op = self.input(M), torch.ops.qcore_cuda.marlin_dequantize
         rest = (None, None, UINT4B8, self.K, self.N, self.dtype)
-        words = [w.view(self.K // 16, 2 * self.N) for w in self.gptq]
-        return [
-            lambda w=w, s=s: torch.matmul(x, op(w, s, *rest))
-            for w, s in zip(words, self.scales, strict=True)
-        ]
+
+        def step(words: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+            return torch.matmul(x, op(words, scales, *rest))
+
+        return [partial(step, w, s) for w, s in self._of_marlin()]
+
+    def _of_marlin(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The same words, as many as Marlin's layout has; scales."""
+        words = (w.view(self.K // 16, 2 * self.N) for w in self.gptq)
+        return zip(words, self.scales, strict=True)
 
     def matmul(self, M: int) -> list[Step]:
         x = self.input(M)
         return [partial(torch.matmul, x, w) for w in self.dense]
 
 
-def table(layer: Layer) -> list[dict[str, Any]]:
-    rows = []
-    for M in ROWS:
-        row = {
-            "M": M,
-            "wna16_linear": median_us(layer.linear(M)),
-            "awq_gemm": median_us(layer.awq_gemm(M, 64)),
-            "dense": median_us(layer.matmul(M)),
-        }
-        rows.append(row)
+def by_rows(layer: Layer, rows: Iterable[int], steps: Mapping[str, Steps]) -> Rows:
+    """The time of each for each number of rows, printed as it comes."""
+    found: Rows = []
+    for M in rows:
+        row = {"M": M, **{name: median_us(make(M)) for name, make in steps.items()}}
+        found.append(row)
         print(layer.N, layer.K, {k: round(v, 2) for k, v in row.items()}, flush=True)
-    return rows
+    return found
 
 
-def crossing(layer: Layer) -> list[dict[str, Any]]:
-    rows = []
-    for M in (16, 32, 48, 64, 96, 128, 192, 256):
-        row = {
-            "M": M,
-            "few rows": median_us(layer.linear(M, M)),
-            "dequantized": median_us(layer.linear(M, 0)),
-            "awq few rows": median_us(layer.awq_gemm(M, M)),
-            "awq dequantized": median_us(layer.awq_gemm(M, 0)),
-            "dense": median_us(layer.matmul(M)),
-        }
-        rows.append(row)
-        print(layer.N, layer.K, {k: round(v, 2) for k, v in row.items()}, flush=True)
-    return rows
+def table(layer: Layer) -> Rows:
+    steps = {
+        "wna16_linear": layer.linear,
+        "awq_gemm": lambda M: layer.awq_gemm(M, 64),
+        "dense": layer.matmul,
+    }
+    return by_rows(layer, ROWS, steps)
 
 
-def marlin_crossing(layer: Layer) -> list[dict[str, Any]]:
-    rows = []
-    for M in (64, 128, 192, 256, 384, 512, 768, 1024, 2048):
-        row = {
-            "M": M,
-            "kernel": median_us(layer.marlin(M)),
-            "dequantized": median_us(layer.marlin_dequantized(M)),
-            "dense": median_us(layer.matmul(M)),
-        }
-        rows.append(row)
-        print(layer.N, layer.K, {k: round(v, 2) for k, v in row.items()}, flush=True)
-    return rows
+def crossing(layer: Layer) -> Rows:
+    steps = {
+        "few rows": lambda M: layer.linear(M, M),
+        "dequantized": lambda M: layer.linear(M, 0),
+        "awq few rows": lambda M: layer.awq_gemm(M, M),
+        "awq dequantized": lambda M: layer.awq_gemm(M, 0),
+        "dense": layer.matmul,
+    }
+    return by_rows(layer, (16, 32, 48, 64, 96, 128, 192, 256), steps)
 
 
-def sweep(layer: Layer) -> list[dict[str, Any]]:
+def marlin_crossing(layer: Layer) -> Rows:
+    steps = {
+        "kernel": layer.marlin,
+        "dequantized": layer.marlin_dequantized,
+        "dense": layer.matmul,
+    }
+    return by_rows(layer, (64, 128, 192, 256, 384, 512, 768, 1024, 2048), steps)
+
+
+def sweep(layer: Layer) -> Rows:
     rows = []
     for M in (1, 8, 16, 64):
         found = []
@@ -163,15 +165,19 @@ def sweep(layer: Layer) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--sweep", action="store_true")
-    parser.add_argument("--crossing", action="store_true")
-    parser.add_argument("--marlin", action="store_true")
+    what = parser.add_mutually_exclusive_group()
+    for flag, function, text in (
+        ("sweep", sweep, "every division of the work, M <= 64"),
+        ("crossing", crossing, "few rows' kernel or dequantized, by M"),
+        ("marlin", marlin_crossing, "the same of Marlin's layout"),
+    ):
+        what.add_argument(
+            f"--{flag}", action="store_const", dest="measure", const=function, help=text
+        )
     parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
     args = parser.parse_args()
     library.load()
-    measure = table
-    if args.sweep or args.crossing or args.marlin:
-        measure = sweep if args.sweep else crossing if args.crossing else marlin_crossing
+    measure = args.measure or table
     speed = bandwidth()
     print(f"{torch.cuda.get_device_name()}: a copy moves {speed / 1e12:.2f} TB/s")
     results = []

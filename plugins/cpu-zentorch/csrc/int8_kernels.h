@@ -71,16 +71,13 @@ QCORE_INLINE void int8_finish(const Int8Weights& w, const VecI (&acc)[blocks][ro
                                : set1(load_one(w.scale, w.scale_dtype, 0));
   };
   // A whole tile: sums stay in registers.
-  if (used == rows && (block + blocks) * kBlock <= out.n && !out.row_scale) {
+  if (used == rows && (block + blocks) * kBlock <= out.n) {
     repeat<blocks>([&](auto b) QCORE_BODY {
       const int64_t column = (block + b) * kBlock;
       const VecF channel = channel_of(column, kBlock);
-      const VecF bias = out.bias ? load_lanes(out.bias, out.bias_dtype, column) : set1(0.0f);
       const VecI col_sums = load_i(w.col_sums + column);
       repeat<rows>([&](auto r) QCORE_BODY {
-        VecF value = int8_scaled(acc[b][r], sides[r], col_sums, channel);
-        if (out.bias) value = add(value, bias);
-        store_lanes(out.data, out.dtype, (row + r) * out.n + column, value);
+        store_block(out, row + r, block + b, int8_scaled(acc[b][r], sides[r], col_sums, channel));
       });
     });
     return;

@@ -108,6 +108,16 @@ def qcore_kernels() -> Sequence[KernelSpec]:
             min_capability=100,
             evidence=Evidence.COMPILED,
         ),
+        _spec(
+            "MarlinDynamicLinearKernel",
+            "mp",
+            "marlin_dynamic",
+            "few rows by Marlin's kernels, many by a weight made whole",
+            # Ahead of the kernels that it has for few rows.
+            priority=Priority.VENDOR - 4,
+            backend="marlin",
+            min_capability=90,
+        ),
         *_marlin(),
         *_small_floats(),
         *_torch_fp8(),
@@ -157,29 +167,17 @@ def _marlin() -> list[KernelSpec]:
         ("MarlinMxFp4LinearKernel", "mxfp4", "marlin_floats", "weight-only, bfloat16"),
         ("MarlinMxfp8LinearKernel", "mxfp8", "marlin_floats", "weight-only, bfloat16"),
     ]
-    by_rows = _spec(
-        "MarlinDynamicLinearKernel",
-        "mp",
-        "marlin_dynamic",
-        "few rows by Marlin's kernels, many by a weight made whole",
-        priority=Priority.VENDOR - 4,
-        backend="marlin",
-        min_capability=90,
-    )
     return [
-        by_rows,
-        *(
-            _spec(
-                name,
-                kernel_type,
-                module,
-                description,
-                priority=Priority.VENDOR - 5,
-                backend="marlin",
-                min_capability=75,
-            )
-            for name, kernel_type, module, description in described
-        ),
+        _spec(
+            name,
+            kernel_type,
+            module,
+            description,
+            priority=Priority.VENDOR - 5,
+            backend="marlin",
+            min_capability=75,
+        )
+        for name, kernel_type, module, description in described
     ]
 
 

@@ -8,7 +8,7 @@ call. Both read one layout.
 from __future__ import annotations
 
 import torch
-from qcore.kernels.base import Answer, answer, tensors_of
+from qcore.kernels.base import Answer, answer
 from qcore.kernels.composite import CompositeLinearKernel
 from qcore.layers.mixed_precision import MPLinearLayerConfig
 
@@ -34,7 +34,7 @@ class MarlinDequantizedPart(MarlinLinearKernel):
     ) -> torch.Tensor:
         """Make the weight whole, multiply; ``x`` may be strided."""
         c = self.config
-        held = dict(zip(self.names, tensors_of(layer, *self.names.values()), strict=True))
+        held = self.held(layer, self.names)
         words, scales = held["weight"], held["weight_scale"]
         whole = torch.ops.qcore_cuda.marlin_dequantize.default(
             words,
@@ -46,10 +46,8 @@ class MarlinDequantizedPart(MarlinLinearKernel):
             scales.shape[1],
             self.out_dtype,
         )
-        if bias is not None and bias.dtype != self.out_dtype:
-            bias = bias.to(self.out_dtype)
         weight = whole[: c.in_features, : c.out_features].t()
-        return torch.nn.functional.linear(x, weight, bias)
+        return torch.nn.functional.linear(x, weight, self.own_bias(bias))
 
 
 class MarlinDynamicLinearKernel(CompositeLinearKernel[MPLinearLayerConfig]):

@@ -132,6 +132,15 @@ class MarlinSupport:
             "marlin_workspace": torch.zeros(_WORKSPACE, dtype=torch.int32, device=codes.device),
         }
 
+    @staticmethod
+    def held(layer: torch.nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:
+        """The layer's tensors, by the keys of ``names``."""
+        return dict(zip(names, tensors_of(layer, *names.values()), strict=True))
+
+    def own_bias(self, bias: Tensor | None) -> Tensor | None:
+        """The bias in the output's dtype."""
+        return bias if bias is None or bias.dtype == self.out_dtype else bias.to(self.out_dtype)
+
     def multiply(
         self,
         layer: torch.nn.Module,
@@ -141,9 +150,7 @@ class MarlinSupport:
         a_scales: Tensor | None = None,
     ) -> Tensor:
         """The op; ``names`` are the layer's for weight and weight_scale, and for others it has."""
-        if bias is not None and bias.dtype != self.out_dtype:
-            bias = bias.to(self.out_dtype)
-        held = dict(zip(names, tensors_of(layer, *names.values()), strict=True))
+        held = self.held(layer, names)
         (workspace,) = tensors_of(layer, "marlin_workspace")
         return torch.ops.qcore_cuda.marlin_linear.default(  # type: ignore[no-any-return]
             x,
@@ -154,7 +161,7 @@ class MarlinSupport:
             held.get("perm"),
             a_scales,
             held.get("global_scale"),
-            bias,
+            self.own_bias(bias),
             workspace,
             self.b_type_id,
             self.out_features,
