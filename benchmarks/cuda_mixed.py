@@ -112,17 +112,16 @@ class Layer:
                         columns,
                         split,
                     )
-        for rows in (64, 128, 256):
-            for parts in (0, 1, 2, 4, 8):
-                blocks = -(-x.shape[0] // rows) * -(-self.N // 128) * max(parts, 1)
-                if (parts and blocks > 264) or rows // 2 > x.shape[0]:
+        for rows, columns in ((64, 128), (128, 128), (128, 256), (256, 128)):
+            for parts in (0, *range(2, 9)):
+                tiles = -(-x.shape[0] // rows) * -(-self.N // columns)
+                if (parts and tiles * parts > 264) or rows // 2 > x.shape[0]:
                     continue
-                found[f"{rows} rows, {parts} parts"] = partial(
-                    lambda rows, parts, i: sm90(
-                        x, self.ours[i], self.scale_copies[i], None, 4, 8, GROUP, rows, parts
+                found[f"{rows} x {columns}, {parts} parts"] = partial(
+                    lambda tile, i: sm90(
+                        x, self.ours[i], self.scale_copies[i], None, 4, 8, GROUP, *tile
                     ),
-                    rows,
-                    parts,
+                    (rows, columns, parts),
                 )
         return found
 

@@ -270,18 +270,23 @@ Tensor wna16_small_m(const Tensor& a, const Tensor& q_weight, const Tensor& scal
                       {static_cast<int>(column_warps), static_cast<int>(k_warps), static_cast<int>(split)}, launch);
 }
 
-// SM90's kernel for many rows, likewise: rows of a tile (64, 128, 256) and parts of K (0: tiles in pairs).
+// SM90's kernel for many rows, likewise: a tile's rows (0: all as it would be) and columns, and parts of K (0: tiles in
+// pairs).
 Tensor wna16_sm90(const Tensor& a, const Tensor& q_weight, const Tensor& scales, const std::optional<Tensor>& zeros,
-                  int64_t bits, int64_t zero, int64_t group_size, int64_t rows, int64_t parts) {
+                  int64_t bits, int64_t zero, int64_t group_size, int64_t rows, int64_t columns, int64_t parts) {
   const char* op = "wna16_sm90";
   const GptqWeight w = layer_weight(op, a, q_weight, scales, zeros, std::nullopt, std::nullopt, bits, zero, group_size);
 #ifdef QCORE_CUDA_SM90A
   QCORE_CHECK(fits_w4_sm90(w, dtype_of(a), a.get_device_index()), op, ": bits=", bits, ", group_size=", group_size,
                   ", scales of ", dtype_name(dtype_of(scales)), "; it runs 4 and 8 bits in groups of a multiple of 32, "
                   "with scales of a's dtype, on sm_90");
-  QCORE_CHECK((rows == 0 || rows == 64 || rows == 128 || rows == 256) && parts >= 0 && parts <= 8, op, ": rows=", rows,
-              ", parts=", parts, "; allowed: rows 0, 64, 128, 256, parts 0 ... 8");
-  return w4_sm90(op, a, w, nullptr, w.n, Launch(a), static_cast<int>(rows), static_cast<int>(parts));
+  many::Plan wish{-1, static_cast<int>(parts)};
+  for (int i = 0; i < many::kTileCount; ++i) {
+    if (many::kTiles[i].rows == rows && many::kTiles[i].columns == columns) wish.tile = i;
+  }
+  QCORE_CHECK((rows == 0 || wish.tile >= 0) && parts >= 0 && parts <= many::kMostParts, op, ": rows=", rows, ", columns=",
+              columns, ", parts=", parts, "; allowed: tiles of 64 x 128, 128 x 128, 128 x 256, 256 x 128, parts 0 ... 8");
+  return w4_sm90(op, a, w, nullptr, w.n, Launch(a), rows ? &wish : nullptr);
 #else
   fail(op, ": qcore-cuda was compiled without sm_90a");
 #endif
@@ -330,7 +335,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
   m.def("wna16_small_m(Tensor a, Tensor q_weight, Tensor scales, Tensor? zeros, int bits, int zero, int group_size, "
         "int column_warps=0, int k_warps=0, int split=0) -> Tensor");
   m.def("wna16_sm90(Tensor a, Tensor q_weight, Tensor scales, Tensor? zeros, int bits, int zero, int group_size, "
-        "int rows=0, int parts=0) -> Tensor");
+        "int rows=0, int columns=128, int parts=0) -> Tensor");
   m.def("wna16_mid_m(Tensor a, Tensor q_weight, Tensor scales, Tensor? zeros, int bits, int zero, int group_size, "
         "int row_tiles=0, int column_warps=0, int split=0, int k_warps=0) -> Tensor");
 }

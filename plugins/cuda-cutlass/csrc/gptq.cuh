@@ -2,6 +2,7 @@
 #pragma once
 
 #include "w4_mid_m_plan.h"
+#include "w4_sm90_plan.h"
 #include "w4_small_m.cuh"
 #include "w4_support.h"
 #include "w4_ways.h"
@@ -51,11 +52,11 @@ void check_activations(const char* op, const Tensor& a);
 Tensor small_m_gptq(const char* op, const Tensor& x, const GptqWeight& w, const Tensor* bias, int64_t columns,
                     bool out_float, Division wish, const Launch& launch);
 
-// The same by SM90's kernel for many rows (w4_sm90.cu), where it can run the weight. `rows` and `parts` of
-// a tile: 0, or how the work is to be divided.
+// The same by SM90's kernel for many rows (w4_sm90.cu), where it can run the weight. `wish`: how the work is to be
+// divided; null: as the kernel would.
 bool fits_w4_sm90(const GptqWeight& w, ScalarType type, int32_t device);
 Tensor w4_sm90(const char* op, const Tensor& x, const GptqWeight& w, const Tensor* bias, int64_t columns,
-               const Launch& launch, int rows = 0, int parts = 0);
+               const Launch& launch, const many::Plan* wish = nullptr);
 
 // The same by SM90's kernel for a medium number of rows (w4_mid_m.cu), where it can run the weight. `wish`:
 // with column_warps of 0 the work is divided as the kernel would.

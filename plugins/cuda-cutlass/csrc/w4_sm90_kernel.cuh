@@ -2,19 +2,19 @@
 // and are the left operand of wgmma, so that they are read from memory as they are packed; activations
 // are the right operand, from shared memory. The product is thus out^T = W^T x^T.
 //
-// A block of threads takes tiles of 128 columns of the weight and 64, 128 or 256 rows of activations. One
+// A block of threads takes tiles of 128 or 256 columns of the weight and 64, 128 or 256 rows of activations. One
 // thread keeps the copy engine busy with stages of one or two pieces of 64 inputs (activations, packed weights,
-// scales, zero points); two warpgroups have 64 columns each. While the tensor cores multiply a piece, the weights
-// of the next are made: (code - zero) is exact in 16 bits, times the scale it is rounded once, as if
-// the whole weight had been dequantized to that type. Tiles of 64 rows leave room for two blocks on a
-// processor: while one makes weights, the other multiplies.
+// scales, zero points); two warpgroups have half of the columns each, one or two operands of 64. While the tensor
+// cores multiply half of a piece, the weights of the next are made: (code - zero) is exact in 16 bits, times the
+// scale it is rounded once, as if the whole weight had been dequantized to that type. Tiles of 64 rows leave room for
+// two blocks on a processor: while one makes weights, the other multiplies.
 //
-// A thread has two columns that are neighbours, rows g and g + 8 of the operand: any order of columns will do that
-// the sums are stored in, and so their words, scales and zero points are one load each.
+// A thread's columns are neighbours, rows g and g + 8 of each operand: any order of columns will do that the sums are
+// stored in, and so their words, scales and zero points are one load each.
 //
 // Where there are tiles for all processors, two blocks side by side form a cluster, in which each fetches
 // half of the activations, for both. Where there are few, the blocks of a cluster have a part of K each
-// and add up through shared memory, in the same order always.
+// and add up through shared memory, in the same order always. w4_sm90_plan.h chooses.
 #pragma once
 
 #include "early_launch.cuh"
@@ -28,15 +28,10 @@ using namespace sm90;
 namespace gmma = cute::SM90::GMMA;
 
 constexpr int kPieceK = 64;  // inputs: 128 bytes of activations
-constexpr int kTileN = 128;
 constexpr int kGroups = 2;  // warpgroups that multiply
 constexpr int kConsumers = 128 * kGroups;
 constexpr int kSharedOfProcessor = 227 * 1024;
 constexpr int kBand = 8;                   // tiles along M that are worked on together
-constexpr int kChunk = 64;                 // rows of a tile that are stored together
-constexpr int kStoreStride = 64 + 8;       // elements, for 64 columns; the 8 keep rows apart in banks
-constexpr int kSumStride = kTileN + 4;     // floats
-constexpr int kScaleBytes = kTileN * 2, kZeroBytes = 128;
 
 struct Problem {
   const float* column_scales;  // [n]; or null; of floats
@@ -65,9 +60,10 @@ QCORE_ATOM(__nv_bfloat16, BF16BF16, 128)
 QCORE_ATOM(__nv_bfloat16, BF16BF16, 256)
 #undef QCORE_ATOM
 
-template <int BITS, int ROWS>
+template <int BITS, int ROWS, int COLUMNS>
 struct Shape {
-  static constexpr int kRows = ROWS, kRegisters = ROWS / 2;
+  static constexpr int kRows = ROWS, kColumns = COLUMNS, kRegisters = ROWS / 2;
+  static constexpr int kOperands = COLUMNS / 64 / kGroups;  // of 64 columns, that a warpgroup has
   static constexpr int kBlocks = ROWS == 64 ? 2 : 1;  // on a processor
   // A block alone gives registers of its last warpgroup, which needs few, to the others.
   static constexpr int kThreads = kConsumers + (kBlocks == 2 ? 32 : 128);
@@ -76,11 +72,16 @@ struct Shape {
   static constexpr int kPieces = BITS == 4 && ROWS <= 128 ? 2 : 1;
   static constexpr int kStageK = kPieces * kPieceK, kHalves = 2 * kPieces;
   static constexpr int kWordRows = kPieceK * BITS / 32;  // of a piece
-  static constexpr int kXBytes = ROWS * kPieceK * 2, kWBytes = kWordRows * kTileN * 4;
-  static constexpr int kZeroWords = kTileN * BITS / 32;
+  static constexpr int kXBytes = ROWS * kPieceK * 2, kWBytes = kWordRows * COLUMNS * 4;
+  static constexpr int kZeroWords = COLUMNS * BITS / 32;
+  static constexpr int kScaleBytes = COLUMNS * 2, kZeroBytes = COLUMNS;
+  static constexpr int kSlotBytes = kScaleBytes + kZeroBytes;
   static constexpr int kStageBytes = kPieces * (kXBytes + kWBytes);  // activations, then words
-  static constexpr int kSideBytes = kHalves * (kScaleBytes + kZeroBytes);  // scales, then zero points
+  static constexpr int kSideBytes = kHalves * kSlotBytes;            // scales, then zero points
+  // What is stored together: so many rows of a warpgroup's columns; 8 elements more keep rows apart in banks.
+  static constexpr int kChunk = 64 / kOperands, kStoreStride = 64 * kOperands + 8;
   static constexpr int kStoreBytes = kGroups * kChunk * kStoreStride * 2;
+  static constexpr int kSumStride = COLUMNS + 4;  // floats
   static constexpr int kBarrierBytes = 256;
   static constexpr int kStages = (kSharedBytes - 1024 - kStoreBytes - kBarrierBytes) / (kStageBytes + kSideBytes);
   static_assert(kStages * 16 <= kBarrierBytes && kStages * kStageBytes >= ROWS * kSumStride * 4);
@@ -91,15 +92,19 @@ struct Shape {
   }
 };
 
-__device__ __forceinline__ uint32_t shared_word(uint32_t address) {
-  uint32_t v;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address));
-  return v;
-}
-__device__ __forceinline__ uint2 shared_pair(uint32_t address) {
-  uint2 v;
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address));
-  return v;
+// Words that lie side by side.
+template <int COUNT>
+__device__ __forceinline__ void shared_words(uint32_t (&v)[COUNT], uint32_t address) {
+  static_assert(COUNT == 1 || COUNT == 2 || COUNT == 4);
+  if constexpr (COUNT == 1) {
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v[0]) : "r"(address));
+  } else if constexpr (COUNT == 2) {
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v[0]), "=r"(v[1]) : "r"(address));
+  } else {
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+                 : "r"(address));
+  }
 }
 
 // A tile that blocks of a cluster share along N (`pair`), or a part of K of a tile.
@@ -129,58 +134,64 @@ __device__ __forceinline__ bool place(const Problem& p, int index, int rank, Pla
   return true;
 }
 
-// What a thread needs of a group: for its two columns, which are neighbours.
-template <typename T, class KIND>
+// What a thread needs of a group: for its columns, which are neighbours; two for each operand.
+template <typename T, class KIND, int OPERANDS>
 struct Side {
-  static constexpr int BITS = KIND::kBits;
+  static constexpr int BITS = KIND::kBits, kColumns = 2 * OPERANDS;
 
-  typename Codes<KIND, T>::Zero zero[KIND::kScaled ? 2 : 1][2];  // of each 16 inputs, if they have their own scales
-  typename PairOf<T>::Type scale[2];
+  typename Codes<KIND, T>::Zero zero[KIND::kScaled ? 2 : 1][kColumns];  // of each 16 inputs, if they have their own scales
+  typename PairOf<T>::Type scale[kColumns];
 
   __device__ __forceinline__ explicit Side(int constant) {
-    zero[0][0] = zero[0][1] = Codes<KIND, T>::zero(static_cast<uint32_t>(constant));
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) zero[0][c] = Codes<KIND, T>::zero(static_cast<uint32_t>(constant));
   }
   // `scales`: of the first column; `zeros`: its word.
   __device__ __forceinline__ void load(const Problem& p, uint32_t scales, uint32_t zeros, int column) {
-    const uint32_t bits = shared_word(scales);
+    uint32_t bits[OPERANDS];
+    shared_words(bits, scales);
     if constexpr (KIND::kScaled) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        zero[0][h] = Codes<KIND, T>::zero_of(bits, 2 * h);
-        zero[1][h] = Codes<KIND, T>::zero_of(bits, 2 * h + 1);
+      for (int c = 0; c < kColumns; ++c) {
+        zero[0][c] = Codes<KIND, T>::zero_of(bits[c / 2], 2 * (c % 2));
+        zero[1][c] = Codes<KIND, T>::zero_of(bits[c / 2], 2 * (c % 2) + 1);
       }
     } else {
-      scale[0] = as_pair<T>(__byte_perm(bits, 0, 0x1010));
-      scale[1] = as_pair<T>(__byte_perm(bits, 0, 0x3232));
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) scale[c] = as_pair<T>(__byte_perm(bits[c / 2], 0, c % 2 ? 0x3232 : 0x1010));
       if (!KIND::kFloat && p.has_zeros) {
-        const uint32_t word = (shared_word(zeros) + p.zero_ones) >> (column * BITS % 32);
-        zero[0][0] = Codes<KIND, T>::zero(word & ((1u << BITS) - 1));
-        zero[0][1] = Codes<KIND, T>::zero(word >> BITS & ((1u << BITS) - 1));
+        uint32_t word[1];
+        shared_words(word, zeros);
+        word[0] = (word[0] + p.zero_ones) >> (column * BITS % 32);
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) {
+          zero[0][c] = Codes<KIND, T>::zero(word[0] >> (c * BITS) & ((1u << BITS) - 1));
+        }
       }
     }
   }
 };
 
-// The words that hold a thread's weights of a piece: of two columns, for each 16 inputs those of inputs 2q and
-// 2q + 1, then of those 8 further on.
-template <int BITS>
-__device__ __forceinline__ void read_words(uint32_t (&raw)[4][4], uint32_t words) {
+// The words that hold a thread's weights of half of a piece: of its columns side by side, for each 16 inputs those of
+// inputs 2q and 2q + 1, then of those 8 further on.
+template <class S>
+__device__ __forceinline__ void read_words(uint32_t (&raw)[4][2 * S::kOperands], uint32_t words) {
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const uint2 both = shared_pair(words + i * (BITS / 4) * kTileN * 4);
-    raw[i / 2][i % 2 * 2] = both.x;
-    raw[i / 2][i % 2 * 2 + 1] = both.y;
-  }
+  for (int i = 0; i < 4; ++i) shared_words(raw[i], words + i * (S::kWordRows / 8) * S::kColumns * 4);
 }
 
-// As the left operand's registers: the first 16 inputs of half of a piece, or the other ones.
-template <typename T, class KIND>
-__device__ __forceinline__ void make_weights(uint32_t (&a)[4], const uint32_t (&raw)[4], int sixteen, int q,
-                                             const Side<T, KIND>& side) {
+// As the left operands' registers, for the first 16 inputs and for the others.
+template <typename T, class KIND, int OPERANDS>
+__device__ __forceinline__ void make_weights(uint32_t (&a)[2][OPERANDS][4], const uint32_t (&raw)[4][2 * OPERANDS],
+                                             int q, const Side<T, KIND, OPERANDS>& side) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    a[i] = pair_at<KIND, T>(raw[i], q, side.zero[KIND::kScaled ? sixteen : 0][i % 2]);
-    if constexpr (!KIND::kScaled) a[i] = as_bits(__hmul2(as_pair<T>(a[i]), side.scale[i % 2]));
+#pragma unroll
+    for (int c = 0; c < 2 * OPERANDS; ++c) {
+      uint32_t& pair = a[i / 2][c / 2][i % 2 * 2 + c % 2];
+      pair = pair_at<KIND, T>(raw[i][c], q, side.zero[KIND::kScaled ? i / 2 : 0][c]);
+      if constexpr (!KIND::kScaled) pair = as_bits(__hmul2(as_pair<T>(pair), side.scale[c]));
+    }
   }
 }
 
@@ -206,15 +217,16 @@ __device__ __forceinline__ float factor_at(const Problem& p, int column) {
   return 1.0f;
 }
 
-// Eight columns of a row of out, as far as there are columns.
-template <typename T>
-__device__ __forceinline__ void store_eight(const Problem& p, int row, int column, const uint4& eight) {
+// Columns of a row of out, as many as a vector has, as far as there are columns.
+template <typename T, typename Vector>
+__device__ __forceinline__ void store_some(const Problem& p, int row, int column, const Vector& some) {
+  constexpr int kCount = sizeof(Vector) / sizeof(T);
   T* const to = static_cast<T*>(p.out) + static_cast<int64_t>(row) * p.n + column;
-  if (p.n % 8 == 0) {
-    if (column < p.n) *reinterpret_cast<uint4*>(to) = eight;
+  if (p.n % kCount == 0) {
+    if (column < p.n) *reinterpret_cast<Vector*>(to) = some;
   } else {
-    const T* const from = reinterpret_cast<const T*>(&eight);
-    for (int i = 0; i < 8 && column + i < p.n; ++i) to[i] = from[i];
+    const T* const from = reinterpret_cast<const T*>(&some);
+    for (int i = 0; i < kCount && column + i < p.n; ++i) to[i] = from[i];
   }
 }
 
@@ -226,18 +238,18 @@ __device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map
                                       int rank) {
   constexpr int kFetched = PARTS ? S::kRows : S::kRows / 2;
   const int slots = S::slots(p.group_halves);
-  const uint32_t bytes = S::kStageBytes + slots * (kScaleBytes + (p.has_zeros ? S::kZeroWords * 4 : 0));
+  const uint32_t bytes = S::kStageBytes + slots * (S::kScaleBytes + (p.has_zeros ? S::kZeroWords * 4 : 0));
   GroupCounter of(p.group_halves);
   const auto load_weights = [&](const Place& at, int step, int stage) {
     barrier_expect(&full[stage], bytes);
     uint8_t* side = sides + stage * S::kSideBytes;
-    const int column = at.n * kTileN;
+    const int column = at.n * S::kColumns;
     load_box(stages + stage * S::kStageBytes + S::kPieces * S::kXBytes, w_map, &full[stage], column,
              step * S::kPieces * S::kWordRows, kEvictNormal);
-    for (int slot = 0; slot < slots; ++slot, side += kScaleBytes + kZeroBytes) {
+    for (int slot = 0; slot < slots; ++slot, side += S::kSlotBytes) {
       load_box(side, scale_map, &full[stage], column, of.group, kEvictNormal);
       if (p.has_zeros) {
-        load_box(side + kScaleBytes, zero_map, &full[stage], at.n * S::kZeroWords, of.group, kEvictNormal);
+        load_box(side + S::kScaleBytes, zero_map, &full[stage], at.n * S::kZeroWords, of.group, kEvictNormal);
       }
       of.next(S::kHalves / slots);
     }
@@ -276,50 +288,61 @@ __device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map
   }
 }
 
-// The sums of all parts of K, a share of the rows for each block.
-template <typename T, class KIND, typename S>
-__device__ __forceinline__ void add_parts(const Problem& p, const Place& at, const float* sums, int rank) {
+// The sums of all parts of K, of which there are PARTS at most, a share of the rows for each block. A thread adds COUNT
+// times four columns at a time: what it waits for is other blocks' shared memory, once for all of them.
+template <typename T, class KIND, typename S, int PARTS, int COUNT>
+__device__ __forceinline__ void add_up_to(const Problem& p, const Place& at, const float* sums, int rank) {
+  constexpr int kAcross = S::kColumns / 4;
   const int rows = min(S::kRows, p.m - at.m * S::kRows), each = (rows + p.parts - 1) / p.parts, begin = rank * each;
-  const int wanted = min(each, rows - begin) * (kTileN / 8);
-  for (int i = threadIdx.x; i < wanted; i += kConsumers) {
-    const int row = begin + i / (kTileN / 8), column = i % (kTileN / 8) * 8;
-    const uint32_t mine = shared_address(sums + row * kSumStride + column);
-    float total[8] = {};
-    for (int part = 0; part < p.parts; ++part) {
-      uint32_t there;
-      asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(mine), "r"(part));
+  const int wanted = min(each, rows - begin) * kAcross;
+  for (int first = threadIdx.x; first < wanted; first += COUNT * kConsumers) {
+    float4 found[PARTS][COUNT];
 #pragma unroll
-      for (int j = 0; j < 8; j += 4) {
-        float v[4];
-        asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                     : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
-                     : "r"(there + 4 * j)
-                     : "memory");
+    for (int part = 0; part < PARTS; ++part) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) total[j + e] += v[e];
+      for (int i = 0; i < COUNT; ++i) {
+        const int item = min(first + i * kConsumers, wanted - 1);
+        const float* const mine = sums + (begin + item / kAcross) * S::kSumStride + item % kAcross * 4;
+        if (part < p.parts) found[part][i] = of_block(mine, part);
       }
     }
-    const int n = at.n * kTileN + column;
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      if constexpr (KIND::kFloat) total[j] *= factor_at<KIND>(p, n + j);
-      total[j] += bias_at<T>(p, n + j);
+    for (int i = 0; i < COUNT; ++i) {
+      const int item = first + i * kConsumers;
+      if (item >= wanted) break;
+      float total[4] = {found[0][i].x, found[0][i].y, found[0][i].z, found[0][i].w};
+#pragma unroll
+      for (int part = 1; part < PARTS; ++part) {
+        if (part >= p.parts) continue;
+        total[0] += found[part][i].x, total[1] += found[part][i].y;
+        total[2] += found[part][i].z, total[3] += found[part][i].w;
+      }
+      const int column = at.n * S::kColumns + item % kAcross * 4;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if constexpr (KIND::kFloat) total[j] *= factor_at<KIND>(p, column + j);
+        total[j] += bias_at<T>(p, column + j);
+      }
+      store_some<T>(p, at.m * S::kRows + begin + item / kAcross, column,
+                    make_uint2(packed<T>(total[0], total[1]), packed<T>(total[2], total[3])));
     }
-    store_eight<T>(p, at.m * S::kRows + row, n,
-                   make_uint4(packed<T>(total[0], total[1]), packed<T>(total[2], total[3]),
-                              packed<T>(total[4], total[5]), packed<T>(total[6], total[7])));
   }
 }
 
-template <typename T, class KIND, int ROWS, bool PARTS>
-__global__ void __launch_bounds__(Shape<KIND::kBits, ROWS>::kThreads, Shape<KIND::kBits, ROWS>::kBlocks)
+template <typename T, class KIND, typename S>
+__device__ __forceinline__ void add_parts(const Problem& p, const Place& at, const float* sums, int rank) {
+  if (p.parts <= 2) add_up_to<T, KIND, S, 2, 4>(p, at, sums, rank);
+  else if (p.parts <= 4) add_up_to<T, KIND, S, 4, 2>(p, at, sums, rank);
+  else add_up_to<T, KIND, S, 8, 2>(p, at, sums, rank);
+}
+
+template <typename T, class KIND, class S, bool PARTS>
+__global__ void __launch_bounds__(S::kThreads, S::kBlocks)
     w4_sm90_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
                    const __grid_constant__ CUtensorMap scale_map, const __grid_constant__ CUtensorMap zero_map,
                    const __grid_constant__ Problem p) {
-  constexpr int BITS = KIND::kBits;
-  using S = Shape<BITS, ROWS>;
-  using Atom = typename AtomOf<T, ROWS>::Type;
-  constexpr int R = S::kRegisters;
+  constexpr int BITS = KIND::kBits, R = S::kRegisters, kOperands = S::kOperands;
+  using Atom = typename AtomOf<T, S::kRows>::Type;
 
   extern __shared__ uint8_t raw[];
   uint8_t* const stages = raw + (-shared_address(raw) & 1023);
@@ -354,16 +377,16 @@ __global__ void __launch_bounds__(Shape<KIND::kBits, ROWS>::kThreads, Shape<KIND
     begin_turn();
     const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);  // the same in all lanes, as the compiler sees
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    const int column = group * 64 + warp * 16 + 2 * g;  // and the next: rows g and g + 8 of the operand
+    const int column = kOperands * (group * 64 + warp * 16 + 2 * g);  // the first: row g of operand 0, then g + 8
     const uint32_t words =
-        shared_address(stages + S::kPieces * S::kXBytes) + (column + (BITS == 8 ? q / 2 * kTileN : 0)) * 4;
+        shared_address(stages + S::kPieces * S::kXBytes) + (column + (BITS == 8 ? q / 2 * S::kColumns : 0)) * 4;
     const uint32_t scales = shared_address(sides) + 2 * column;
-    const uint32_t zeros = shared_address(sides) + kScaleBytes + column * BITS / 32 * 4;
+    const uint32_t zeros = shared_address(sides) + S::kScaleBytes + column * BITS / 32 * 4;
     const int slots = S::slots(p.group_halves);
     const bool by_piece = slots > 1, by_half = slots == S::kHalves;  // whether these have scales of their own
-    Side<T, KIND> side(p.zero);
+    Side<T, KIND, kOperands> side(p.zero);
     const uint64_t x_first = matrix_descriptor(stages);
-    T* const room = reinterpret_cast<T*>(behind + S::kBarrierBytes) + group * kChunk * kStoreStride;
+    T* const room = reinterpret_cast<T*>(behind + S::kBarrierBytes) + group * S::kChunk * S::kStoreStride;
     int stage = 0;
     uint32_t round = 0;
     const auto release = [&](int which) {
@@ -377,107 +400,118 @@ __global__ void __launch_bounds__(Shape<KIND::kBits, ROWS>::kThreads, Shape<KIND
 
     Place at;
     for (int index = cluster; place<PARTS>(p, index, rank, at); index += clusters) {
-      float sums[R];
+      float sums[kOperands][R];
 #pragma unroll
-      for (int i = 0; i < R; ++i) sums[i] = 0;
-      // While the tensor cores multiply one piece, the weights of the next are made.
-      uint32_t a[2][4][4];
-      const auto make = [&](auto which) {
-        constexpr int kWhich = decltype(which)::value, kPiece = kWhich % S::kPieces;
-        if (kPiece == 0) barrier_wait(&full[stage], round);
-        uint32_t raw[4][4];
-        read_words<BITS>(raw, words + stage * S::kStageBytes + kPiece * S::kWBytes);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          if (half == 1 ? by_half : kPiece == 0 || by_piece) {
-            const int slot = by_half ? 2 * kPiece + half : kPiece;
-            const uint32_t at_slot = stage * S::kSideBytes + slot * (kScaleBytes + kZeroBytes);
-            side.load(p, scales + at_slot, zeros + at_slot, column);
-          }
-          make_weights<T, KIND>(a[kWhich][2 * half], raw[2 * half], 0, q, side);
-          make_weights<T, KIND>(a[kWhich][2 * half + 1], raw[2 * half + 1], 1, q, side);
-        }
-        const int made = stage;
-        if (kPiece == S::kPieces - 1 && ++stage == S::kStages) {
-          stage = 0;
-          round ^= 1;
-        }
-        return made;
+      for (int i = 0; i < kOperands * R; ++i) sums[i / R][i % R] = 0;
+      // While the tensor cores multiply half of a piece, the weights of the next are made.
+      uint32_t a[2][2][kOperands][4];
+      // Whether words are read while the half before is multiplied. Two blocks hide each other's waiting, and are better
+      // off with fewer registers; of e2m1, of which weights of 16 bits come by other instructions, the compiler would
+      // make wgmma wait for each other the other way round (ptxas C7513).
+      constexpr bool kAhead = (S::kBlocks == 1) != std::is_same<KIND, E2M1>::value;
+      uint32_t raw[4][2 * kOperands];
+      const auto read = [&](int half) {
+        if (half == 0) barrier_wait(&full[stage], round);
+        read_words<S>(raw, words + stage * S::kStageBytes + half * S::kWBytes / 2);
       };
-      const auto multiply = [&](auto which, int at_stage) {
-        constexpr int kWhich = decltype(which)::value, kPiece = kWhich % S::kPieces;
-        const uint64_t x = further(x_first, (at_stage * S::kStageBytes + kPiece * S::kXBytes) / 16);
-#pragma unroll
-        for (int j = 0; j < R; ++j) cute::warpgroup_fence_operand(sums[j]);
-#pragma unroll
-        for (int j = 0; j < 16; ++j) cute::warpgroup_fence_operand(a[kWhich][j / 4][j % 4]);  // made before, not after
-        cute::warpgroup_arrive();
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          wgmma_from_registers<Atom>(a[kWhich][i], further(x, 2 * i), sums, std::make_index_sequence<R>{});
-        }
-        cute::warpgroup_commit_batch();
-        cute::warpgroup_wait<1>();  // for the piece before
-      };
-      constexpr std::integral_constant<int, 0> kFirst;
-      constexpr std::integral_constant<int, 1> kSecond;
-      int first = -1, second = -1;  // stages that are in use
+      int before = -1;  // the stage before
+      if (kAhead && at.first < at.last) read(0);
       for (int step = at.first; step < at.last; ++step) {
-        first = make(kFirst);
-        multiply(kFirst, first);
-        if (second >= 0) release(second);
-        second = -1;
-        if (S::kPieces == 1 && ++step == at.last) break;
-        second = make(kSecond);
-        multiply(kSecond, second);
-        if (S::kPieces == 1) release(first);
-        first = -1;
+        const int now = stage;
+        const uint64_t x = further(x_first, now * S::kStageBytes / 16);
+#pragma unroll
+        for (int half = 0; half < S::kHalves; ++half) {
+          const int piece = half / 2;
+          if (!kAhead) read(half);
+          if (half == 0 || (half % 2 == 0 ? by_piece : by_half)) {
+            const uint32_t slot = now * S::kSideBytes + (by_half ? half : piece) * S::kSlotBytes;
+            side.load(p, scales + slot, zeros + slot, column);
+          }
+          auto& made = a[half % 2];
+          make_weights(made, raw, q, side);
+#pragma unroll
+          for (int i = 0; i < kOperands * R; ++i) cute::warpgroup_fence_operand(sums[i / R][i % R]);
+#pragma unroll
+          for (int i = 0; i < 8 * kOperands; ++i) {  // made before, not after
+            cute::warpgroup_fence_operand(made[i / 4 / kOperands][i / 4 % kOperands][i % 4]);
+          }
+          cute::warpgroup_arrive();
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const uint64_t x_at = further(x, piece * S::kXBytes / 16 + 4 * (half % 2) + 2 * i);
+#pragma unroll
+            for (int u = 0; u < kOperands; ++u) {
+              wgmma_from_registers<Atom>(made[i][u], x_at, sums[u], std::make_index_sequence<R>{});
+            }
+          }
+          cute::warpgroup_commit_batch();
+          const bool last = half == S::kHalves - 1;
+          if (last && ++stage == S::kStages) {
+            stage = 0;
+            round ^= 1;
+          }
+          if (kAhead && (!last || step + 1 < at.last)) read((half + 1) % S::kHalves);
+          cute::warpgroup_wait<1>();  // for the half before
+          if (half == 0 && before >= 0) release(before);
+        }
+        before = now;
       }
       cute::warpgroup_wait<0>();
 #pragma unroll
-      for (int i = 0; i < R; ++i) cute::warpgroup_fence_operand(sums[i]);
-      if (second >= 0) release(second);
-      else if (first >= 0) release(first);
+      for (int i = 0; i < kOperands * R; ++i) cute::warpgroup_fence_operand(sums[i / R][i % R]);
+      if (before >= 0) release(before);
 
-      // Register 4j + 2h + e: column 2g + h of the warp's, row 8j + 2q + e.
+      // Register 4j + 2h + e of operand u: column 2u + h of the thread's, row 8j + 2q + e.
       if constexpr (PARTS) {
         auto* const all = reinterpret_cast<float*>(stages);
         sync_consumers();  // both have read what was there
 #pragma unroll
         for (int i = 0; i < R / 2; ++i) {
           const int j = i / 2, e = i % 2;
-          auto* const to = reinterpret_cast<float2*>(all + (8 * j + 2 * q + e) * kSumStride + column);
-          *to = make_float2(sums[4 * j + e], sums[4 * j + 2 + e]);
+          float* const to = all + (8 * j + 2 * q + e) * S::kSumStride + column;
+          if constexpr (kOperands == 2) {
+            store_vector(to, make_float4(sums[0][4 * j + e], sums[0][4 * j + 2 + e], sums[1][4 * j + e], sums[1][4 * j + 2 + e]));
+          } else {
+            *reinterpret_cast<float2*>(to) = make_float2(sums[0][4 * j + e], sums[0][4 * j + 2 + e]);
+          }
         }
         cluster_sync();
         add_parts<T, KIND, S>(p, at, all, rank);
         break;
       } else {
-        const int first_column = at.n * kTileN + column;
-        const float bias[2] = {bias_at<T>(p, first_column), bias_at<T>(p, first_column + 1)};
-        if constexpr (KIND::kFloat) {
-          const float factor[2] = {factor_at<KIND>(p, first_column), factor_at<KIND>(p, first_column + 1)};
+        const int first_column = at.n * S::kColumns + column;
+        float bias[2 * kOperands], factor[2 * kOperands];
 #pragma unroll
-          for (int i = 0; i < R; ++i) sums[i] *= factor[i / 2 % 2];
+        for (int c = 0; c < 2 * kOperands; ++c) {
+          bias[c] = bias_at<T>(p, first_column + c);
+          factor[c] = factor_at<KIND>(p, first_column + c);
         }
+        constexpr int kAcross = 8 * kOperands;  // threads that store a row
 #pragma unroll
-        for (int chunk = 0; chunk < ROWS / kChunk; ++chunk) {
+        for (int chunk = 0; chunk < S::kRows / S::kChunk; ++chunk) {
           sync_group(group);
 #pragma unroll
-          for (int i = 0; i < kChunk / 4; ++i) {
-            const int row = 8 * (i / 2) + 2 * q + i % 2;
-            const float* const d = sums + (chunk * (kChunk / 8) + i / 2) * 4 + i % 2;
-            *reinterpret_cast<uint32_t*>(room + row * kStoreStride + 16 * warp + 2 * g) =
-                packed<T>(d[0] + bias[0], d[2] + bias[1]);
+          for (int i = 0; i < S::kChunk / 4; ++i) {
+            const int row = 8 * (i / 2) + 2 * q + i % 2, from = (chunk * (S::kChunk / 8) + i / 2) * 4 + i % 2;
+            uint32_t pairs[kOperands];
+#pragma unroll
+            for (int u = 0; u < kOperands; ++u) {
+              float low = sums[u][from], high = sums[u][from + 2];
+              if constexpr (KIND::kFloat) low *= factor[2 * u], high *= factor[2 * u + 1];
+              pairs[u] = packed<T>(low + bias[2 * u], high + bias[2 * u + 1]);
+            }
+            T* const to = room + row * S::kStoreStride + kOperands * (16 * warp + 2 * g);
+            if constexpr (kOperands == 2) *reinterpret_cast<uint2*>(to) = make_uint2(pairs[0], pairs[1]);
+            else *reinterpret_cast<uint32_t*>(to) = pairs[0];
           }
           sync_group(group);
 #pragma unroll
-          for (int i = 0; i < kChunk * 8 / 128; ++i) {
-            const int r = (threadIdx.x % 128 + 128 * i) / 8, c = threadIdx.x % 8 * 8;
-            const int row = at.m * ROWS + chunk * kChunk + r;
+          for (int i = 0; i < S::kChunk * kAcross / 128; ++i) {
+            const int index = threadIdx.x % 128 + 128 * i, r = index / kAcross, c = index % kAcross * 8;
+            const int row = at.m * S::kRows + chunk * S::kChunk + r;
             if (row < p.m) {
-              store_eight<T>(p, row, at.n * kTileN + group * 64 + c,
-                             *reinterpret_cast<const uint4*>(room + r * kStoreStride + c));
+              store_some<T>(p, row, at.n * S::kColumns + group * 64 * kOperands + c,
+                            *reinterpret_cast<const uint4*>(room + r * S::kStoreStride + c));
             }
           }
         }

@@ -18,7 +18,8 @@ needs_sm90 = pytest.mark.skipif(
 
 # ---- many rows ---------------------------------------------------------------------------------
 
-WAYS = [(rows, parts) for rows in (64, 128, 256) for parts in (0, 1, 2, 4, 8)]
+TILES = ((64, 128), (128, 128), (128, 256), (256, 128))  # rows, columns
+WAYS = [(*tile, parts) for tile in TILES for parts in (0, 1, 2, 3, 8)]
 
 
 @needs_sm90
@@ -37,14 +38,14 @@ def test_sm90_ways(K: int, N: int, group_size: int, dtype: torch.dtype, bits: in
     size = K if group_size == -1 else group_size
     args = (x.cuda(), words, w.scales.cuda(), w.qzeros(True).cuda(), bits, 1 << (bits - 1), size)
     first = None
-    for rows, parts in [(0, 0), *WAYS]:
-        out = torch.ops.qcore_cuda.wna16_sm90(*args, rows, parts)
-        assert_product(out, x, w.exact, True, (rows, parts))
-        again = torch.ops.qcore_cuda.wna16_sm90(*args, rows, parts)
+    for rows, columns, parts in [(0, 0, 0), *WAYS]:
+        out = torch.ops.qcore_cuda.wna16_sm90(*args, rows, columns, parts)
+        assert_product(out, x, w.exact, True, (rows, columns, parts))
+        again = torch.ops.qcore_cuda.wna16_sm90(*args, rows, columns, parts)
         assert torch.equal(out, again)
-        if parts == 0:  # sums do not depend on the tiles
-            first = out if first is None or (rows, parts) == (64, 0) else first
-            assert rows == 0 or torch.equal(out, first)
+        if rows and parts == 0:  # sums do not depend on the tiles
+            first = out if first is None else first
+            assert torch.equal(out, first)
 
 
 @needs_sm90
@@ -76,8 +77,8 @@ def test_sm90_refuses() -> None:
     x = activations(40, 512, BFLOAT).cuda()
     with pytest.raises(RuntimeError, match="with scales of a's dtype"):
         torch.ops.qcore_cuda.wna16_sm90(x, *args)
-    with pytest.raises(RuntimeError, match="rows=32"):
-        torch.ops.qcore_cuda.wna16_sm90(x.half(), *args, 32, 0)
+    with pytest.raises(RuntimeError, match="rows=96, columns=128"):
+        torch.ops.qcore_cuda.wna16_sm90(x.half(), *args, 96)
 
 
 # ---- a medium number of rows -------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from w4_emulated import COMPILER, emulated, planned, way
+from w4_emulated import COMPILER, emulated, many_plan, planned, way
 from w4_oracle import activations, assert_product, random_weight
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++ for the emulation of kernels")
@@ -117,6 +117,7 @@ def test_ways() -> None:
     rows = (1, 7, 8, 32, 33, 64, 65, 4096)
     assert [way(M, 4096) for M in rows] == [*["mid"] * 6, *["many"] * 2]
     assert [way(M, 28672) for M in rows] == [*["mid"] * 4, *["many"] * 4]
+    assert [way(M, 4096, 14336) for M in (32, 33)] == ["mid", "many"]
     assert [way(M, N) for M, N in ((33, 5632), (33, 5760), (32, 28672))] == ["mid", "many", "mid"]
     assert [way(M, 28672, whole=False) for M in (8, 16, 17)] == ["few", "few", "mid"]
     assert [way(M, 4096, can="few sm90") for M in (16, 17, 64)] == ["few", "many", "many"]
@@ -124,3 +125,27 @@ def test_ways() -> None:
     assert way(5, 4096, can="") == "whole"
     assert way(33, 4096, few_rows=40) == "few"
     assert way(33, 4096, few_rows=0) == "mid"
+
+
+def test_plans_of_many_rows() -> None:
+    """Those that were the fastest, or nearly, of all on an H200."""
+    assert many_plan(64, 28672, 4096) == (64, 128, 0)
+    assert many_plan(64, 4096, 14336) == (64, 128, 7)
+    assert many_plan(128, 4096, 4096) == (64, 128, 2)
+    assert many_plan(128, 4096, 14336) == (128, 128, 3)
+    assert many_plan(128, 28672, 4096) == (128, 256, 0)
+    assert many_plan(256, 4096, 14336) == (128, 128, 2)
+    assert many_plan(256, 28672, 4096) == (256, 128, 0)
+    assert many_plan(384, 4096, 4096) == (128, 128, 0)
+    assert many_plan(384, 4096, 14336) == (128, 256, 2)
+    assert many_plan(8192, 4096, 4096) == (256, 128, 0)
+
+
+def test_a_plan_for_every_size() -> None:
+    """No part of K is empty, no tile larger than it need be."""
+    for M in (1, 33, 64, 65, 129, 500, 5000):
+        for N in (32, 160, 4096, 100_000):
+            for K in (32, 480, 512, 4096):
+                rows, columns, parts = many_plan(M, N, K)
+                assert parts == 0 or 256 * parts <= K
+                assert rows < 2 * max(M, 64) and columns in (128, 256)

@@ -3,6 +3,7 @@
 #include "w4_emulation.h"
 
 #include "w4_mid_m_kernel.cuh"
+#include "w4_sm90_plan.h"
 #include "w4_ways.h"
 
 using namespace qcore_cuda;
@@ -103,6 +104,14 @@ extern "C" void plan(int m, int n, int k, int bits, int whole, int sm_count, int
   const mid_m::Layout l = mid_m::layout_for(p, bits, true, mid_m::slots_for(p, bits, 1).count);
   const int found[] = {p.row_tiles, p.column_warps, p.k_warps, p.split, l.stages, l.stage_bytes, l.shared_bytes};
   std::copy(std::begin(found), std::end(found), out);
+}
+
+// `clusters`: how many of them there are at a time, [tiles][blocks of a cluster].
+extern "C" void many_plan(int m, int n, int k, int processors, const int* clusters, int* out) {
+  const auto found = [&](int tile, int blocks) { return clusters[tile * (many::kMostParts + 1) + blocks]; };
+  const many::Plan plan = many::plan_for(m, n, k, processors, found);
+  const many::Tile& tile = many::kTiles[plan.tile];
+  out[0] = tile.rows, out[1] = tile.columns, out[2] = plan.parts;
 }
 
 extern "C" int way(int few, int sm90, int mid, int whole_pieces, int m, int n, int k, int sm_count,
