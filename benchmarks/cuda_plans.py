@@ -1,7 +1,8 @@
-"""How SM90's kernel for a medium number of rows divides its work: every division's time; the fit.
+"""How SM90's kernels for packed weights divide their work: every division's time; the fit.
 
     python benchmarks/cuda_plans.py plans.json                  # measures, on an H200
     python benchmarks/cuda_plans.py plans.json --fit [SECONDS]  # constants of csrc/w4_mid_m_plan.h
+    python benchmarks/cuda_plans.py many.json --many            # the same of the kernel for many rows
 
 A division is the warps of a block by columns, the parts of K that blocks of a cluster have, and the
 warps that take turns in a part. Each is timed as `cuda_timing.py` says, 5 rounds. ``chosen`` is
@@ -32,6 +33,9 @@ GROUP, PROCESSORS = 128, 132
 COLUMN_WARPS, PARTS = range(1, 9), (1, 2, 4, 8)
 START = (0.811, 114.0, 15.6, 470.0, 70.9, 3120.0, 185.0, 11.0, 0.304, 0.536)
 CLOCK = 1800  # cycles in a microsecond, about
+TILES = ((64, 128), (128, 128), (128, 256), (256, 128))
+ROWS_OF_MANY = (48, 64, 96, 128, 192, 256, 384, 512, 1024)
+SHAPES_OF_MANY = (*SHAPES, (8192, 8192), (6144, 4096), (2048, 8192), (4096, 11008), (5120, 5120))
 
 
 def turns_of(column_warps: int) -> int:
@@ -200,6 +204,48 @@ def measure(file: Path) -> None:
             shape(N, K, bits, rows)
 
 
+def measure_many(file: Path) -> None:
+    """The kernel for many rows: tiles of rows x columns, with so many parts of K (0: tiles in pairs)."""
+    import torch
+    from cuda_timing import copies_of, medians_us
+    from environment import environment
+    from qcore_cuda import library
+
+    library.load()
+    many = torch.ops.qcore_cuda.wna16_sm90
+    about = {"environment": environment("qcore-cuda"), "device": torch.cuda.get_device_name()}
+    results: list[dict[str, Any]] = []
+    for N, K in SHAPES_OF_MANY:
+        count = copies_of(N * K // 2, 24)
+        options = {"dtype": torch.int32, "device": "cuda"}
+        words = [torch.randint(-(2**31), 2**31 - 1, (K // 8, N), **options) for _ in range(count)]
+        rest = ((torch.rand(K // GROUP, N, device="cuda") / 100).to(torch.bfloat16), None, 4, 8)
+        for M in ROWS_OF_MANY:
+            x = torch.randn(M, K, device="cuda").to(torch.bfloat16)
+            steps = {"chosen": [partial(many, x, w, *rest, GROUP) for w in words]}
+            for rows, columns in TILES:
+                tiles = up(M, rows) * up(N, columns)
+                if (rows > 64 and 2 * M <= rows) or 8 * rows < M:
+                    continue
+                for parts in (0, *range(2, 9)):
+                    blocks = tiles * parts
+                    if blocks > (3 if rows == 64 else 1.5) * PROCESSORS or 256 * parts > K:
+                        continue
+                    division = (rows, columns, parts)
+                    steps["/".join(map(str, division))] = [
+                        partial(many, x, w, *rest, GROUP, *division) for w in words
+                    ]
+            us = {name: round(time, 2) for name, time in medians_us(steps, 5).items()}
+            results.append({"N": N, "K": K, "M": M, "bits": 4, "us": us})
+            best = min((us[name], name) for name in us if "/" in name)
+            print(
+                f"{N:6d} x {K:5d}  M {M:4d}  chosen {us['chosen']:6.2f}  fastest {best[0]:6.2f}"
+                f" ({best[1]})",
+                flush=True,
+            )
+            file.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+
+
 def report(problems: list[Problem], c: np.ndarray) -> None:
     """Print the constants, and what their choices cost."""
     regret = regrets(problems, c)
@@ -222,9 +268,12 @@ def main() -> None:
     parser.add_argument(
         "--fit", type=float, nargs="?", const=60.0, metavar="SECONDS", help="fit to FILE's times"
     )
+    parser.add_argument(
+        "--many", action="store_true", help="measure the kernel for many rows in place of medium"
+    )
     args = parser.parse_args()
     if args.fit is None:
-        measure(args.file)
+        (measure_many if args.many else measure)(args.file)
         return
     problems = problems_of(json.loads(args.file.read_text(encoding="utf-8"))["results"])
     report(problems, np.array(START))

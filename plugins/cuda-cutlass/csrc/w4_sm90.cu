@@ -102,8 +102,7 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
         return clusters_at_a_time<T, Kind, ShapeAt<Kind, decltype(at)::value>>(blocks, device);
       });
     };
-    const many::Plan plan =
-        wish ? *wish : many::plan_for(rows.m, columns, w.k, device_facts(device).sm_count, clusters);
+    const many::Plan plan = wish ? *wish : many::plan_for(rows.m, columns, w.k, clusters);
     p.parts = plan.parts;
     with_tile(plan.tile, [&](auto tile) {
       using S = ShapeAt<Kind, decltype(tile)::value>;
