@@ -205,7 +205,7 @@ def measure(file: Path) -> None:
 
 
 def measure_many(file: Path) -> None:
-    """The kernel for many rows: tiles of rows x columns, with so many parts of K (0: tiles in pairs)."""
+    """The kernel for many rows: tiles of rows x columns, parts of K (0: tiles in pairs)."""
     import torch
     from cuda_timing import copies_of, medians_us
     from environment import environment

@@ -5,9 +5,9 @@
 // A block of threads takes tiles of 128 or 256 columns of the weight and 64, 128 or 256 rows of activations. One
 // thread keeps the copy engine busy with stages of one or two pieces of 64 inputs (activations, packed weights,
 // scales, zero points); two warpgroups have half of the columns each, one or two operands of 64. While the tensor
-// cores multiply half of a piece, the weights of the next are made: (code - zero) is exact in 16 bits, times the
-// scale it is rounded once, as if the whole weight had been dequantized to that type. Tiles of 64 rows leave room for
-// two blocks on a processor: while one makes weights, the other multiplies.
+// cores multiply a piece or half of one, the weights of the next are made: (code - zero) is exact in 16 bits, times
+// the scale it is rounded once, as if the whole weight had been dequantized to that type. Tiles of 64 rows leave room
+// for two blocks on a processor: while one makes weights, the other multiplies.
 //
 // A thread's columns are neighbours, rows g and g + 8 of each operand: any order of columns will do that the sums are
 // stored in, and so their words, scales and zero points are one load each.
@@ -71,6 +71,8 @@ struct Shape {
   // A stage has two pieces where they are small, and half as many copies and barriers.
   static constexpr int kPieces = BITS == 4 && ROWS <= 128 ? 2 : 1;
   static constexpr int kStageK = kPieces * kPieceK, kHalves = 2 * kPieces;
+  // Halves of a piece whose weights are made at once. The longer a product takes, the more of them it hides.
+  static constexpr int kTogether = ROWS == 256 ? 2 : 1, kPortions = kHalves / kTogether;
   static constexpr int kWordRows = kPieceK * BITS / 32;  // of a piece
   static constexpr int kXBytes = ROWS * kPieceK * 2, kWBytes = kWordRows * COLUMNS * 4;
   static constexpr int kZeroWords = COLUMNS * BITS / 32;
@@ -139,7 +141,7 @@ template <typename T, class KIND, int OPERANDS>
 struct Side {
   static constexpr int BITS = KIND::kBits, kColumns = 2 * OPERANDS;
 
-  typename Codes<KIND, T>::Zero zero[KIND::kScaled ? 2 : 1][kColumns];  // of each 16 inputs, if they have their own scales
+  typename Codes<KIND, T>::Zero zero[KIND::kScaled ? 2 : 1][kColumns];  // of each 16 inputs, if these have scales
   typename PairOf<T>::Type scale[kColumns];
 
   __device__ __forceinline__ explicit Side(int constant) {
@@ -403,58 +405,72 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
       float sums[kOperands][R];
 #pragma unroll
       for (int i = 0; i < kOperands * R; ++i) sums[i / R][i % R] = 0;
-      // While the tensor cores multiply half of a piece, the weights of the next are made.
-      uint32_t a[2][2][kOperands][4];
-      // Whether words are read while the half before is multiplied. Two blocks hide each other's waiting, and are better
-      // off with fewer registers; of e2m1, of which weights of 16 bits come by other instructions, the compiler would
-      // make wgmma wait for each other the other way round (ptxas C7513).
-      constexpr bool kAhead = (S::kBlocks == 1) != std::is_same<KIND, E2M1>::value;
-      uint32_t raw[4][2 * kOperands];
-      const auto read = [&](int half) {
-        if (half == 0) barrier_wait(&full[stage], round);
-        read_words<S>(raw, words + stage * S::kStageBytes + half * S::kWBytes / 2);
+      // While the tensor cores multiply a portion of a stage, the weights of the next are made.
+      constexpr int kTogether = S::kTogether, kPortions = S::kPortions;
+      // Whether words are read while the portion before is multiplied. Two blocks hide each other's waiting, and are
+      // better off with fewer registers; of e2m1, of which weights come by other instructions, the compiler would make
+      // wgmma wait for each other the other way round (ptxas C7513).
+      constexpr bool kAhead = kTogether == 1 && (S::kBlocks == 1) != std::is_same<KIND, E2M1>::value;
+      uint32_t a[2][kTogether][2][kOperands][4], raw[kTogether][4][2 * kOperands];
+      const auto read = [&](int portion) {
+        if (portion == 0) barrier_wait(&full[stage], round);
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          read_words<S>(raw[i], words + stage * S::kStageBytes + (portion * kTogether + i) * S::kWBytes / 2);
+        }
       };
       int before = -1;  // the stage before
       if (kAhead && at.first < at.last) read(0);
-      for (int step = at.first; step < at.last; ++step) {
+      const auto go = [&](auto turn, int step) {  // on with one portion
+        constexpr int kTurn = decltype(turn)::value, portion = kTurn % kPortions;
         const int now = stage;
         const uint64_t x = further(x_first, now * S::kStageBytes / 16);
+        if (!kAhead) read(portion);
+        auto& made = a[kTurn % 2];
 #pragma unroll
-        for (int half = 0; half < S::kHalves; ++half) {
-          const int piece = half / 2;
-          if (!kAhead) read(half);
+        for (int i = 0; i < kTogether; ++i) {
+          const int half = portion * kTogether + i;
           if (half == 0 || (half % 2 == 0 ? by_piece : by_half)) {
-            const uint32_t slot = now * S::kSideBytes + (by_half ? half : piece) * S::kSlotBytes;
+            const uint32_t slot = now * S::kSideBytes + (by_half ? half : half / 2) * S::kSlotBytes;
             side.load(p, scales + slot, zeros + slot, column);
           }
-          auto& made = a[half % 2];
-          make_weights(made, raw, q, side);
-#pragma unroll
-          for (int i = 0; i < kOperands * R; ++i) cute::warpgroup_fence_operand(sums[i / R][i % R]);
-#pragma unroll
-          for (int i = 0; i < 8 * kOperands; ++i) {  // made before, not after
-            cute::warpgroup_fence_operand(made[i / 4 / kOperands][i / 4 % kOperands][i % 4]);
-          }
-          cute::warpgroup_arrive();
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const uint64_t x_at = further(x, piece * S::kXBytes / 16 + 4 * (half % 2) + 2 * i);
-#pragma unroll
-            for (int u = 0; u < kOperands; ++u) {
-              wgmma_from_registers<Atom>(made[i][u], x_at, sums[u], std::make_index_sequence<R>{});
-            }
-          }
-          cute::warpgroup_commit_batch();
-          const bool last = half == S::kHalves - 1;
-          if (last && ++stage == S::kStages) {
-            stage = 0;
-            round ^= 1;
-          }
-          if (kAhead && (!last || step + 1 < at.last)) read((half + 1) % S::kHalves);
-          cute::warpgroup_wait<1>();  // for the half before
-          if (half == 0 && before >= 0) release(before);
+          make_weights(made[i], raw[i], q, side);
         }
-        before = now;
+        constexpr bool last = portion == kPortions - 1;
+        if (last && ++stage == S::kStages) {
+          stage = 0;
+          round ^= 1;
+        }
+#pragma unroll
+        for (int i = 0; i < kOperands * R; ++i) cute::warpgroup_fence_operand(sums[i / R][i % R]);
+#pragma unroll
+        for (int i = 0; i < kTogether * 8 * kOperands; ++i) {  // made before, not after
+          cute::warpgroup_fence_operand(made[i / 8 / kOperands][i / 4 / kOperands % 2][i / 4 % kOperands][i % 4]);
+        }
+        cute::warpgroup_arrive();
+#pragma unroll
+        for (int i = 0; i < 2 * kTogether; ++i) {
+          const int sixteen = 2 * portion * kTogether + i;
+          const uint64_t x_at = further(x, sixteen / 4 * S::kXBytes / 16 + 2 * (sixteen % 4));
+#pragma unroll
+          for (int u = 0; u < kOperands; ++u) {
+            wgmma_from_registers<Atom>(made[i / 2][i % 2][u], x_at, sums[u], std::make_index_sequence<R>{});
+          }
+        }
+        cute::warpgroup_commit_batch();
+        if (kAhead && (!last || step + 1 < at.last)) read((portion + 1) % kPortions);
+        cute::warpgroup_wait<1>();  // for the portion before
+        if (portion == 0 && before >= 0) release(before);
+        if (last) before = now;
+      };
+      for (int step = at.first; step < at.last; ++step) {
+        go(std::integral_constant<int, 0>{}, step);
+        if (kPortions == 1 && ++step == at.last) break;
+        go(std::integral_constant<int, 1>{}, step);
+        if constexpr (kPortions == 4) {
+          go(std::integral_constant<int, 2>{}, step);
+          go(std::integral_constant<int, 3>{}, step);
+        }
       }
       cute::warpgroup_wait<0>();
 #pragma unroll
@@ -470,7 +486,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
           const int j = i / 2, e = i % 2;
           float* const to = all + (8 * j + 2 * q + e) * S::kSumStride + column;
           if constexpr (kOperands == 2) {
-            store_vector(to, make_float4(sums[0][4 * j + e], sums[0][4 * j + 2 + e], sums[1][4 * j + e], sums[1][4 * j + 2 + e]));
+            const float *first = sums[0] + 4 * j + e, *second = sums[1] + 4 * j + e;
+            store_vector(to, make_float4(first[0], first[2], second[0], second[2]));
           } else {
             *reinterpret_cast<float2*>(to) = make_float2(sums[0][4 * j + e], sums[0][4 * j + 2 + e]);
           }

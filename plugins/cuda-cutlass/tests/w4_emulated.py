@@ -132,7 +132,7 @@ def planned(M: int, N: int, K: int, bits: int = 4, whole: bool = True) -> dict[s
     return dict(zip(names, found, strict=True))
 
 
-# Clusters at a time on an H200, by their blocks: where each has a processor, and where two share one.
+# Clusters at a time on an H200, by their blocks: where each has a processor, where two share.
 ALONE = (0, 0, 66, 39, 30, 22, 17, 15, 15)
 SHARED = (0, 0, 132, 79, 62, 47, 39, 32, 30)
 
