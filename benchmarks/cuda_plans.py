@@ -1,8 +1,8 @@
 """How SM90's kernels for packed weights divide their work: every division's time; the fit.
 
-    python benchmarks/cuda_plans.py plans.json                  # measures, on an H200
-    python benchmarks/cuda_plans.py plans.json --fit [SECONDS]  # constants of csrc/w4_mid_m_plan.h
-    python benchmarks/cuda_plans.py many.json --many            # the same of the kernel for many rows
+    python benchmarks/cuda_plans.py plans.json              # measures, on an H200
+    python benchmarks/cuda_plans.py plans.json --fit [60]   # constants of csrc/w4_mid_m_plan.h
+    python benchmarks/cuda_plans.py many.json --many        # the kernel for many rows, measured
 
 A division is the warps of a block by columns, the parts of K that blocks of a cluster have, and the
 warps that take turns in a part. Each is timed as `cuda_timing.py` says, 5 rounds. ``chosen`` is

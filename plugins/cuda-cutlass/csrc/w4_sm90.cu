@@ -34,8 +34,15 @@ int clusters_at_a_time(int blocks, int32_t device) {
 
 template <int TILE>
 constexpr many::Tile kTileAt = many::kTiles[TILE];
+
+// Halves of a piece whose weights are made at once, as was faster: one where a product is short and weights are made by
+// few instructions, or registers are few; else both.
 template <class KIND, int TILE>
-using ShapeAt = Shape<KIND::kBits, kTileAt<TILE>.rows, kTileAt<TILE>.columns>;
+constexpr int kTogether =
+    kTileAt<TILE>.columns == 256 || (kTileAt<TILE>.rows < 256 && std::is_same<KIND, Integer<4>>::value) ? 1 : 2;
+
+template <class KIND, int TILE>
+using ShapeAt = Shape<KIND::kBits, kTileAt<TILE>.rows, kTileAt<TILE>.columns, kTogether<KIND, TILE>>;
 
 // Calls `use` with a tile's number as a constant.
 template <typename Use>

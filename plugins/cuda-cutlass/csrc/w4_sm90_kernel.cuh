@@ -60,7 +60,8 @@ QCORE_ATOM(__nv_bfloat16, BF16BF16, 128)
 QCORE_ATOM(__nv_bfloat16, BF16BF16, 256)
 #undef QCORE_ATOM
 
-template <int BITS, int ROWS, int COLUMNS>
+// TOGETHER: halves of a piece whose weights are made at once.
+template <int BITS, int ROWS, int COLUMNS, int TOGETHER>
 struct Shape {
   static constexpr int kRows = ROWS, kColumns = COLUMNS, kRegisters = ROWS / 2;
   static constexpr int kOperands = COLUMNS / 64 / kGroups;  // of 64 columns, that a warpgroup has
@@ -71,8 +72,7 @@ struct Shape {
   // A stage has two pieces where they are small, and half as many copies and barriers.
   static constexpr int kPieces = BITS == 4 && ROWS <= 128 ? 2 : 1;
   static constexpr int kStageK = kPieces * kPieceK, kHalves = 2 * kPieces;
-  // Halves of a piece whose weights are made at once. The longer a product takes, the more of them it hides.
-  static constexpr int kTogether = ROWS == 256 ? 2 : 1, kPortions = kHalves / kTogether;
+  static constexpr int kTogether = TOGETHER, kPortions = kHalves / TOGETHER;
   static constexpr int kWordRows = kPieceK * BITS / 32;  // of a piece
   static constexpr int kXBytes = ROWS * kPieceK * 2, kWBytes = kWordRows * COLUMNS * 4;
   static constexpr int kZeroWords = COLUMNS * BITS / 32;
@@ -407,10 +407,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
       for (int i = 0; i < kOperands * R; ++i) sums[i / R][i % R] = 0;
       // While the tensor cores multiply a portion of a stage, the weights of the next are made.
       constexpr int kTogether = S::kTogether, kPortions = S::kPortions;
-      // Whether words are read while the portion before is multiplied. Two blocks hide each other's waiting, and are
-      // better off with fewer registers; of e2m1, of which weights come by other instructions, the compiler would make
-      // wgmma wait for each other the other way round (ptxas C7513).
-      constexpr bool kAhead = kTogether == 1 && (S::kBlocks == 1) != std::is_same<KIND, E2M1>::value;
+      // Whether words are read while the portion before is multiplied: not where registers are few. Two blocks hide each
+      // other's waiting as well.
+      constexpr bool kAhead = kTogether == 1 && S::kBlocks == 1;
       uint32_t a[2][kTogether][2][kOperands][4], raw[kTogether][4][2 * kOperands];
       const auto read = [&](int portion) {
         if (portion == 0) barrier_wait(&full[stage], round);
