@@ -225,7 +225,7 @@ def measure_many(file: Path) -> None:
             steps = {"chosen": [partial(many, x, w, *rest, GROUP) for w in words]}
             for rows, columns in TILES:
                 tiles = up(M, rows) * up(N, columns)
-                if (rows > 64 and 2 * M <= rows) or 8 * rows < M:
+                if (rows > 64 and rows >= 2 * M) or 8 * rows < M:
                     continue
                 for parts in (0, *range(2, 9)):
                     blocks = tiles * parts

@@ -11,7 +11,8 @@ struct Tile {
   int rows, columns;     // of activations, of the weight
   double alone, beside;  // cycles of 64 inputs: of a block, and of one that shares its processor
 };
-// These and the other cycles are fitted to the times of every division (benchmarks/results/cuda_many_plans.json).
+// These and the other cycles are fitted to times of 4 bits on an H200. In benchmarks/results/cuda_many_plans.json, which
+// has every division of 72 products, what they choose takes 0.5 % longer than the fastest on average, 7 % at worst.
 constexpr Tile kTiles[] = {{64, 128, 470, 880}, {128, 128, 632, 632}, {128, 256, 1200, 1200}, {256, 128, 1090, 1090}};
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 constexpr int kMostParts = 8, kLeastPartK = 256;
