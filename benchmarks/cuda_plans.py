@@ -156,17 +156,40 @@ def fit(problems: list[Problem], seconds: float) -> np.ndarray:
     return best
 
 
+class Times:
+    """The times of problems, which a file has as soon as they are taken."""
+
+    def __init__(self, file: Path) -> None:
+        import torch
+        from environment import environment
+
+        self.file = file
+        device = torch.cuda.get_device_name()
+        self.about = {"environment": environment("qcore-cuda"), "device": device}
+        self.results: list[dict[str, Any]] = []
+
+    def take(self, problem: dict[str, int], steps: dict[str, list[Any]]) -> None:
+        """Time ``steps``: divisions, whose names have slashes, and others."""
+        from cuda_timing import medians_us
+
+        us = {name: round(time, 2) for name, time in medians_us(steps, 5).items()}
+        self.results.append({**problem, "us": us})
+        best = min((us[name], name) for name in us if "/" in name)
+        others = "".join(f"  {name} {us[name]:6.2f}" for name in us if "/" not in name)
+        about = "  ".join(f"{name} {value:5d}" for name, value in problem.items())
+        print(f"{about}  fastest {best[0]:6.2f} ({best[1]}){others}", flush=True)
+        self.file.write_text(json.dumps({**self.about, "results": self.results}, indent=1) + "\n")
+
+
 def measure(file: Path) -> None:
     """Time every division of every problem; write them."""
     import torch
-    from cuda_timing import copies_of, medians_us
-    from environment import environment
+    from cuda_timing import copies_of
     from qcore_cuda import library
 
     library.load()
     mid, many = torch.ops.qcore_cuda.wna16_mid_m, torch.ops.qcore_cuda.wna16_sm90
-    about = {"environment": environment("qcore-cuda"), "device": torch.cuda.get_device_name()}
-    results: list[dict[str, Any]] = []
+    times = Times(file)
 
     def shape(N: int, K: int, bits: int, rows: tuple[int, ...]) -> None:
         count = copies_of(N * K * bits // 8, 24)
@@ -185,15 +208,7 @@ def measure(file: Path) -> None:
             }
             steps["chosen"] = [partial(run, mid, i) for i in range(count)]
             steps["many"] = [partial(run, many, i) for i in range(count)]
-            us = {name: round(time, 2) for name, time in medians_us(steps, 5).items()}
-            results.append({"N": N, "K": K, "M": M, "bits": bits, "us": us})
-            best = min((us[name], name) for name in us if "/" in name)
-            print(
-                f"{N:6d} x {K:5d}  {bits} bits  M {M:3d}  chosen {us['chosen']:6.2f}"
-                f"  fastest {best[0]:6.2f} ({best[1]})  many {us['many']:6.2f}",
-                flush=True,
-            )
-            file.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+            times.take({"N": N, "K": K, "M": M, "bits": bits}, steps)
 
     for shapes, bits, rows in (
         (SHAPES, 4, ROWS),
@@ -207,14 +222,12 @@ def measure(file: Path) -> None:
 def measure_many(file: Path) -> None:
     """The kernel for many rows: tiles of rows x columns, parts of K (0: tiles in pairs)."""
     import torch
-    from cuda_timing import copies_of, medians_us
-    from environment import environment
+    from cuda_timing import copies_of
     from qcore_cuda import library
 
     library.load()
     many = torch.ops.qcore_cuda.wna16_sm90
-    about = {"environment": environment("qcore-cuda"), "device": torch.cuda.get_device_name()}
-    results: list[dict[str, Any]] = []
+    times = Times(file)
     for N, K in SHAPES_OF_MANY:
         count = copies_of(N * K // 2, 24)
         options = {"dtype": torch.int32, "device": "cuda"}
@@ -235,15 +248,7 @@ def measure_many(file: Path) -> None:
                     steps["/".join(map(str, division))] = [
                         partial(many, x, w, *rest, GROUP, *division) for w in words
                     ]
-            us = {name: round(time, 2) for name, time in medians_us(steps, 5).items()}
-            results.append({"N": N, "K": K, "M": M, "bits": 4, "us": us})
-            best = min((us[name], name) for name in us if "/" in name)
-            print(
-                f"{N:6d} x {K:5d}  M {M:4d}  chosen {us['chosen']:6.2f}  fastest {best[0]:6.2f}"
-                f" ({best[1]})",
-                flush=True,
-            )
-            file.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+            times.take({"N": N, "K": K, "M": M, "bits": 4}, steps)
 
 
 def report(problems: list[Problem], c: np.ndarray) -> None:
@@ -272,6 +277,8 @@ def main() -> None:
         "--many", action="store_true", help="measure the kernel for many rows in place of medium"
     )
     args = parser.parse_args()
+    if args.many and args.fit is not None:
+        parser.error("--many: there is no fit for the kernel for many rows; leave out --fit")
     if args.fit is None:
         (measure_many if args.many else measure)(args.file)
         return

@@ -18,81 +18,12 @@
 #pragma once
 
 #include "early_launch.cuh"
-#include "gptq.cuh"
-#include "sm90_ptx.cuh"
+#include "w4_sm90_sums.cuh"
 
 namespace qcore_cuda {
 namespace {
 
 using namespace sm90;
-namespace gmma = cute::SM90::GMMA;
-
-constexpr int kPieceK = 64;  // inputs: 128 bytes of activations
-constexpr int kGroups = 2;  // warpgroups that multiply
-constexpr int kConsumers = 128 * kGroups;
-constexpr int kSharedOfProcessor = 227 * 1024;
-constexpr int kBand = 8;                   // tiles along M that are worked on together
-
-struct Problem {
-  const float* column_scales;  // [n]; or null; of floats
-  const void* bias;
-  void* out;
-  int m, n, k_stages;  // n: columns of out
-  int group_halves;    // inputs of a group / 32
-  int zero;            // for all, where there are no zero points
-  uint32_t zero_ones;  // added to words of zero points: version 1 of the format stores them less one
-  bool has_zeros, bias_float;
-  int tiles_m, tiles_n, parts;
-};
-
-template <typename T, int ROWS>
-struct AtomOf;
-#define QCORE_ATOM(TYPE, NAME, ROWS)                                                                \
-  template <>                                                                                       \
-  struct AtomOf<TYPE, ROWS> {                                                                       \
-    using Type = gmma::MMA_64x##ROWS##x16_F32##NAME##_RS<gmma::Major::K, gmma::Major::K>;           \
-  };
-QCORE_ATOM(__half, F16F16, 64)
-QCORE_ATOM(__half, F16F16, 128)
-QCORE_ATOM(__half, F16F16, 256)
-QCORE_ATOM(__nv_bfloat16, BF16BF16, 64)
-QCORE_ATOM(__nv_bfloat16, BF16BF16, 128)
-QCORE_ATOM(__nv_bfloat16, BF16BF16, 256)
-#undef QCORE_ATOM
-
-// TOGETHER: halves of a piece whose weights are made at once.
-template <int BITS, int ROWS, int COLUMNS, int TOGETHER>
-struct Shape {
-  static constexpr int kRows = ROWS, kColumns = COLUMNS, kRegisters = ROWS / 2;
-  static constexpr int kOperands = COLUMNS / 64 / kGroups;  // of 64 columns, that a warpgroup has
-  static constexpr int kBlocks = ROWS == 64 ? 2 : 1;  // on a processor
-  // A block alone gives registers of its last warpgroup, which needs few, to the others.
-  static constexpr int kThreads = kConsumers + (kBlocks == 2 ? 32 : 128);
-  static constexpr int kSharedBytes = (kSharedOfProcessor - (kBlocks - 1) * 1024) / kBlocks / 128 * 128;
-  // A stage has two pieces where they are small, and half as many copies and barriers.
-  static constexpr int kPieces = BITS == 4 && ROWS <= 128 ? 2 : 1;
-  static constexpr int kStageK = kPieces * kPieceK, kHalves = 2 * kPieces;
-  static constexpr int kTogether = TOGETHER, kPortions = kHalves / TOGETHER;
-  static constexpr int kWordRows = kPieceK * BITS / 32;  // of a piece
-  static constexpr int kXBytes = ROWS * kPieceK * 2, kWBytes = kWordRows * COLUMNS * 4;
-  static constexpr int kZeroWords = COLUMNS * BITS / 32;
-  static constexpr int kScaleBytes = COLUMNS * 2, kZeroBytes = COLUMNS;
-  static constexpr int kSlotBytes = kScaleBytes + kZeroBytes;
-  static constexpr int kStageBytes = kPieces * (kXBytes + kWBytes);  // activations, then words
-  static constexpr int kSideBytes = kHalves * kSlotBytes;            // scales, then zero points
-  // What is stored together: so many rows of a warpgroup's columns; 8 elements more keep rows apart in banks.
-  static constexpr int kChunk = 64 / kOperands, kStoreStride = 64 * kOperands + 8;
-  static constexpr int kStoreBytes = kGroups * kChunk * kStoreStride * 2;
-  static constexpr int kSumStride = COLUMNS + 4;  // floats
-  static constexpr int kBarrierBytes = 256;
-  static constexpr int kStages = (kSharedBytes - 1024 - kStoreBytes - kBarrierBytes) / (kStageBytes + kSideBytes);
-  static_assert(kStages * 16 <= kBarrierBytes && kStages * kStageBytes >= ROWS * kSumStride * 4);
-
-  // Scales that a stage brings for each column: of the groups that begin or go on in it.
-  static __host__ __device__ constexpr int slots(int group_halves) {
-    return group_halves % kHalves == 0 ? 1 : group_halves % 2 == 0 ? kPieces : kHalves;
-  }
-};
 
 // Words that lie side by side.
 template <int COUNT>
@@ -107,33 +38,6 @@ __device__ __forceinline__ void shared_words(uint32_t (&v)[COUNT], uint32_t addr
                  : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
                  : "r"(address));
   }
-}
-
-// A tile that blocks of a cluster share along N (`pair`), or a part of K of a tile.
-struct Place {
-  int m, n, first, last;  // tiles; stages of K
-};
-
-template <bool PARTS>
-__device__ __forceinline__ bool place(const Problem& p, int index, int rank, Place& at) {
-  if constexpr (PARTS) {
-    if (index >= p.tiles_m * p.tiles_n) return false;
-    at.m = index / p.tiles_n;
-    at.n = index % p.tiles_n;
-    at.first = p.k_stages * rank / p.parts;
-    at.last = p.k_stages * (rank + 1) / p.parts;
-  } else {
-    const int pairs = (p.tiles_n + 1) / 2;
-    if (index >= p.tiles_m * pairs) return false;
-    // A band of kBand tiles along M, pair by pair; then the next.
-    const int band = index / (kBand * pairs), first = band * kBand;
-    const int width = min(kBand, p.tiles_m - first), in_band = index - first * pairs;
-    at.m = first + in_band % width;
-    at.n = in_band / width * 2 + rank;  // beyond the end zeros come
-    at.first = 0;
-    at.last = p.k_stages;
-  }
-  return true;
 }
 
 // What a thread needs of a group: for its columns, which are neighbours; two for each operand.
@@ -200,38 +104,6 @@ __device__ __forceinline__ void make_weights(uint32_t (&a)[2][OPERANDS][4], cons
 __device__ __forceinline__ void sync_group(int group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }
 __device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 3, %0;" ::"n"(kConsumers) : "memory"); }
 
-template <typename T>
-__device__ __forceinline__ uint32_t packed(float low, float high) {
-  if constexpr (std::is_same<T, __half>::value) return as_bits(__floats2half2_rn(low, high));
-  else return as_bits(__floats2bfloat162_rn(low, high));
-}
-
-template <typename T>
-__device__ __forceinline__ float bias_at(const Problem& p, int column) {
-  if (!p.bias || column >= p.n) return 0.0f;
-  return p.bias_float ? static_cast<const float*>(p.bias)[column] : from_16(static_cast<const T*>(p.bias)[column]);
-}
-
-// What a column's sums are multiplied by.
-template <class KIND>
-__device__ __forceinline__ float factor_at(const Problem& p, int column) {
-  if constexpr (KIND::kFloat) return p.column_scales && column < p.n ? p.column_scales[column] * KIND::kMore : 1.0f;
-  return 1.0f;
-}
-
-// Columns of a row of out, as many as a vector has, as far as there are columns.
-template <typename T, typename Vector>
-__device__ __forceinline__ void store_some(const Problem& p, int row, int column, const Vector& some) {
-  constexpr int kCount = sizeof(Vector) / sizeof(T);
-  T* const to = static_cast<T*>(p.out) + static_cast<int64_t>(row) * p.n + column;
-  if (p.n % kCount == 0) {
-    if (column < p.n) *reinterpret_cast<Vector*>(to) = some;
-  } else {
-    const T* const from = reinterpret_cast<const T*>(&some);
-    for (int i = 0; i < kCount && column + i < p.n; ++i) to[i] = from[i];
-  }
-}
-
 // By one thread.
 template <typename S, bool PARTS>
 __device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map, const CUtensorMap* w_map,
@@ -288,54 +160,6 @@ __device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map
       }
     }
   }
-}
-
-// The sums of all parts of K, of which there are PARTS at most, a share of the rows for each block. A thread adds COUNT
-// times four columns at a time: what it waits for is other blocks' shared memory, once for all of them.
-template <typename T, class KIND, typename S, int PARTS, int COUNT>
-__device__ __forceinline__ void add_up_to(const Problem& p, const Place& at, const float* sums, int rank) {
-  constexpr int kAcross = S::kColumns / 4;
-  const int rows = min(S::kRows, p.m - at.m * S::kRows), each = (rows + p.parts - 1) / p.parts, begin = rank * each;
-  const int wanted = min(each, rows - begin) * kAcross;
-  for (int first = threadIdx.x; first < wanted; first += COUNT * kConsumers) {
-    float4 found[PARTS][COUNT];
-#pragma unroll
-    for (int part = 0; part < PARTS; ++part) {
-#pragma unroll
-      for (int i = 0; i < COUNT; ++i) {
-        const int item = min(first + i * kConsumers, wanted - 1);
-        const float* const mine = sums + (begin + item / kAcross) * S::kSumStride + item % kAcross * 4;
-        if (part < p.parts) found[part][i] = of_block(mine, part);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) {
-      const int item = first + i * kConsumers;
-      if (item >= wanted) break;
-      float total[4] = {found[0][i].x, found[0][i].y, found[0][i].z, found[0][i].w};
-#pragma unroll
-      for (int part = 1; part < PARTS; ++part) {
-        if (part >= p.parts) continue;
-        total[0] += found[part][i].x, total[1] += found[part][i].y;
-        total[2] += found[part][i].z, total[3] += found[part][i].w;
-      }
-      const int column = at.n * S::kColumns + item % kAcross * 4;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if constexpr (KIND::kFloat) total[j] *= factor_at<KIND>(p, column + j);
-        total[j] += bias_at<T>(p, column + j);
-      }
-      store_some<T>(p, at.m * S::kRows + begin + item / kAcross, column,
-                    make_uint2(packed<T>(total[0], total[1]), packed<T>(total[2], total[3])));
-    }
-  }
-}
-
-template <typename T, class KIND, typename S>
-__device__ __forceinline__ void add_parts(const Problem& p, const Place& at, const float* sums, int rank) {
-  if (p.parts <= 2) add_up_to<T, KIND, S, 2, 4>(p, at, sums, rank);
-  else if (p.parts <= 4) add_up_to<T, KIND, S, 4, 2>(p, at, sums, rank);
-  else add_up_to<T, KIND, S, 8, 2>(p, at, sums, rank);
 }
 
 template <typename T, class KIND, class S, bool PARTS>
