@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from cuda_mixed_formats import FORMAT_ROWS, FORMATS, FormatLayer
+from cuda_plans import TILES, up
 from cuda_timing import bandwidth, copies_of, measure_layers, relative_errors
 from environment import environment
 from qcore.facts.scalar_type import scalar_types
@@ -112,9 +113,9 @@ class Layer:
                         columns,
                         split,
                     )
-        for rows, columns in ((64, 128), (128, 128), (128, 256), (256, 128)):
+        for rows, columns in TILES:
             for parts in (0, *range(2, 9)):
-                tiles = -(-x.shape[0] // rows) * -(-self.N // columns)
+                tiles = up(x.shape[0], rows) * up(self.N, columns)
                 if (parts and tiles * parts > 264) or rows // 2 > x.shape[0]:
                     continue
                 found[f"{rows} x {columns}, {parts} parts"] = partial(

@@ -6,7 +6,8 @@
 
 A division is the warps of a block by columns, the parts of K that blocks of a cluster have, and the
 warps that take turns in a part. Each is timed as `cuda_timing.py` says, 5 rounds. ``chosen`` is
-what the kernel takes by itself, ``many`` the kernel for many rows.
+what the kernel takes by itself, ``many`` the kernel for many rows. A division of that one is the
+rows and the columns of a tile and the parts of K (0: pairs of blocks take whole tiles).
 
 The fit searches constants at random for which the divisions of least cost are the fastest ones. Its
 `Problem.cost` is the cost of `w4_mid_m_plan.h`; a test compares what the two choose.
@@ -220,7 +221,7 @@ def measure(file: Path) -> None:
 
 
 def measure_many(file: Path) -> None:
-    """The kernel for many rows: tiles of rows x columns, parts of K (0: tiles in pairs)."""
+    """The same of the kernel for many rows."""
     import torch
     from cuda_timing import copies_of
     from qcore_cuda import library

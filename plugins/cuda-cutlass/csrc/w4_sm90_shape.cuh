@@ -77,7 +77,7 @@ struct Shape {
   }
 };
 
-// A tile that blocks of a cluster share along N (`pair`), or a part of K of a tile.
+// A tile of its own, beside that of the other block of a pair; or a part of K of a tile.
 struct Place {
   int m, n, first, last;  // tiles; stages of K
 };

@@ -28,7 +28,8 @@ constexpr int64_t kFewRows = 32;
 // At 32 rows it took 0.78 to 0.9 of the time of the one for few.
 constexpr int64_t kFewRowsBesideSm90 = 16;
 
-// Where the kernel for a medium number of rows can run, too (benchmarks/results/cuda_mixed_plans.json):
+// Where the kernel for a medium number of rows can run, too (benchmarks/results/cuda_mixed_plans.json and, for many rows,
+// cuda_many_plans.json):
 //
 //   rows         kernel
 //   1 ... 32     medium; few up to 16, where the medium one would have to round weights: groups of 32, 96, ... inputs

@@ -19,7 +19,7 @@ needs_sm90 = pytest.mark.skipif(
 # ---- many rows ---------------------------------------------------------------------------------
 
 TILES = ((64, 128), (128, 128), (128, 256), (256, 128))  # rows, columns
-WAYS = [(*tile, parts) for tile in TILES for parts in (0, 1, 2, 3, 8)]
+WAYS = [(*tile, parts) for tile in TILES for parts in (0, 1, 2, 3, 4, 8)]
 
 
 @needs_sm90
