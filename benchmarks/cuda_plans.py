@@ -7,7 +7,8 @@
 A division is the warps of a block by columns, the parts of K that blocks of a cluster have, and the
 warps that take turns in a part. Each is timed as `cuda_timing.py` says, 5 rounds. ``chosen`` is
 what the kernel takes by itself, ``many`` the kernel for many rows. A division of that one is the
-rows and the columns of a tile and the parts of K (0: pairs of blocks take whole tiles).
+rows and the columns of a tile and the parts of K (0: pairs of blocks take whole tiles; less: those
+without a tile help with so many times 64 inputs of the last ones).
 
 The fit searches constants at random for which the divisions of least cost are the fastest ones. Its
 `Problem.cost` is the cost of `w4_mid_m_plan.h`; a test compares what the two choose.
@@ -37,6 +38,7 @@ CLOCK = 1800  # cycles in a microsecond, about
 TILES = ((64, 128), (128, 128), (128, 256), (256, 128))
 ROWS_OF_MANY = (48, 64, 96, 128, 192, 256, 384, 512, 1024)
 SHAPES_OF_MANY = (*SHAPES, (8192, 8192), (6144, 4096), (2048, 8192), (4096, 11008), (5120, 5120))
+SHAPES_OF_MANY += ((10240, 8192), (34816, 5120), (5120, 17408))
 
 
 def turns_of(column_warps: int) -> int:
@@ -52,6 +54,18 @@ def up(a: Any, b: Any) -> Any:
 def row_tiles(M: int) -> int:
     """Tiles of 8 rows that a block has."""
     return 1 if M <= 8 else 2 if M <= 16 else 4 if M <= 32 else 8
+
+
+def given(M: int, N: int, K: int, rows: int, columns: int) -> list[int]:
+    """Times 64 inputs that pairs of blocks without a tile may take over from each that has most."""
+    pairs, clusters = up(M, rows) * up(N, 2 * columns), PROCESSORS // 2
+    rounds = up(pairs, clusters)
+    owners = up(pairs, rounds)
+    if owners == clusters:
+        return []
+    each = up(pairs - (rounds - 1) * owners, clusters - owners)
+    most = min(rounds * up(K, 64) / (each + 1), up(K, 64) - 2)
+    return sorted({int(most * part) // 2 * 2 for part in (0.5, 0.7, 0.8, 0.9)} - {0})
 
 
 def divisions(M: int) -> list[tuple[int, int, int]]:
@@ -241,7 +255,8 @@ def measure_many(file: Path) -> None:
                 tiles = up(M, rows) * up(N, columns)
                 if (rows > 64 and rows >= 2 * M) or 8 * rows < M:
                     continue
-                for parts in (0, *range(2, 9)):
+                helped = [] if rows == 64 else [-g for g in given(M, N, K, rows, columns)]
+                for parts in (0, *range(2, 9), *helped):
                     blocks = tiles * parts
                     if blocks > (3 if rows == 64 else 1.5) * PROCESSORS or 256 * parts > K:
                         continue

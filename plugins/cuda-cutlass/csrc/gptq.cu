@@ -271,7 +271,7 @@ Tensor wna16_small_m(const Tensor& a, const Tensor& q_weight, const Tensor& scal
 }
 
 // SM90's kernel for many rows, likewise: a tile's rows (0: all as it would be) and columns, and parts of K (0: tiles in
-// pairs).
+// pairs; less: of which others do the last times 64 inputs, so many as it is below 0).
 Tensor wna16_sm90(const Tensor& a, const Tensor& q_weight, const Tensor& scales, const std::optional<Tensor>& zeros,
                   int64_t bits, int64_t zero, int64_t group_size, int64_t rows, int64_t columns, int64_t parts) {
   const char* op = "wna16_sm90";
@@ -280,12 +280,12 @@ Tensor wna16_sm90(const Tensor& a, const Tensor& q_weight, const Tensor& scales,
   QCORE_CHECK(fits_w4_sm90(w, dtype_of(a), a.get_device_index()), op, ": bits=", bits, ", group_size=", group_size,
                   ", scales of ", dtype_name(dtype_of(scales)), "; it runs 4 and 8 bits in groups of a multiple of 32, "
                   "with scales of a's dtype, on sm_90");
-  many::Plan wish{-1, static_cast<int>(parts)};
+  many::Plan wish{-1, static_cast<int>(std::max<int64_t>(parts, 0)), static_cast<int>(std::max<int64_t>(-parts, 0))};
   for (int i = 0; i < many::kTileCount; ++i) {
     if (many::kTiles[i].rows == rows && many::kTiles[i].columns == columns) wish.tile = i;
   }
-  QCORE_CHECK((rows == 0 || wish.tile >= 0) && parts >= 0 && parts <= many::kMostParts, op, ": rows=", rows, ", columns=",
-              columns, ", parts=", parts, "; allowed: tiles of 64 x 128, 128 x 128, 128 x 256, 256 x 128, parts 0 ... 8");
+  QCORE_CHECK((rows == 0 || wish.tile >= 0) && parts >= -w.k && parts <= many::kMostParts, op, ": rows=", rows, ", columns=",
+              columns, ", parts=", parts, "; allowed: tiles of 64 x 128, 128 x 128, 128 x 256, 256 x 128, parts up to 8");
   return w4_sm90(op, a, w, nullptr, w.n, Launch(a), rows ? &wish : nullptr);
 #else
   fail(op, ": qcore-cuda was compiled without sm_90a");

@@ -40,6 +40,18 @@ __device__ __forceinline__ void sync_threads(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
+// ---- flags in global memory --------------------------------------------------------------------
+
+// Who sees the flag sees all that this thread, and those that it met at a barrier, had stored before.
+__device__ __forceinline__ void store_release(uint8_t* p, uint32_t value) {
+  asm volatile("st.release.gpu.global.u8 [%0], %1;" ::"l"(p), "r"(value) : "memory");
+}
+__device__ __forceinline__ uint32_t load_acquire(const uint8_t* p) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u8 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
+  return value;
+}
+
 // ---- barriers in shared memory -----------------------------------------------------------------
 
 __device__ __forceinline__ void barrier_init(uint64_t* barrier, uint32_t arrivals) {

@@ -1,5 +1,8 @@
 // SM90: many rows times packed integer weights: how the work is divided, and the launch of its kernel.
 
+#include <optional>
+
+#include "meeting_flags.h"
 #include "tensor_map.h"
 #include "w4_sm90_kernel.cuh"
 #include "w4_sm90_plan.h"
@@ -56,9 +59,25 @@ auto with_tile(int tile, Use use) {
   }
 }
 
+// Lets clusters that have no tile help the others with the last `given` times 64 inputs. Returns the memory in which they
+// leave their sums, or nothing where that can't be done.
+template <class S>
+std::optional<Tensor> let_help(Problem& p, const many::Help& help, int given, const Tensor& like, int32_t device,
+                               cudaStream_t stream) {
+  const int stages = given / S::kPieces;
+  if (!S::kHelps || help.helpers == 0 || stages == 0 || stages >= p.k_stages) return {};
+  if (help.helped * 2 * kGroups > kMeetingFlags) return {};
+  uint8_t* const flags = meeting_flags(device, stream);
+  if (!flags) return {};
+  Tensor sums = new_tensor(like, {help.helped * 2 * S::kRows * S::kColumns}, ScalarType::Float);
+  p.helped = {static_cast<int>(help.helpers), static_cast<int>(help.helped), stages, static_cast<float4*>(sums.data_ptr()),
+              flags};
+  return sums;
+}
+
 template <typename T, class KIND, class S, bool PARTS>
-void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& words, const Tensor& scales,
-            const Problem& p, bool early, int32_t device, cudaStream_t stream) {
+void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& words, const Tensor& scales, Problem p,
+            int given, bool early, int32_t device, cudaStream_t stream) {
   const CUtensorMap x_map = byte_matrix_map(op, x.data(), x.m, x.k * 2, x.stride * 2, S::kRows / (PARTS ? 1 : 2));
   const CUtensorMap w_map = plain_matrix_map(op, words.data_ptr(), words.size(0), w.n, 4,
                                              S::kPieces * S::kWordRows, S::kColumns);
@@ -66,9 +85,12 @@ void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& wo
   const CUtensorMap zero_map =
       p.has_zeros ? plain_matrix_map(op, w.zeros.words, scales.size(0), w.zeros.stride, 4, 1, S::kZeroWords) : scale_map;
   int64_t clusters = int64_t{p.tiles_m} * p.tiles_n;
+  std::optional<Tensor> left;  // by helpers
   if constexpr (!PARTS) {
-    const int64_t places = device_facts(device).sm_count * S::kBlocks / 2;
-    clusters = std::min(int64_t{p.tiles_m} * ceil_div(p.tiles_n, 2), places);
+    const int64_t pairs = p.tiles_m * ceil_div(p.tiles_n, 2), places = clusters_at_a_time<T, KIND, S>(2, device);
+    const many::Help help(pairs, places);
+    left = let_help<S>(p, help, given, words, device, stream);
+    clusters = left ? help.owners + help.helpers : std::min(pairs, places);
   }
   launch_kernel(op, shape_of<T, KIND, S, PARTS>(op, PARTS ? p.parts : 2, clusters, early, device, stream),
                 w4_sm90_kernel<T, KIND, S, PARTS>, x_map, w_map, scale_map, zero_map, p);
@@ -116,8 +138,8 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
       p.tiles_m = static_cast<int>(ceil_div(rows.m, S::kRows));
       p.tiles_n = static_cast<int>(ceil_div(columns, S::kColumns));
       p.k_stages = static_cast<int>(ceil_div(w.k, S::kStageK));
-      if (p.parts) launch<T, Kind, S, true>(op, rows, w, words, scales, p, early, device, at.stream());
-      else launch<T, Kind, S, false>(op, rows, w, words, scales, p, early, device, at.stream());
+      if (p.parts) launch<T, Kind, S, true>(op, rows, w, words, scales, p, 0, early, device, at.stream());
+      else launch<T, Kind, S, false>(op, rows, w, words, scales, p, plan.given, early, device, at.stream());
     });
   };
   const auto with_kind = [&](auto zero) {

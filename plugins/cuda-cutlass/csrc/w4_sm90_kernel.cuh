@@ -13,8 +13,9 @@
 // stored in, and so their words, scales and zero points are one load each.
 //
 // Where there are tiles for all processors, two blocks side by side form a cluster, in which each fetches
-// half of the activations, for both. Where there are few, the blocks of a cluster have a part of K each
-// and add up through shared memory, in the same order always. w4_sm90_plan.h chooses.
+// half of the activations, for both. Where the last tiles would leave processors idle, some clusters have no tile of
+// their own: they help others with the end of K, and leave their sums in memory. Where there are few tiles, the blocks of
+// a cluster have a part of K each and add up through shared memory. All sums have one order. w4_sm90_plan.h chooses.
 #pragma once
 
 #include "early_launch.cuh"
@@ -101,7 +102,6 @@ __device__ __forceinline__ void make_weights(uint32_t (&a)[2][OPERANDS][4], cons
   }
 }
 
-__device__ __forceinline__ void sync_group(int group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }
 __device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 3, %0;" ::"n"(kConsumers) : "memory"); }
 
 // By one thread.
@@ -128,17 +128,19 @@ __device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map
       of.next(S::kHalves / slots);
     }
   };
-  Place at;
+  Walk<S, PARTS> walk(p, cluster, clusters);
   int early = 0;  // stages whose weights come before this kernel's turn
-  if (place<PARTS>(p, cluster, rank, at)) {
+  if (walk.more()) {
+    const Place at = walk.at(p, rank);
     of.begin(S::kHalves * at.first);
     for (early = 0; early < min(S::kStages, at.last - at.first); ++early) load_weights(at, at.first + early, early);
   }
   begin_turn();
   int stage = 0;
   uint32_t round = 1;  // the first time the stages are free
-  for (int index = cluster; place<PARTS>(p, index, rank, at); index += clusters) {
-    if (index != cluster) of.begin(S::kHalves * at.first);
+  for (bool again = false; walk.more(); walk.next(), again = true) {
+    const Place at = walk.at(p, rank);
+    if (again) of.begin(S::kHalves * at.first);
     for (int step = at.first; step < at.last; ++step) {
       barrier_wait(&empty[stage], round);
       if (early-- <= 0) load_weights(at, step, stage);
@@ -224,8 +226,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
       }
     };
 
-    Place at;
-    for (int index = cluster; place<PARTS>(p, index, rank, at); index += clusters) {
+    for (Walk<S, PARTS> walk(p, cluster, clusters); walk.more(); walk.next()) {
+      const Place at = walk.at(p, rank);
       float sums[kOperands][R];
 #pragma unroll
       for (int i = 0; i < kOperands * R; ++i) sums[i / R][i % R] = 0;
@@ -319,6 +321,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
         add_parts<T, KIND, S>(p, at, all, rank);
         break;
       } else {
+        if (walk.helps()) {
+          give<S>(p.helped, sums, walk.shared(), rank, group);
+          continue;
+        }
+        if (walk.shared() >= 0) take<S>(p.helped, sums, walk.shared(), rank, group);
         const int first_column = at.n * S::kColumns + column;
         float bias[2 * kOperands], factor[2 * kOperands];
 #pragma unroll

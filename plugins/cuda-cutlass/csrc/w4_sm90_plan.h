@@ -11,55 +11,90 @@ struct Tile {
   int rows, columns;     // of activations, of the weight
   double alone, beside;  // cycles of 64 inputs: of a block, and of one that shares its processor
 };
-// These and the other cycles are fitted to times of 4 bits on an H200. In benchmarks/results/cuda_many_plans.json, which
-// has every division of 72 products, what they choose takes 0.5 % longer than the fastest on average, 7 % at worst.
-constexpr Tile kTiles[] = {{64, 128, 470, 880}, {128, 128, 632, 632}, {128, 256, 1200, 1200}, {256, 128, 1090, 1090}};
+// These and the other cycles are fitted to times of 4 bits on an H200, of divisions of 99 products
+// (benchmarks/results/cuda_many_plans.json).
+constexpr Tile kTiles[] = {{64, 128, 458, 881}, {128, 128, 646, 646}, {128, 256, 1250, 1250}, {256, 128, 1140, 1140}};
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 constexpr int kMostParts = 8, kLeastPartK = 256;
+
+inline int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Plan {
   int tile = 0;   // of kTiles
   int parts = 0;  // of K; 0: whole tiles, which pairs of blocks take one after another
+  int given = 0;  // of whole tiles: times 64 inputs of the last ones, which pairs without a tile take over
 };
+
+// Pairs of tiles for so many pairs of blocks. Some of these have tiles of their own, each as many as the others or one
+// less. The rest help those that have most, each of them the same number of others or fewer.
+struct Help {
+  int64_t rounds, owners, helpers = 0, helped = 0, each = 0;
+
+  Help(int64_t pairs, int64_t clusters) : rounds(up(pairs, clusters)), owners(up(pairs, rounds)) {
+    if (owners == clusters) return;
+    helped = pairs - (rounds - 1) * owners;
+    each = up(helped, clusters - owners);
+    helpers = up(helped, each);
+  }
+};
+
+constexpr double kBegin = 7480, kStore = 793;  // cycles, as the next
+
+// So much is given that who helps is done when the others are; to hand sums over takes time, too.
+inline int given_for(const Help& help, const Tile& tile, int64_t pieces) {
+  constexpr double kGive = 1440, kGiveBytes = 36;
+  if (help.helpers == 0 || tile.alone != tile.beside) return 0;
+  const double give = kGive + 4.0 * tile.rows * tile.columns / kGiveBytes;
+  const double all = help.rounds * pieces * tile.alone + (help.rounds - 1) * kStore;
+  const int64_t given = static_cast<int64_t>((all - help.each * give) / ((help.each + 1) * tile.alone));
+  return static_cast<int>(std::clamp<int64_t>(given / 2 * 2, 0, (pieces - 1) / 2 * 2));  // a stage may have two
+}
 
 // Cycles, about. `clusters(tile, blocks)`: how many clusters of so many blocks a device has at a time. Each round of
 // them waits for its first data, and at the end stores, or adds up its parts: blocks wait for the slowest, and what they
-// read of each other comes with 13 bytes a cycle. Blocks share processors as soon as there are more clusters than fit
-// without.
+// read of each other comes with so many bytes a cycle. Blocks share processors where there are more clusters than fit
+// without. Help must be worth it by kWorth: without it nothing waits for anything in memory.
 template <typename Clusters>
 double cost(const Plan& plan, int64_t m, int64_t n, int64_t k, const Clusters& clusters) {
-  constexpr double kBegin = 5140, kStore = 3530, kMeet = 759, kMeetEach = 169, kBytes = 13.1;
+  constexpr double kTake = 2300, kWorth = 1.04, kMeet = 744, kMeetEach = 183, kBytes = 30.4;
   constexpr int kAlone = 1;  // a tile whose blocks share no processor
-  const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const Tile& tile = kTiles[plan.tile];
   const int64_t across = up(n, tile.columns), down = up(m, tile.rows), pieces = up(k, 64);
   const int blocks = std::max(plan.parts, 2);
   const int64_t wanted = plan.parts ? down * across : down * up(across, 2);
-  const int64_t at_a_time = std::min<int64_t>(clusters(plan.tile, blocks), wanted);
-  const double piece = at_a_time > clusters(kAlone, blocks) ? tile.beside : tile.alone;
-  const double rounds = static_cast<double>(up(wanted, at_a_time));
-  if (!plan.parts) return kBegin + rounds * (pieces * piece + kStore);
+  const int64_t at_a_time = std::min<int64_t>(clusters(plan.tile, blocks), wanted), rounds = up(wanted, at_a_time);
+  const auto piece = [&](int64_t at_once) { return at_once > clusters(kAlone, blocks) ? tile.beside : tile.alone; };
+  const double last = piece(wanted - (rounds - 1) * at_a_time), each = (rounds - 1) * piece(at_a_time) + last;
+  if (!plan.parts) {
+    const double whole = kBegin + pieces * each + rounds * kStore;
+    return plan.given ? kWorth * (whole + kTake - plan.given * last) : whole;
+  }
   const double read = 4.0 * tile.rows * tile.columns * (plan.parts - 1) / plan.parts;
-  return rounds * (kBegin + up(pieces, plan.parts) * piece + kMeet + kMeetEach * plan.parts + read / kBytes);
+  return rounds * (kBegin + kMeet + kMeetEach * plan.parts + read / kBytes) + up(pieces, plan.parts) * each;
 }
 
 template <typename Clusters>
 Plan plan_for(int64_t m, int64_t n, int64_t k, const Clusters& clusters) {
   Plan best;
   double least = -1;
+  const auto weigh = [&](const Plan& plan) {
+    const double cycles = cost(plan, m, n, k, clusters);
+    if (least < 0 || cycles < least) {
+      least = cycles;
+      best = plan;
+    }
+  };
   for (int tile = 0; tile < kTileCount; ++tile) {
     const int rows = kTiles[tile].rows;
     if (rows > 64 && m <= rows / 2) continue;
     // Half empty, such tiles took up to a third longer than full ones, why ever.
     if (rows == 256 && m <= 512 && (m - 1) % 256 < 128) continue;
+    const Help help(up(m, rows) * up(n, 2 * kTiles[tile].columns), clusters(tile, 2));
+    const int given = given_for(help, kTiles[tile], up(k, 64));
+    if (given > 0) weigh({tile, 0, given});
     for (int parts = 0; parts <= kMostParts; ++parts) {
       if (parts == 1 || (parts && k < int64_t{kLeastPartK} * parts)) continue;
-      const Plan plan{tile, parts};
-      const double cycles = cost(plan, m, n, k, clusters);
-      if (least < 0 || cycles < least) {
-        least = cycles;
-        best = plan;
-      }
+      weigh({tile, parts, 0});
     }
   }
   return best;

@@ -16,6 +16,13 @@ constexpr int kConsumers = 128 * kGroups;
 constexpr int kSharedOfProcessor = 227 * 1024;
 constexpr int kBand = 8;  // tiles along M that are worked on together
 
+// Clusters that have no tile of their own help others: with the last stages of their last tiles.
+struct Helped {
+  int helpers, pairs, stages;  // the first clusters; the last pairs of tiles; stages of these
+  float4* sums;                // that helpers leave: [pairs][2 blocks][kGroups][kFours][128 threads]
+  uint8_t* flags;              // [pairs][2 blocks][kGroups]: 1 when they are there
+};
+
 struct Problem {
   const float* column_scales;  // [n]; or null; of floats
   const void* bias;
@@ -26,6 +33,7 @@ struct Problem {
   uint32_t zero_ones;  // added to words of zero points: version 1 of the format stores them less one
   bool has_zeros, bias_float;
   int tiles_m, tiles_n, parts;
+  Helped helped;
 };
 
 template <typename T, int ROWS>
@@ -49,6 +57,8 @@ struct Shape {
   static constexpr int kRows = ROWS, kColumns = COLUMNS, kRegisters = ROWS / 2;
   static constexpr int kOperands = COLUMNS / 64 / kGroups;  // of 64 columns, that a warpgroup has
   static constexpr int kBlocks = ROWS == 64 ? 2 : 1;  // on a processor
+  static constexpr bool kHelps = kBlocks == 1;        // registers allow clusters to help each other
+  static constexpr int kFours = kOperands * kRegisters / 4;  // of a thread's sums
   // A block alone gives registers of its last warpgroup, which needs few, to the others.
   static constexpr int kThreads = kConsumers + (kBlocks == 2 ? 32 : 128);
   static constexpr int kSharedBytes = (kSharedOfProcessor - (kBlocks - 1) * 1024) / kBlocks / 128 * 128;
@@ -82,27 +92,48 @@ struct Place {
   int m, n, first, last;  // tiles; stages of K
 };
 
-template <bool PARTS>
-__device__ __forceinline__ bool place(const Problem& p, int index, int rank, Place& at) {
-  if constexpr (PARTS) {
-    if (index >= p.tiles_m * p.tiles_n) return false;
-    at.m = index / p.tiles_n;
-    at.n = index % p.tiles_n;
-    at.first = p.k_stages * rank / p.parts;
-    at.last = p.k_stages * (rank + 1) / p.parts;
-  } else {
-    const int pairs = (p.tiles_n + 1) / 2;
-    if (index >= p.tiles_m * pairs) return false;
-    // A band of kBand tiles along M, pair by pair; then the next.
-    const int band = index / (kBand * pairs), first = band * kBand;
-    const int width = min(kBand, p.tiles_m - first), in_band = index - first * pairs;
-    at.m = first + in_band % width;
-    at.n = in_band / width * 2 + rank;  // beyond the end zeros come
-    at.first = 0;
-    at.last = p.k_stages;
+// A cluster's places, one after another.
+template <class S, bool PARTS>
+class Walk {
+ public:
+  __device__ __forceinline__ Walk(const Problem& p, int cluster, int clusters) {
+    const int pairs = p.tiles_m * ((p.tiles_n + 1) / 2);
+    index_ = cluster, stride_ = clusters, end_ = PARTS ? p.tiles_m * p.tiles_n : pairs;
+    if constexpr (kMayHelp) {
+      const Helped& helped = p.helped;
+      first_helped_ = pairs - helped.pairs;
+      index_ -= helped.helpers, stride_ -= helped.helpers;
+      helps_ = index_ < 0;  // the first ones: who waits for them began later
+      if (helps_) {
+        index_ = first_helped_ + helped.pairs * cluster / helped.helpers, stride_ = 1;
+        end_ = first_helped_ + helped.pairs * (cluster + 1) / helped.helpers;
+      }
+    }
   }
-  return true;
-}
+  __device__ __forceinline__ bool more() const { return index_ < end_; }
+  __device__ __forceinline__ void next() { index_ += stride_; }
+  __device__ __forceinline__ bool helps() const { return kMayHelp && helps_; }
+  // The number of the pair among those that several clusters work on; below 0: this one alone.
+  __device__ __forceinline__ int shared() const { return kMayHelp ? index_ - first_helped_ : -1; }
+
+  __device__ __forceinline__ Place at(const Problem& p, int rank) const {
+    if constexpr (PARTS) {
+      return {index_ / p.tiles_n, index_ % p.tiles_n, p.k_stages * rank / p.parts, p.k_stages * (rank + 1) / p.parts};
+    }
+    // A band of kBand tiles along M, pair by pair; then the next.
+    const int pairs = (p.tiles_n + 1) / 2, band = index_ / (kBand * pairs), first = band * kBand;
+    const int width = min(kBand, p.tiles_m - first), in_band = index_ - first * pairs;
+    const int own = p.k_stages - (shared() >= 0 ? p.helped.stages : 0);
+    return {first + in_band % width, in_band / width * 2 + rank,  // beyond the end zeros come
+            helps() ? own : 0, helps() ? p.k_stages : own};
+  }
+
+ private:
+  static constexpr bool kMayHelp = S::kHelps && !PARTS;
+
+  int index_, stride_, end_, first_helped_ = 0;
+  bool helps_ = false;
+};
 
 }  // namespace
 }  // namespace qcore_cuda

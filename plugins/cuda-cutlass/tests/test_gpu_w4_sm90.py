@@ -19,7 +19,7 @@ needs_sm90 = pytest.mark.skipif(
 # ---- many rows ---------------------------------------------------------------------------------
 
 TILES = ((64, 128), (128, 128), (128, 256), (256, 128))  # rows, columns
-WAYS = [(*tile, parts) for tile in TILES for parts in (0, 1, 2, 3, 4, 8)]
+WAYS = [(*tile, parts) for tile in TILES for parts in (0, 1, 2, 3, 4, 8, -2, -6, -14)]
 
 
 @needs_sm90
@@ -46,6 +46,42 @@ def test_sm90_ways(K: int, N: int, group_size: int, dtype: torch.dtype, bits: in
         if rows and parts == 0:  # sums do not depend on the tiles
             first = out if first is None else first
             assert torch.equal(out, first)
+
+
+@needs_sm90
+def test_sm90_help_on_streams_and_in_graphs() -> None:
+    """Flags by which blocks wait for each other are those of one launch only."""
+    K, N, group_size, tile = 2048, 5120, 128, (128, 128)
+    w = random_weight(K, N, 4, group_size, BFLOAT)
+    words = w.qweight().cuda()
+    ops.gptq_shuffle(words, torch.empty(0, dtype=torch.int32, device="cuda"), 4)
+    rest = (words, w.scales.cuda(), w.qzeros(True).cuda(), 4, 8, group_size)
+    many = torch.ops.qcore_cuda.wna16_sm90
+    rows = (200, 256, 500)
+    xs = [activations(M, K, BFLOAT).cuda() for M in rows]
+    whole = [many(x, *rest, *tile, 0).double() for x in xs]
+    helped = [many(x, *rest, *tile, -10) for x in xs]
+    for one, other in zip(whole, helped, strict=True):
+        assert (one - other.double()).norm() <= 2.0**-8 * one.norm()
+
+    streams = [torch.cuda.Stream() for _ in xs]
+    graphs = []
+    for x, stream in zip(xs, streams, strict=True):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            outs = [many(x, *rest, *tile, -10) for _ in range(4)]
+        graphs.append((graph, outs))
+    torch.cuda.synchronize()
+    for _ in range(20):
+        found: list[list[torch.Tensor]] = []
+        for x, stream, (graph, outs) in zip(xs, streams, graphs, strict=True):
+            with torch.cuda.stream(stream):
+                found.append([many(x, *rest, *tile, -10) for _ in range(3)])
+                graph.replay()
+                found.append(outs)
+        torch.cuda.synchronize()
+        for i, outs in enumerate(found):
+            assert all(torch.equal(out, helped[i // 2]) for out in outs)
 
 
 @needs_sm90

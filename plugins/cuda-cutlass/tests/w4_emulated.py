@@ -138,7 +138,10 @@ SHARED = (0, 0, 132, 79, 62, 47, 39, 32, 30)
 
 
 def many_plan(M: int, N: int, K: int) -> tuple[int, int, int]:
-    """The tile's rows and columns and the parts of K that the kernel for many rows takes."""
+    """The tile's rows and columns and the parts of K that the kernel for many rows takes.
+
+    0: whole tiles; less: helpers have so many times 64 inputs of the last ones.
+    """
     table = [*SHARED, *ALONE, *ALONE, *ALONE]
     clusters, found = (ctypes.c_int * len(table))(*table), (ctypes.c_int * 3)()
     _library().many_plan(M, N, K, clusters, found)
