@@ -75,6 +75,18 @@ def _ops() -> None:
     ops.scaled_fp4_quant(x, torch.ones(1, device="cuda"))
     torch.cuda.synchronize()
     print("ran quantizers", flush=True)
+    if torch.cuda.get_device_capability() != (9, 0):
+        return
+    # Small layers are not divided so: the rows and columns of a tile, and the parts of K or what helpers take.
+    x = torch.randn(300, 1024, device="cuda", dtype=torch.bfloat16)
+    words = torch.randint(-(2**31), 2**31 - 1, (128, 416), dtype=torch.int32, device="cuda")
+    scales = torch.rand(8, 416, device="cuda").to(torch.bfloat16)
+    divisions = ((64, 128, 2), (128, 128, 3), (128, 128, -4), (128, 256, -8), (256, 128, -5))
+    for division in divisions:
+        for _ in range(3):
+            torch.ops.qcore_cuda.wna16_sm90(x, words, scales, None, 4, 8, 128, *division)
+    torch.cuda.synchronize()
+    print(f"ran wna16_sm90: {len(divisions)} divisions", flush=True)
 
 
 def _tail(output: str) -> list[str]:

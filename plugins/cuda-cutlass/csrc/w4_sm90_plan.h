@@ -11,8 +11,8 @@ struct Tile {
   int rows, columns;     // of activations, of the weight
   double alone, beside;  // cycles of 64 inputs: of a block, and of one that shares its processor
 };
-// These and the other cycles are fitted to times of 4 bits on an H200, of divisions of 99 products
-// (benchmarks/results/cuda_many_plans.json).
+// These and the other cycles are fitted to times of 4 bits on an H200. In benchmarks/results/cuda_many_plans.json, which
+// has the divisions of 99 products, what they choose takes 0.3 % longer than the fastest on average, 3.5 % at worst.
 constexpr Tile kTiles[] = {{64, 128, 458, 881}, {128, 128, 646, 646}, {128, 256, 1250, 1250}, {256, 128, 1140, 1140}};
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 constexpr int kMostParts = 8, kLeastPartK = 256;
