@@ -26,8 +26,19 @@ SHAPES = (  # N, K
     (28672, 4096),
     (4096, 14336),
     (8192, 8192),
+    (2048, 2048),
+    (7168, 2048),
+    (37888, 3584),
+    (3584, 18944),
+    (6144, 4096),
+    (5120, 5120),
+    (34816, 5120),
+    (5120, 17408),
+    (10240, 8192),
+    (2560, 9728),
+    (8192, 28672),
 )
-ROWS = (1, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
+ROWS = (1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 NEAR = 1.03
 ROUNDS = 5
 
@@ -132,11 +143,17 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join([*lines, "}  // namespace qcore_cuda", ""])
 
 
+def _shape(text: str) -> tuple[int, int]:
+    N, K = text.split("x")
+    return int(N), int(K)
+
+
 def main() -> None:
     """Measure and write JSON, or write the table of a JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, nargs="?", help="write JSON here")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--shapes", type=_shape, nargs="+", default=SHAPES, metavar="NxK")
     parser.add_argument(
         "--from", type=Path, dest="source", help="take these results, measure nothing"
     )
@@ -160,7 +177,7 @@ def main() -> None:
             if args.output:
                 args.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
-        measure(SHAPES, args.rows, keep)
+        measure(args.shapes, args.rows, keep)
     if args.table:
         args.table.write_text(table(document), encoding="utf-8")
 
