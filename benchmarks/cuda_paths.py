@@ -5,14 +5,17 @@
 
 For each kind of scales, shape of weight and number of rows every kernel ("path") is timed as
 `cuda_scaled_mm.py` times contenders. The table, `plugins/cuda-cutlass/csrc/scaled_mm_path_table.h`,
-has the fastest path for each, where runs of rows with one answer are one entry. A path that is at
-most 3 % slower than the fastest keeps the entry of fewer rows, so that noise makes no entries.
+has these times. For another problem `scaled_mm_choice.h` takes those of the weight that is most
+alike, in proportion to how that path's tiles fit the one and the other. With the table comes how
+much longer what is chosen takes than the fastest: at these weights, and at each of them by the
+times of the others.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -39,8 +42,8 @@ SHAPES = (  # N, K
     (8192, 28672),
 )
 ROWS = (1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
-NEAR = 1.03
-ROUNDS = 5
+ROUNDS, NEAR = 5, 0.97
+PROCESSORS, BEGIN, EACH_TILE, BYTES_PER_US = 132, 3.0, 0.5, 4.2e6
 
 Row = dict[str, Any]
 
@@ -93,54 +96,147 @@ def _call(by: Any, out: Any, a: Any, scales: tuple[Any, Any], path: str, w: Any)
     by(out, a, w, *scales, None, None, None, path)
 
 
-def choices(results: list[Row], kind: str, N: int, K: int) -> list[tuple[int, str]]:
-    """(Up to so many rows, path), the last for all above."""
-    rows = sorted((r for r in results if (r["kind"], r["N"], r["K"]) == (kind, N, K)), key=_rows)
-    found: list[tuple[int, str]] = []
-    for row in rows:
-        times = row["us"]
-        best = min(times, key=times.__getitem__)
-        if found and times.get(found[-1][1], float("inf")) <= NEAR * times[best]:
-            best = found[-1][1]
-        if found and found[-1][1] == best:
-            found.pop()
-        found.append((row["M"], best))
+def tile_of(path: str) -> tuple[int, int, int, int]:
+    """Rows and columns of a path's tiles and how many make a cluster; 0, 0, 1, 1 if it has none."""
+    found = re.match(r"t(\d+)x(\d+)x\d+_(\d+)x(\d+)_[a-z]+(_swapped)?$", path)
+    if found:
+        rows, columns, down, across = map(int, found.groups()[:4])
+        return (columns, rows, across, down) if found[5] else (rows, columns, down, across)
+    if found := re.match(r"sm90_(\d+)$", path):
+        return int(found[1]), 128, 1, 2
+    return 0, 0, 1, 1
+
+
+def up(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def turns(path: str, N: int, K: int, M: int) -> int:
+    """Tiles that a processor does, one after another."""
+    rows, columns, down, across = tile_of(path)
+    if not rows:
+        return 0
+    return up(up(up(M, rows), down) * down * up(up(N, columns), across) * across, PROCESSORS)
+
+
+def rates(results: list[Row]) -> dict[tuple[str, str], float]:
+    """Of each kind and path: microseconds that a tile takes for an input, nearly the least seen."""
+    seen: dict[tuple[str, str], list[float]] = {}
+    for row in results:
+        for path, us in row["us"].items():
+            if count := turns(path, row["N"], row["K"], row["M"]):
+                rate = (us - BEGIN - count * EACH_TILE) / (count * row["K"])
+                seen.setdefault((row["kind"], path), []).append(rate)
+    return {key: sorted(values)[len(values) // 50] for key, values in seen.items()}
+
+
+def modelled(path: str, rate: float, N: int, K: int, M: int) -> float:
+    """As `csrc/scaled_mm_choice.h` has it."""
+    work = turns(path, N, K, M) * (K * rate + EACH_TILE)
+    size = (N * K + M * K + 2 * M * N) / BYTES_PER_US
+    return float(BEGIN + (work**4 + size**4) ** 0.25)
+
+
+class Choice:
+    """What the kernels choose with these times."""
+
+    def __init__(self, results: list[Row]) -> None:
+        self.rates = rates(results)
+        self.weights = list(dict.fromkeys((r["N"], r["K"]) for r in results))
+        self.rows = sorted({r["M"] for r in results})
+        self.us = {(r["kind"], r["N"], r["K"], r["M"]): r["us"] for r in results}
+
+    def paths(self, kind: str) -> list[str]:
+        """Those that are worth a place: not what other devices have."""
+        found = dict.fromkeys(p for key, us in self.us.items() if key[0] == kind for p in us)
+        return [path for path in found if path not in ("skinny", "portable")]
+
+    def path(self, kind: str, N: int, K: int, M: int) -> str:
+        """Of this problem."""
+        like = min(self.weights, key=lambda w: _ratio(N, w[0]) * _ratio(K, w[1]))
+        rows = next((r for r in self.rows if r >= M), self.rows[-1])
+        times = self.us[kind, like[0], like[1], rows]
+
+        def expected(path: str) -> float:
+            rate = self.rates.get((kind, path), 0.0)
+            here, there = modelled(path, rate, N, K, M), modelled(path, rate, *like, rows)
+            return float(times[path]) * here / there
+
+        best, *others = (p for p in self.paths(kind) if p in times)
+        for path in others:
+            if expected(path) < NEAR * expected(best):
+                best = path
+        return best
+
+
+def _ratio(a: int, b: int) -> float:
+    return max(a, b) / min(a, b)
+
+
+def regrets(results: list[Row], left_out: bool) -> dict[str, list[float]]:
+    """By kind: how much longer what is chosen takes than the fastest.
+
+    If ``left_out``, every weight is chosen for by the times of the others alone.
+    """
+    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for N, K in dict.fromkeys((r["N"], r["K"]) for r in results):
+        known = [r for r in results if not left_out or (r["N"], r["K"]) != (N, K)]
+        choice = Choice(known)
+        for row in (r for r in results if (r["N"], r["K"]) == (N, K)):
+            us = row["us"]
+            path = choice.path(row["kind"], N, K, row["M"])
+            found[row["kind"]].append(us.get(path, 2 * min(us.values())) / min(us.values()) - 1)
     return found
-
-
-def _rows(row: Row) -> int:
-    return int(row["M"])
 
 
 def table(document: dict[str, Any]) -> str:
     """The header's text."""
-    results = document["results"]
+    choice = Choice(document["results"])
     environment = document["environment"]
     torch, commit = environment["versions"]["torch"], environment["commit"]
+    weights = ", ".join(f"{{{N}, {K}}}" for N, K in choice.weights)
     lines = [
-        "// Made by benchmarks/cuda_paths.py; do not edit. The fastest kernel of each problem,",
+        "// Made by benchmarks/cuda_paths.py; do not edit. Every kernel's time for some problems,",
         f"// measured on an {document['device']} with torch {torch}, commit {commit}.",
         "#pragma once",
         "",
-        "namespace qcore_cuda {",
+        "#include <string_view>",
         "",
-        "struct PathEntry {",
-        "  int n, k;  // of the measured weight",
-        "  int rows;  // up to so many; the last of a weight is for all above, too",
-        "  const char* path;",
+        "namespace qcore_cuda::choice {",
+        "",
+        "struct Path {",
+        "  std::string_view name;",
+        "  int rows, columns, cluster_rows, cluster_columns;  // of a tile, tiles of a cluster",
+        "  double us_per_input;  // of a tile",
         "};",
+        "struct Weight {",
+        "  int n, k;",
+        "};",
+        "",
+        f"constexpr int kProcessors = {PROCESSORS};",
+        f"constexpr int kWeightCount = {len(choice.weights)}, kRowCount = {len(choice.rows)};",
+        f"inline constexpr Weight kWeights[] = {{{weights}}};",
+        f"inline constexpr int kRows[] = {{{', '.join(map(str, choice.rows))}}};",
         "",
     ]
     for kind in KINDS:
-        name = "".join(word.capitalize() for word in kind.split())
-        lines.append(f"inline constexpr PathEntry k{name}Paths[] = {{")
-        for N, K in dict.fromkeys((r["N"], r["K"]) for r in results if r["kind"] == kind):
-            lines += [
-                f'    {{{N}, {K}, {rows}, "{path}"}},'
-                for rows, path in choices(results, kind, N, K)
-            ]
+        name, paths = "".join(word.capitalize() for word in kind.split()), choice.paths(kind)
+        lines.append(f"inline constexpr Path k{name}Paths[] = {{")
+        for path in paths:
+            tile = ", ".join(map(str, tile_of(path)))
+            rate = choice.rates.get((kind, path), 0.0)
+            lines.append(f'    {{"{path}", {tile}, {rate:.4g}}},')
+        lines += ["};", "// Microseconds of each path; 0: not for so many rows."]
+        lines.append(f"inline constexpr float k{name}Times[][kRowCount][{len(paths)}] = {{")
+        for N, K in choice.weights:
+            lines.append("    {")
+            for rows in choice.rows:
+                us = choice.us[kind, N, K, rows]
+                lines.append("        {" + ", ".join(f"{us.get(p, 0):.5g}" for p in paths) + "},")
+            lines.append("    },")
         lines += ["};", ""]
-    return "\n".join([*lines, "}  // namespace qcore_cuda", ""])
+    return "\n".join([*lines, "}  // namespace qcore_cuda::choice", ""])
 
 
 def _shape(text: str) -> tuple[int, int]:
@@ -178,8 +274,14 @@ def main() -> None:
                 args.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
         measure(args.shapes, args.rows, keep)
-    if args.table:
-        args.table.write_text(table(document), encoding="utf-8")
+    if not args.table:
+        return
+    args.table.write_text(table(document), encoding="utf-8")
+    for left_out in (False, True):
+        print("each weight by the others' times" if left_out else "by all times")
+        for kind, values in regrets(document["results"], left_out).items():
+            mean, most = sum(values) / len(values), max(values)
+            print(f"  {kind:9s}  {len(values)} problems: {mean:.1%} longer, at worst {most:.0%}")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def _ops() -> None:
     print("ran quantizers", flush=True)
     if torch.cuda.get_device_capability() != (9, 0):
         return
-    # Small layers are not divided so: the rows and columns of a tile, and the parts of K or what helpers take.
+    # Small layers are not divided so: rows and columns of a tile, parts of K or what helpers take.
     x = torch.randn(300, 1024, device="cuda", dtype=torch.bfloat16)
     words = torch.randint(-(2**31), 2**31 - 1, (128, 416), dtype=torch.int32, device="cuda")
     scales = torch.rand(8, 416, device="cuda").to(torch.bfloat16)

@@ -1,11 +1,13 @@
 // The SM90 tiles that were compiled, and which one suits a problem.
 #pragma once
 
-#include <cmath>
+#include <algorithm>
+#include <iterator>
 #include <string_view>
 
+#include "remembered.h"
 #include "scaled_mm.h"
-#include "scaled_mm_path_table.h"
+#include "scaled_mm_choice.h"
 
 #ifdef QCORE_CUDA_SM90A
 #include "sm90_tile_names.h"  // made by CMake: QCORE_SM90_TILES(X), X(name) for each
@@ -53,44 +55,18 @@ struct OwnTile {
 };
 inline constexpr OwnTile kOwnTiles[] = {{"sm90_64", 64}, {"sm90_128", 128}, {"sm90_256", 256}};
 
-// ---- which kernel ------------------------------------------------------------------------------
-
-// That of the measured weight that is most like the problem's, for so many rows.
-template <size_t COUNT>
-std::string_view measured_path(const PathEntry (&entries)[COUNT], const ScaledMM& p) {
-  const auto off = [&](const PathEntry& e) {
-    return std::abs(std::log2(static_cast<float>(p.n) / static_cast<float>(e.n))) +
-           std::abs(std::log2(static_cast<float>(p.k) / static_cast<float>(e.k)));
-  };
-  const PathEntry* best = &entries[0];
-  float least = off(*best);
-  for (const PathEntry& entry : entries) {
-    if (entry.n == best->n && entry.k == best->k) {
-      // The entries of a weight follow each other, fewest rows first.
-      if (best->rows < p.m) best = &entry;
-      continue;
-    }
-    const float here = off(entry);
-    if (here < least) {
-      least = here;
-      best = &entry;
-    }
-  }
-  return best->path;
-}
-
-// The best path that was compiled.
+// The best path that was compiled; empty if there is none.
 inline std::string_view choose_sm90_path(const ScaledMM& p) {
-  const std::string_view best = p.by_block ? measured_path(kFp8BlockPaths, p)
-                                : p.is_fp8 ? measured_path(kFp8Paths, p)
-                                           : measured_path(kInt8Paths, p);
-  if (best.front() != 't') return best;  // not one of these tiles
-  std::string_view other;
-  for (const Sm90Tile& tile : kSm90Tiles) {
-    if (tile.name == best && tile.takes(p)) return best;
-    if (other.empty() && tile.takes(p)) other = tile.name;
-  }
-  return other;
+  const auto can = [&](std::string_view name) {
+    if (name.front() != 't') return true;  // not one of these tiles
+    const auto is = [&](const Sm90Tile& tile) { return tile.name == name && tile.takes(p); };
+    return std::any_of(std::begin(kSm90Tiles), std::end(kSm90Tiles), is);
+  };
+  return remembered(std::array<int64_t, 5>{p.m, p.n, p.k, p.is_fp8, p.by_block}, [&] {
+    if (p.by_block) return choice::fastest(choice::kFp8BlockPaths, choice::kFp8BlockTimes, p.m, p.n, p.k, can);
+    if (p.is_fp8) return choice::fastest(choice::kFp8Paths, choice::kFp8Times, p.m, p.n, p.k, can);
+    return choice::fastest(choice::kInt8Paths, choice::kInt8Times, p.m, p.n, p.k, can);
+  });
 }
 
 }  // namespace qcore_cuda

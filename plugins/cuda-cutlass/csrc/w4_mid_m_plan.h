@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "remembered.h"
+
 namespace qcore_cuda::mid_m {
 
 constexpr int kPieceK = 64;        // inputs that a warp takes at a time
@@ -132,23 +134,10 @@ inline Plan best_plan(int64_t m, int64_t n, int64_t k, int bits, bool keeps_weig
   return best;
 }
 
-// The same, remembered: to weigh all plans takes half as long as a launch, and a model asks for the same few again and
-// again. Each thread has a table of its own, in which what comes later takes the place of what came first.
+// The same, remembered: to weigh all plans takes half as long as a launch.
 inline Plan plan_for(int64_t m, int64_t n, int64_t k, int bits, bool keeps_weights, int sm_count) {
-  struct Known {
-    int64_t m = -1, n, k;
-    int bits, sm_count;
-    bool keeps_weights;
-    Plan plan;
-  };
-  constexpr int kPlaces = 64;
-  static thread_local Known table[kPlaces];
-  Known& known = table[static_cast<uint64_t>(m + 7 * (n / kWarpColumns) + 31 * (k / kPieceK)) % kPlaces];
-  if (known.m != m || known.n != n || known.k != k || known.bits != bits || known.sm_count != sm_count ||
-      known.keeps_weights != keeps_weights) {
-    known = {m, n, k, bits, sm_count, keeps_weights, best_plan(m, n, k, bits, keeps_weights, sm_count)};
-  }
-  return known.plan;
+  return remembered(std::array<int64_t, 6>{m, n, k, bits, keeps_weights, sm_count},
+                    [&] { return best_plan(m, n, k, bits, keeps_weights, sm_count); });
 }
 
 }  // namespace qcore_cuda::mid_m

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "meeting_flags.h"
+#include "remembered.h"
 #include "tensor_map.h"
 #include "w4_sm90_kernel.cuh"
 #include "w4_sm90_plan.h"
@@ -131,7 +132,9 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
         return clusters_at_a_time<T, Kind, ShapeAt<Kind, decltype(at)::value>>(blocks, device);
       });
     };
-    const many::Plan plan = wish ? *wish : many::plan_for(rows.m, columns, w.k, clusters);
+    const many::Plan plan =
+        wish ? *wish : remembered(std::array<int64_t, 4>{rows.m, columns, w.k, device},
+                                  [&] { return many::plan_for(rows.m, columns, w.k, clusters); });
     p.parts = plan.parts;
     with_tile(plan.tile, [&](auto tile) {
       using S = ShapeAt<Kind, decltype(tile)::value>;

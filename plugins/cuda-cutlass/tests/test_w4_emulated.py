@@ -149,7 +149,7 @@ def test_plans_of_many_rows() -> None:
 
 
 def test_a_plan_for_every_size() -> None:
-    """No part of K is empty, no tile larger than it need be, something of each tile is left to who has it."""
+    """No part of K is empty, no tile larger than it need be, and each keeps some of K."""
     for M in (1, 33, 64, 65, 129, 500, 5000):
         for N in (32, 160, 4096, 100_000):
             for K in (32, 480, 512, 4096):

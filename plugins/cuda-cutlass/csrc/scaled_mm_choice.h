@@ -1,0 +1,62 @@
+// Which kernel multiplies 8-bit matrices on SM90 the fastest, from times of all of them at some weights
+// (scaled_mm_path_table.h). Nothing here needs a GPU, so that tests can ask it.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <iterator>
+#include <string_view>
+
+#include "scaled_mm_path_table.h"
+
+namespace qcore_cuda::choice {
+
+// Microseconds, roughly: tiles in turns on all processors, or the bytes. What else a kernel takes is about the same for
+// weights that are alike, and so divides out.
+inline double modelled(const Path& path, int64_t m, int64_t n, int64_t k) {
+  constexpr double kBegin = 3, kEachTile = 0.5, kBytesPerUs = 4.2e6;
+  const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const auto fourth = [](double v) { return v * v * v * v; };
+  double turns = 0;
+  if (path.rows) {  // else a kernel without tiles
+    const int64_t down = up(up(m, path.rows), path.cluster_rows) * path.cluster_rows;
+    const int64_t across = up(up(n, path.columns), path.cluster_columns) * path.cluster_columns;
+    turns = static_cast<double>(up(down * across, kProcessors));
+  }
+  const double work = turns * (static_cast<double>(k) * path.us_per_input + kEachTile);
+  const double bytes = static_cast<double>(n * k + m * k + 2 * m * n) / kBytesPerUs;
+  return kBegin + std::sqrt(std::sqrt(fourth(work) + fourth(bytes)));
+}
+
+// A path's time at the measured weight that is most like this one and at so many rows or the next more, by what the
+// problem should take in proportion. This library's own kernels stand first, and are taken if others are faster by less
+// than kNear: they fetch weights before their turn, which times of one product after another do not show
+// (early_launch.cuh). Empty if none of those that `can` run was measured.
+template <size_t PATHS, typename Can>
+std::string_view fastest(const Path (&paths)[PATHS], const float (&times)[kWeightCount][kRowCount][PATHS], int64_t m,
+                         int64_t n, int64_t k, const Can& can) {
+  const auto unlike = [&](const Weight& w) {
+    return (static_cast<double>(std::max<int64_t>(n, w.n)) / static_cast<double>(std::min<int64_t>(n, w.n))) *
+           (static_cast<double>(std::max<int64_t>(k, w.k)) / static_cast<double>(std::min<int64_t>(k, w.k)));
+  };
+  const Weight* const like = std::min_element(std::begin(kWeights), std::end(kWeights), [&](const Weight& a, const Weight& b) {
+    return unlike(a) < unlike(b);
+  });
+  const int* const rows = std::min(std::lower_bound(std::begin(kRows), std::end(kRows), m), std::end(kRows) - 1);
+  constexpr double kNear = 0.97;
+  std::string_view best;
+  double least = 0;
+  for (size_t i = 0; i < PATHS; ++i) {
+    const double measured = times[like - kWeights][rows - kRows][i];
+    if (measured == 0 || !can(paths[i].name)) continue;
+    const double time = measured * modelled(paths[i], m, n, k) / modelled(paths[i], *rows, like->n, like->k);
+    if (best.empty() || time < kNear * least) {
+      best = paths[i].name;
+      least = time;
+    }
+  }
+  return best;
+}
+
+}  // namespace qcore_cuda::choice
