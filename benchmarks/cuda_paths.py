@@ -43,13 +43,17 @@ SHAPES = (  # N, K
 )
 ROWS = (1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 ROUNDS, NEAR = 5, 0.97
+FIRST = ("sm90_columns", "t128x128x128_2x1_pingpong")
 PROCESSORS, BEGIN, EACH_TILE, BYTES_PER_US = 132, 3.0, 0.5, 4.2e6
 
 Row = dict[str, Any]
 
 
 def measure(
-    shapes: Iterable[tuple[int, int]], rows: Iterable[int], keep: Callable[[list[Row]], None]
+    shapes: Iterable[tuple[int, int]],
+    rows: Iterable[int],
+    kinds: Iterable[str],
+    keep: Callable[[list[Row]], None],
 ) -> None:
     """The microseconds of each path for each kind, shape and number of rows.
 
@@ -63,7 +67,7 @@ def measure(
     found: list[Row] = []
     by = torch.ops.qcore_cuda.scaled_mm_by
     for N, K in shapes:
-        for kind in KINDS:
+        for kind in kinds:
             dtype = torch.int8 if kind == "int8" else torch.float8_e4m3fn
             layer = Layer(N, K, dtype)
             for M in rows:
@@ -98,7 +102,7 @@ def _call(by: Any, out: Any, a: Any, scales: tuple[Any, Any], path: str, w: Any)
 
 def tile_of(path: str) -> tuple[int, int, int, int]:
     """Rows and columns of a path's tiles and how many make a cluster; 0, 0, 1, 1 if it has none."""
-    found = re.match(r"t(\d+)x(\d+)x\d+_(\d+)x(\d+)_[a-z]+(_swapped)?$", path)
+    found = re.match(r"t(\d+)x(\d+)x\d+_(\d+)x(\d+)_[a-z]+(?:_promoted)?(_swapped)?$", path)
     if found:
         rows, columns, down, across = map(int, found.groups()[:4])
         return (columns, rows, across, down) if found[5] else (rows, columns, down, across)
@@ -148,9 +152,10 @@ class Choice:
         self.us = {(r["kind"], r["N"], r["K"], r["M"]): r["us"] for r in results}
 
     def paths(self, kind: str) -> list[str]:
-        """Those that are worth a place: not what other devices have."""
+        """Those that are worth a place: not what other devices have. Ties go to the first."""
         found = dict.fromkeys(p for key, us in self.us.items() if key[0] == kind for p in us)
-        return [path for path in found if path not in ("skinny", "portable")]
+        own = [path for path in found if path not in ("skinny", "portable")]
+        return sorted(own, key=lambda path: FIRST.index(path) if path in FIRST else len(FIRST))
 
     def path(self, kind: str, N: int, K: int, M: int) -> str:
         """Of this problem."""
@@ -249,6 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, nargs="?", help="write JSON here")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--shapes", type=_shape, nargs="+", default=SHAPES, metavar="NxK")
     parser.add_argument(
         "--from", type=Path, dest="source", help="take these results, measure nothing"
@@ -273,7 +279,7 @@ def main() -> None:
             if args.output:
                 args.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
-        measure(args.shapes, args.rows, keep)
+        measure(args.shapes, args.rows, args.kinds, keep)
     if not args.table:
         return
     args.table.write_text(table(document), encoding="utf-8")

@@ -30,9 +30,10 @@ inline double modelled(const Path& path, int64_t m, int64_t n, int64_t k) {
 }
 
 // A path's time at the measured weight that is most like this one and at so many rows or the next more, by what the
-// problem should take in proportion. This library's own kernels stand first, and are taken if others are faster by less
-// than kNear: they fetch weights before their turn, which times of one product after another do not show
-// (early_launch.cuh). Empty if none of those that `can` run was measured.
+// problem should take in proportion. If later ones are faster by less than kNear, the first are taken: the kernel for
+// few rows, which fetches weights before its turn (times of one product after another do not show that; early_launch.cuh),
+// and the tile that was the best of large ones most often (power limits these). Empty if none of those that
+// `can` run was measured.
 template <size_t PATHS, typename Can>
 std::string_view fastest(const Path (&paths)[PATHS], const float (&times)[kWeightCount][kRowCount][PATHS], int64_t m,
                          int64_t n, int64_t k, const Can& can) {
