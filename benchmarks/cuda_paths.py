@@ -244,18 +244,15 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join([*lines, "}  // namespace qcore_cuda::choice", ""])
 
 
-def _shape(text: str) -> tuple[int, int]:
-    N, K = text.split("x")
-    return int(N), int(K)
-
-
 def main() -> None:
     """Measure and write JSON, or write the table of a JSON."""
+    from cuda_timing import shape_of
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, nargs="?", help="write JSON here")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--shapes", type=_shape, nargs="+", default=SHAPES, metavar="NxK")
+    parser.add_argument("--shapes", type=shape_of, nargs="+", default=SHAPES, metavar="NxK")
     parser.add_argument(
         "--from", type=Path, dest="source", help="take these results, measure nothing"
     )

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cuda_timing import Step, bandwidth, copies_of, medians_us
+from cuda_timing import Step, bandwidth, copies_of, medians_us, shape_of
 from environment import environment
 from qcore_cuda import library, ops
 
@@ -176,7 +176,7 @@ def errors(layer: Layer, kind: str) -> dict[str, float]:
 def products(args: argparse.Namespace, speed: float) -> list[dict[str, Any]]:
     """Every shape, kind and number of rows."""
     results = []
-    for N, K in SHAPES:
+    for N, K in args.shapes:
         dense = [
             torch.randn(K, N, device="cuda", dtype=BFLOAT) for _ in range(copies_of(2 * N * K, 6))
         ]
@@ -268,11 +268,12 @@ def plot(results: list[dict[str, Any]], file: Path) -> None:
 
     timed = [r for r in results if "us" in r and "N" in r]
     kinds = list(dict.fromkeys(r["kind"] for r in timed))
+    shapes = list(dict.fromkeys((r["N"], r["K"]) for r in timed))
     figure, axes = plt.subplots(
-        len(kinds), len(SHAPES), figsize=(13, 3.4 * len(kinds)), squeeze=False
+        len(kinds), len(shapes), figsize=(13, 3.4 * len(kinds)), squeeze=False
     )
     for panels, kind in zip(axes, kinds, strict=True):
-        for axis, (N, K) in zip(panels, SHAPES, strict=True):
+        for axis, (N, K) in zip(panels, shapes, strict=True):
             here = [r for r in timed if (r["N"], r["K"], r["kind"]) == (N, K, kind)]
             names = [n for n in dict.fromkeys(n for r in here for n in r["us"]) if n in PLOTTED]
             for name in names:
@@ -307,6 +308,7 @@ def main() -> None:
     parser.add_argument("--vllm", type=Path, help="vLLM's library of ops")
     parser.add_argument("--deep-gemm", type=Path, help="the folder of the package deep_gemm")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--shapes", type=shape_of, nargs="+", default=SHAPES, metavar="NxK")
     parser.add_argument("--plot", type=Path, help="write a plot here")
     parser.add_argument(
         "--from", type=Path, dest="source", help="plot these results, measure nothing"

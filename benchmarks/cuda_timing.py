@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -19,6 +20,7 @@ __all__ = [
     "median_us",
     "medians_us",
     "relative_errors",
+    "shape_of",
 ]
 
 Step = Callable[[], Any]
@@ -44,6 +46,14 @@ _CACHE_BYTES = 256 << 20
 _LEAST_CALLS = 20
 _WARM_ROUNDS, _WARM_SECONDS = 3, 0.15
 """Until both are over nothing counts: an idle processor comes back to its clocks."""
+
+
+def shape_of(text: str) -> tuple[int, int]:
+    """N and K of a weight, from "4096x14336"."""
+    N, _, K = text.partition("x")
+    if not (N.isdecimal() and K.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NxK, like 4096x14336")
+    return int(N), int(K)
 
 
 def copies_of(size: int, most: int = 40) -> int:
