@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cuda_plans import up
+
 KINDS = ("fp8", "int8", "fp8 block")
 SHAPES = (  # N, K
     (1024, 4096),
@@ -111,17 +113,13 @@ def tile_of(path: str) -> tuple[int, int, int, int]:
     return 0, 0, 1, 1
 
 
-def up(a: int, b: int) -> int:
-    """a / b, rounded up."""
-    return -(-a // b)
-
-
 def turns(path: str, N: int, K: int, M: int) -> int:
     """Tiles that a processor does, one after another."""
     rows, columns, down, across = tile_of(path)
     if not rows:
         return 0
-    return up(up(up(M, rows), down) * down * up(up(N, columns), across) * across, PROCESSORS)
+    tiles = up(up(M, rows), down) * down * up(up(N, columns), across) * across
+    return int(up(tiles, PROCESSORS))
 
 
 def rates(results: list[Row]) -> dict[tuple[str, str], float]:
@@ -220,6 +218,8 @@ def table(document: dict[str, Any]) -> str:
         "};",
         "",
         f"constexpr int kProcessors = {PROCESSORS};",
+        f"constexpr double kBegin = {BEGIN:g}, kEachTile = {EACH_TILE:g};  // us",
+        f"constexpr double kBytesPerUs = {BYTES_PER_US:g}, kNear = {NEAR:g};",
         f"constexpr int kWeightCount = {len(choice.weights)}, kRowCount = {len(choice.rows)};",
         f"inline constexpr Weight kWeights[] = {{{weights}}};",
         f"inline constexpr int kRows[] = {{{', '.join(map(str, choice.rows))}}};",

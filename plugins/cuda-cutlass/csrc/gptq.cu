@@ -285,7 +285,7 @@ Tensor wna16_sm90(const Tensor& a, const Tensor& q_weight, const Tensor& scales,
     if (many::kTiles[i].rows == rows && many::kTiles[i].columns == columns) wish.tile = i;
   }
   QCORE_CHECK((rows == 0 || wish.tile >= 0) && parts >= -w.k && parts <= many::kMostParts, op, ": rows=", rows, ", columns=",
-              columns, ", parts=", parts, "; allowed: tiles of 64 x 128, 128 x 128, 128 x 256, 256 x 128, parts up to 8");
+              columns, ", parts=", parts, "; allowed: tiles of 64 x 128, 128 x 128, 128 x 256, 256 x 128, parts -K ... 8");
   return w4_sm90(op, a, w, nullptr, w.n, Launch(a), rows ? &wish : nullptr);
 #else
   fail(op, ": qcore-cuda was compiled without sm_90a");

@@ -3,9 +3,11 @@
 
 #include "meeting_flags.h"
 
+#include <array>
 #include <map>
 #include <mutex>
-#include <tuple>
+
+#include "remembered.h"
 
 namespace qcore_cuda {
 namespace {
@@ -19,15 +21,7 @@ struct Device {
   int used = 0;
 };
 
-struct User {
-  int32_t device;
-  cudaStream_t stream;
-  unsigned long long capture;  // 0: none
-
-  bool operator<(const User& other) const {
-    return std::tie(device, stream, capture) < std::tie(other.device, other.stream, other.capture);
-  }
-};
+using User = std::array<int64_t, 3>;  // device, stream, the graph that is being captured (0: none)
 
 uint8_t* flags_of(const User& user) {
   static std::mutex lock;
@@ -36,7 +30,7 @@ uint8_t* flags_of(const User& user) {
   const std::lock_guard<std::mutex> guard(lock);
   const auto found = known.find(user);
   if (found != known.end()) return found->second;
-  Device& device = devices[user.device];
+  Device& device = devices[user[0]];
   if (!device.flags) {
     void* address = nullptr;
     if (cudaGetSymbolAddress(&address, all_flags) != cudaSuccess) {
@@ -54,19 +48,14 @@ uint8_t* flags_of(const User& user) {
 uint8_t* meeting_flags(int32_t device, cudaStream_t stream) {
   if (device >= kMostDevices || stream == cudaStreamPerThread) return nullptr;  // one name, many streams
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  User user{device, stream, 0};
-  if (cudaStreamGetCaptureInfo(stream, &status, &user.capture) != cudaSuccess) {
+  unsigned long long capture = 0;
+  if (cudaStreamGetCaptureInfo(stream, &status, &capture) != cudaSuccess) {
     (void)cudaGetLastError();
     return nullptr;
   }
-  if (status == cudaStreamCaptureStatusNone) user.capture = 0;
-  thread_local User last{-1, nullptr, 0};
-  thread_local uint8_t* flags = nullptr;
-  if (user < last || last < user) {
-    flags = flags_of(user);
-    last = user;
-  }
-  return flags;
+  if (status == cudaStreamCaptureStatusNone) capture = 0;
+  const User user{device, reinterpret_cast<intptr_t>(stream), static_cast<int64_t>(capture)};
+  return remembered(user, [&] { return flags_of(user); });
 }
 
 }  // namespace qcore_cuda

@@ -18,6 +18,8 @@
 #include <string>
 #include <vector>
 
+#include "ceil_div.h"
+
 namespace qcore_cuda {
 
 using torch::headeronly::ScalarType;
@@ -41,8 +43,6 @@ template <typename... Parts>
   do {                                                \
     if (!(condition)) ::qcore_cuda::fail(__VA_ARGS__); \
   } while (false)
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline std::string shape_text(const int64_t* sizes, int64_t dim) {
   std::string text = "[";

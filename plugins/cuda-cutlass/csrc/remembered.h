@@ -7,8 +7,8 @@
 
 namespace qcore_cuda {
 
-// make(), or what it returned for these numbers before. Each thread has a table of its own for each `make` in the
-// source, in which what comes later takes the place of what came first.
+// make(), or what it returned for these numbers before. Each thread has a table of its own for each type of `make`, in
+// which what comes later takes the place of what came first.
 template <size_t COUNT, typename Make>
 auto remembered(const std::array<int64_t, COUNT>& numbers, const Make& make) {
   struct Known {

@@ -8,6 +8,7 @@
 #include <iterator>
 #include <string_view>
 
+#include "ceil_div.h"
 #include "scaled_mm_path_table.h"
 
 namespace qcore_cuda::choice {
@@ -15,14 +16,12 @@ namespace qcore_cuda::choice {
 // Microseconds, roughly: tiles in turns on all processors, or the bytes. What else a kernel takes is about the same for
 // weights that are alike, and so divides out.
 inline double modelled(const Path& path, int64_t m, int64_t n, int64_t k) {
-  constexpr double kBegin = 3, kEachTile = 0.5, kBytesPerUs = 4.2e6;
-  const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const auto fourth = [](double v) { return v * v * v * v; };
   double turns = 0;
   if (path.rows) {  // else a kernel without tiles
-    const int64_t down = up(up(m, path.rows), path.cluster_rows) * path.cluster_rows;
-    const int64_t across = up(up(n, path.columns), path.cluster_columns) * path.cluster_columns;
-    turns = static_cast<double>(up(down * across, kProcessors));
+    const int64_t down = ceil_div(ceil_div(m, path.rows), path.cluster_rows) * path.cluster_rows;
+    const int64_t across = ceil_div(ceil_div(n, path.columns), path.cluster_columns) * path.cluster_columns;
+    turns = static_cast<double>(ceil_div(down * across, kProcessors));
   }
   const double work = turns * (static_cast<double>(k) * path.us_per_input + kEachTile);
   const double bytes = static_cast<double>(n * k + m * k + 2 * m * n) / kBytesPerUs;
@@ -45,7 +44,6 @@ std::string_view fastest(const Path (&paths)[PATHS], const float (&times)[kWeigh
     return unlike(a) < unlike(b);
   });
   const int* const rows = std::min(std::lower_bound(std::begin(kRows), std::end(kRows), m), std::end(kRows) - 1);
-  constexpr double kNear = 0.97;
   std::string_view best;
   double least = 0;
   for (size_t i = 0; i < PATHS; ++i) {

@@ -16,6 +16,8 @@ struct Weight {
 };
 
 constexpr int kProcessors = 132;
+constexpr double kBegin = 3, kEachTile = 0.5;  // us
+constexpr double kBytesPerUs = 4.2e+06, kNear = 0.97;
 constexpr int kWeightCount = 17, kRowCount = 16;
 inline constexpr Weight kWeights[] = {{1024, 4096}, {4096, 4096}, {14336, 4096}, {28672, 4096}, {4096, 14336}, {8192, 8192}, {2048, 2048}, {7168, 2048}, {37888, 3584}, {3584, 18944}, {6144, 4096}, {5120, 5120}, {34816, 5120}, {5120, 17408}, {10240, 8192}, {2560, 9728}, {8192, 28672}};
 inline constexpr int kRows[] = {1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096};

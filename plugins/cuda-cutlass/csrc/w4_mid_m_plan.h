@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "ceil_div.h"
 #include "remembered.h"
 
 namespace qcore_cuda::mid_m {
@@ -88,12 +89,11 @@ inline int k_warps_for(int column_warps) { return column_warps > 4 ? 1 : column_
 // of 4 and 8 bits and up to six numbers of rows each (benchmarks/results/cuda_mixed_plans.json): of these 74 problems 53
 // get a plan within 3 % of the fastest, on average one that takes 3 % longer, at worst (1024 x 4096, 64 rows) 32 %.
 inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int sm_count) {
-  const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-  const int64_t blocks = up(n, kWarpColumns * p.column_warps) * p.split * up(m, 8 * p.row_tiles);
+  const int64_t blocks = ceil_div(n, kWarpColumns * p.column_warps) * p.split * ceil_div(m, 8 * p.row_tiles);
   const int64_t of_warp = stage_pieces(bits, p.row_tiles), of_stage = p.k_warps * of_warp;
-  const int64_t stages = up(up(k, kPieceK * of_stage), p.split);
-  const int64_t each = up(blocks, sm_count);  // one after another or together: it is the same work
-  const int64_t rounds = up(each, blocks_at_a_time(p));
+  const int64_t stages = ceil_div(ceil_div(k, kPieceK * of_stage), p.split);
+  const int64_t each = ceil_div(blocks, sm_count);  // one after another or together: it is the same work
+  const int64_t rounds = ceil_div(each, blocks_at_a_time(p));
   const double words = bits / 4.0, rows = p.row_tiles, columns = p.column_warps;
   // Of a piece of a warp: its words come from memory, with the activations, of which the block's columns share a
   // piece, through L2. Where some processors have fewer blocks, memory has more for the others.

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "ceil_div.h"
+
 namespace qcore_cuda::many {
 
 struct Tile {
@@ -17,8 +19,6 @@ constexpr Tile kTiles[] = {{64, 128, 458, 881}, {128, 128, 646, 646}, {128, 256,
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 constexpr int kMostParts = 8, kLeastPartK = 256;
 
-inline int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 struct Plan {
   int tile = 0;   // of kTiles
   int parts = 0;  // of K; 0: whole tiles, which pairs of blocks take one after another
@@ -30,11 +30,11 @@ struct Plan {
 struct Help {
   int64_t rounds, owners, helpers = 0, helped = 0, each = 0;
 
-  Help(int64_t pairs, int64_t clusters) : rounds(up(pairs, clusters)), owners(up(pairs, rounds)) {
+  Help(int64_t pairs, int64_t clusters) : rounds(ceil_div(pairs, clusters)), owners(ceil_div(pairs, rounds)) {
     if (owners == clusters) return;
     helped = pairs - (rounds - 1) * owners;
-    each = up(helped, clusters - owners);
-    helpers = up(helped, each);
+    each = ceil_div(helped, clusters - owners);
+    helpers = ceil_div(helped, each);
   }
 };
 
@@ -59,10 +59,11 @@ double cost(const Plan& plan, int64_t m, int64_t n, int64_t k, const Clusters& c
   constexpr double kTake = 2300, kWorth = 1.04, kMeet = 744, kMeetEach = 183, kBytes = 30.4;
   constexpr int kAlone = 1;  // a tile whose blocks share no processor
   const Tile& tile = kTiles[plan.tile];
-  const int64_t across = up(n, tile.columns), down = up(m, tile.rows), pieces = up(k, 64);
+  const int64_t across = ceil_div(n, tile.columns), down = ceil_div(m, tile.rows), pieces = ceil_div(k, 64);
   const int blocks = std::max(plan.parts, 2);
-  const int64_t wanted = plan.parts ? down * across : down * up(across, 2);
-  const int64_t at_a_time = std::min<int64_t>(clusters(plan.tile, blocks), wanted), rounds = up(wanted, at_a_time);
+  const int64_t wanted = plan.parts ? down * across : down * ceil_div(across, 2);
+  const int64_t at_a_time = std::min<int64_t>(clusters(plan.tile, blocks), wanted);
+  const int64_t rounds = ceil_div(wanted, at_a_time);
   const auto piece = [&](int64_t at_once) { return at_once > clusters(kAlone, blocks) ? tile.beside : tile.alone; };
   const double last = piece(wanted - (rounds - 1) * at_a_time), each = (rounds - 1) * piece(at_a_time) + last;
   if (!plan.parts) {
@@ -70,7 +71,7 @@ double cost(const Plan& plan, int64_t m, int64_t n, int64_t k, const Clusters& c
     return plan.given ? kWorth * (whole + kTake - plan.given * last) : whole;
   }
   const double read = 4.0 * tile.rows * tile.columns * (plan.parts - 1) / plan.parts;
-  return rounds * (kBegin + kMeet + kMeetEach * plan.parts + read / kBytes) + up(pieces, plan.parts) * each;
+  return rounds * (kBegin + kMeet + kMeetEach * plan.parts + read / kBytes) + ceil_div(pieces, plan.parts) * each;
 }
 
 template <typename Clusters>
@@ -89,8 +90,8 @@ Plan plan_for(int64_t m, int64_t n, int64_t k, const Clusters& clusters) {
     if (rows > 64 && m <= rows / 2) continue;
     // Half empty, such tiles took up to a third longer than full ones, why ever.
     if (rows == 256 && m <= 512 && (m - 1) % 256 < 128) continue;
-    const Help help(up(m, rows) * up(n, 2 * kTiles[tile].columns), clusters(tile, 2));
-    const int given = given_for(help, kTiles[tile], up(k, 64));
+    const Help help(ceil_div(m, rows) * ceil_div(n, 2 * kTiles[tile].columns), clusters(tile, 2));
+    const int given = given_for(help, kTiles[tile], ceil_div(k, 64));
     if (given > 0) weigh({tile, 0, given});
     for (int parts = 0; parts <= kMostParts; ++parts) {
       if (parts == 1 || (parts && k < int64_t{kLeastPartK} * parts)) continue;

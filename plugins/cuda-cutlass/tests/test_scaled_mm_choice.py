@@ -5,16 +5,13 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from host_compiler import COMPILER, CSRC, compiled
 
-COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++ to compile the choice")
 
-CSRC = Path(__file__).parents[1] / "csrc"
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 RESULTS = BENCHMARKS / "results" / "cuda_paths.json"
 needs_times = pytest.mark.skipif(not RESULTS.exists(), reason="no benchmarks here")
@@ -39,13 +36,8 @@ KINDS = ("fp8", "int8", "fp8 block")
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    folder = tmp_path_factory.mktemp("choice")
-    (folder / "choice.cpp").write_text(SOURCE)
-    assert COMPILER is not None
-    command = [COMPILER, "-std=c++17", "-O1", "-shared", "-fPIC", f"-I{CSRC}"]
-    subprocess.run([*command, folder / "choice.cpp", "-o", folder / "choice.so"], check=True)
-    found = ctypes.CDLL(str(folder / "choice.so"))
+def library() -> ctypes.CDLL:
+    found = compiled(SOURCE)
     found.choose.restype = ctypes.c_char_p
     return found
 

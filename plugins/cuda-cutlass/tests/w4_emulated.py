@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
+from host_compiler import COMPILER, compiled
 from qcore_cuda.kernels.gptq_packing import pack_along_k
 from small_float_oracle import FloatWeight
 from w4_oracle import Weight
@@ -17,7 +15,6 @@ from w4_oracle import Weight
 __all__ = ["COMPILER", "WAYS", "converted", "emulated", "nvfp4_converted", "planned", "way"]
 
 HERE = Path(__file__).parent
-COMPILER = shutil.which("g++")
 WAYS = ("few", "mid", "many", "whole")
 
 Tensor = torch.Tensor
@@ -42,16 +39,8 @@ class Arguments(ctypes.Structure):
 
 @cache
 def _library() -> ctypes.CDLL:
-    assert COMPILER is not None
-    folder = tempfile.TemporaryDirectory(prefix="qcore-w4-emulated-")
-    built = Path(folder.name) / "w4.so"
-    flags = ["-std=c++17", "-O1", "-w", "-shared", "-fPIC"]
-    paths = [f"-I{HERE / 'emulated'}", f"-I{HERE.parent / 'csrc'}", f"-I{HERE}"]
-    source = str(HERE / "w4_emulated.cpp")
-    subprocess.run([COMPILER, *flags, *paths, source, "-o", str(built)], check=True)
-    library = ctypes.CDLL(str(built))
-    folder.cleanup()
-    return library
+    source = (HERE / "w4_emulated.cpp").read_text(encoding="utf-8")
+    return compiled(source, f"-I{HERE / 'emulated'}", f"-I{HERE}")
 
 
 def aligned(t: Tensor) -> Tensor:
