@@ -2,10 +2,11 @@
 
     python benchmarks/cuda_host.py OUT.json
 
-Layers of 1024 x 1024 and one row, called 40 times without waiting for the GPU, which had nothing to
-do before: what is timed is Python, dispatcher, checks, memory of the result and launches. Turn by
-turn, medians. Beside them what torch's own calls cost: a tensor made, an operation of one
-launch, a product, a linear layer.
+Layers of 1024 x 1024, called 40 times without waiting for the GPU, which had nothing to do before:
+what is timed is Python, dispatcher, checks, memory of the result and launches. Turn by turn,
+medians. One row, which 8-bit layers quantize in the kernel that multiplies, and 32, where that is a
+launch of its own. "layer" is a call of the module, "kernel" its `apply_weights`. Beside them what
+torch's own calls cost: a tensor made, an operation of one launch, a product, a linear layer.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from qcore.quantization.linear import QuantizedLinear
 from qcore.testing import random_tensors
 
 SIZE = 1024
+ROWS = (1, 32)
 CALLS, WARM, ROUNDS = 40, 10, 200
 BFLOAT = torch.bfloat16
 
@@ -65,7 +68,12 @@ def contenders() -> dict[str, Callable[[], Any]]:
     }
     for name, config in layers.items():
         layer = layer_of(config)
-        found[f"{name}: {type(layer.kernel).__name__}"] = lambda layer=layer: layer(x)
+        for M in ROWS:
+            rows = torch.randn(M, SIZE, device="cuda").to(BFLOAT)
+            apply = partial(layer.kernel.apply_weights, layer)
+            for what, call in (("layer", layer), ("kernel", apply)):
+                full = f"{name}: {type(layer.kernel).__name__}, M={M}, {what}"
+                found[full] = lambda call=call, rows=rows: call(rows)
     return found
 
 
@@ -88,7 +96,7 @@ def main() -> None:
                     times.setdefault(name, []).append(took)
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, value in medians.items():
-        print(f"{name:<64} {value:6.2f} us")
+        print(f"{name:<78} {value:6.2f} us")
     if args.output:
         about = {"environment": environment("qcore-cuda"), "device": torch.cuda.get_device_name()}
         text = json.dumps({**about, "size": SIZE, "us": medians}, indent=1)

@@ -210,6 +210,7 @@ def test_tensors_of_a_layer() -> None:
     assert b is layer.b
     assert plain is layer.plain
     assert tensors_of(layer) == []
+    assert tensors_of(layer, "a", None) == [layer.a, None]
     for name in ("none", "gone"):
         with pytest.raises(WeightError, match=f"no tensor '{name}'"):
             tensors_of(layer, "a", name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from qcore.kernels.base import Answer, answer
+from qcore.kernels.base import Answer, answer, find_tensor, tensors_of
 from qcore.kernels.scaled_mm import FP8ScaledMMLinearKernel
 from qcore.layers.float8 import FP8ScaledMMLinearLayerConfig
 from qcore.numerics.tensor_core import FP8_SUM_UNIT
@@ -70,8 +70,11 @@ class CutlassFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
         library.load()
         key = c.activation_quant_key
         assert key is not None
-        self.static = key.scale.static
-        self.per_token = not self.static and key.scale.group_shape.is_per_token()
+        self.per_token = not key.scale.static and key.scale.group_shape.is_per_token()
+        self.out_dtype, self.out_features = c.out_dtype, c.weight_shape[0]
+        weight, weight_scale, self._input_scale, self._upper_bound = self.layer_names().values()
+        static = self._input_scale if key.scale.static else None
+        self._held = (weight, weight_scale, static)  # what a call takes from every layer
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Bytes [N, K] with N padded to 8 and K to 16, and float32 scales."""
@@ -87,20 +90,22 @@ class CutlassFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Quantize ``x``, unless it is e4m3 already, multiply, scale."""
-        weight, weight_scale, input_scale, upper_bound = self._get_layer_params(layer)
-        out_dtype = self.config.out_dtype
-        if bias is not None and bias.dtype != out_dtype:
-            bias = bias.to(out_dtype)
+        weight, weight_scale, input_scale = tensors_of(layer, *self._held)
+        if input_scale is None and x.dtype is torch.float8_e4m3fn:
+            input_scale = find_tensor(layer, self._input_scale)
+        upper_bound = find_tensor(layer, self._upper_bound) if self.per_token else None
+        if bias is not None and bias.dtype != self.out_dtype:
+            bias = bias.to(self.out_dtype)
         return torch.ops.qcore_cuda.fp8_linear.default(  # type: ignore[no-any-return]
             x,
             weight,
             weight_scale,
             bias,
-            input_scale if self.static or x.dtype == torch.float8_e4m3fn else None,
-            upper_bound if self.per_token else None,
+            input_scale,
+            upper_bound,
             self.per_token,
-            self.config.weight_shape[0],
-            None if x.dtype is out_dtype else out_dtype,  # a dtype takes time to pass
+            self.out_features,
+            None if x.dtype is self.out_dtype else self.out_dtype,  # a dtype takes time to pass
         )
 
     def apply_scaled_mm(

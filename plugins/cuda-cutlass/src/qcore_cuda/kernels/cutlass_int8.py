@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from qcore.kernels.base import Answer, answer
+from qcore.kernels.base import Answer, answer, tensors_of
 from qcore.kernels.scaled_mm import Int8ScaledMMLinearKernel
 from qcore.layers.int8 import Int8ScaledMMLinearLayerConfig
 
@@ -47,8 +47,15 @@ class CutlassInt8ScaledMMLinearKernel(PortableKernel, Int8ScaledMMLinearKernel):
         out_dtype = c.out_dtype or c.input_dtype
         assert out_dtype is not None
         self.out_dtype = out_dtype
-        self.static = c.is_static_input_scheme
-        self.symmetric = c.input_symmetric
+        weight, weight_scale, input_scale, azp, azp_adj = self.layer_param_names
+        static, symmetric = c.is_static_input_scheme, c.input_symmetric
+        self._held = (  # what a call takes from the layer
+            weight,
+            weight_scale,
+            input_scale if static else None,
+            azp if static and not symmetric else None,
+            None if symmetric else azp_adj,
+        )
         assert c.weight_shape is not None
         self.out_features = c.weight_shape[0]
 
@@ -72,7 +79,7 @@ class CutlassInt8ScaledMMLinearKernel(PortableKernel, Int8ScaledMMLinearKernel):
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Quantize ``x``, multiply, scale; ``x`` may be strided."""
-        weight, weight_scale, input_scale, input_azp, azp_adj = self._get_layer_params(layer)
+        weight, weight_scale, input_scale, azp, azp_adj = tensors_of(layer, *self._held)
         if bias is not None and bias.dtype != self.out_dtype:
             bias = bias.to(self.out_dtype)
         return torch.ops.qcore_cuda.int8_linear.default(  # type: ignore[no-any-return]
@@ -80,9 +87,9 @@ class CutlassInt8ScaledMMLinearKernel(PortableKernel, Int8ScaledMMLinearKernel):
             weight,
             weight_scale,
             bias,
-            input_scale if self.static else None,
-            input_azp if self.static and not self.symmetric else None,
-            None if self.symmetric else azp_adj,
+            input_scale,
+            azp,
+            azp_adj,
             self.out_features,
             None if x.dtype is self.out_dtype else self.out_dtype,  # a dtype takes time to pass
         )

@@ -57,6 +57,14 @@ class ExllamaLinearKernel(PortableKernel, MPLinearKernel):
         one_group = c.num_groups == 1
         self.group_size = -(-c.in_features // 32) * 32 if one_group else c.group_size
         self.out_type = c.out_type or c.act_type
+        self.in_features, self.out_features = c.in_features, c.out_features
+        self._held = (  # what a call takes from the layer
+            self.w_q_name,
+            self.w_s_name,
+            self.w_zp_name if c.zero_points else None,
+            "weight_perm",
+            "weight_groups",
+        )
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """GPTQ's layout, shuffled, with K and N padded to 32.
@@ -109,12 +117,7 @@ class ExllamaLinearKernel(PortableKernel, MPLinearKernel):
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Run the layer; ``x`` may be strided."""
-        zeros = None
-        if self.config.zero_points:
-            (zeros,) = tensors_of(layer, self.w_zp_name or "")
-        words, scale, perm, groups = tensors_of(
-            layer, self.w_q_name, self.w_s_name, "weight_perm", "weight_groups"
-        )
+        words, scale, zeros, perm, groups = tensors_of(layer, *self._held)
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(torch.float32)
         out: torch.Tensor = torch.ops.qcore_cuda.wna16_linear.default(
@@ -128,8 +131,8 @@ class ExllamaLinearKernel(PortableKernel, MPLinearKernel):
             self.bits,
             self.zero,
             self.group_size,
-            self.config.in_features,
-            self.config.out_features,
-            self.out_type != x.dtype,  # float32, of which `to` makes what is wanted
+            self.in_features,
+            self.out_features,
+            self.out_type is not x.dtype,  # float32, of which `to` makes what is wanted
         )
         return out if out.dtype is self.out_type else out.to(self.out_type)

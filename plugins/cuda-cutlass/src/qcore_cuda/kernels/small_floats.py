@@ -71,6 +71,9 @@ class _SmallFloats(PortableKernel):
 
     bits: ClassVar[int]
     group_size: int
+    shape: tuple[int, int]
+    """The layer's (N, K)."""
+    out_type: torch.dtype
 
     def _multiply(
         self,
@@ -79,10 +82,9 @@ class _SmallFloats(PortableKernel):
         scales: Tensor,
         column_scales: Tensor | None,
         bias: Tensor | None,
-        shape: tuple[int, int],
-        out_type: torch.dtype,
     ) -> Tensor:
-        """``shape``: the layer's (N, K)."""
+        """The op, with tensors as `pack_weights` made them."""
+        N, K = self.shape
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(torch.float32)
         out: Tensor = torch.ops.qcore_cuda.small_float_linear.default(
@@ -93,11 +95,11 @@ class _SmallFloats(PortableKernel):
             bias,
             self.bits,
             self.group_size,
-            shape[1],
-            shape[0],
-            out_type != x.dtype,  # float32, of which `to` makes what is wanted
+            K,
+            N,
+            self.out_type is not x.dtype,  # float32, of which `to` makes what is wanted
         )
-        return out if out.dtype is out_type else out.to(out_type)
+        return out if out.dtype is self.out_type else out.to(self.out_type)
 
 
 class HopperFP8ScaledMMLinearKernel(_SmallFloats, FP8ScaledMMLinearKernel):
@@ -121,6 +123,9 @@ class HopperFP8ScaledMMLinearKernel(_SmallFloats, FP8ScaledMMLinearKernel):
         super().__init__(c, layer_param_names)
         library.load()
         self.group_size = -(-c.in_features // 32) * 32
+        self.shape, self.out_type = c.weight_shape, c.out_dtype
+        weight, scale, *_ = self.layer_names().values()
+        self._held = (weight, scale, "weight_ones")  # what a call takes from the layer
 
     def pack_weights(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """GPTQ's layout, K and N padded to 32; a float32 scale for each output.
@@ -141,10 +146,8 @@ class HopperFP8ScaledMMLinearKernel(_SmallFloats, FP8ScaledMMLinearKernel):
         self, layer: torch.nn.Module, x: Tensor, bias: Tensor | None = None
     ) -> Tensor:
         """Run the layer; ``x`` may be strided."""
-        words, scale, *_ = self._get_layer_params(layer)
-        (ones,) = tensors_of(layer, "weight_ones")
-        shape, out_type = self.config.weight_shape, self.config.out_dtype
-        return self._multiply(x, words, ones, scale, bias, shape, out_type)
+        words, scale, ones = tensors_of(layer, *self._held)
+        return self._multiply(x, words, ones, scale, bias)
 
     def apply_scaled_mm(
         self,
@@ -188,6 +191,7 @@ class HopperFp8BlockScaledMMKernel(_SmallFloats, Fp8BlockScaledMMLinearKernel):
     def __init__(self, config: Fp8BlockScaledMMLinearLayerConfig) -> None:
         super().__init__(config)
         library.load()
+        self.shape, self.out_type = config.weight_shape, config.out_dtype
         K = config.in_features
         columns = config.weight_block[1]
         self.group_size = columns if columns < K else -(-K // 32) * 32
@@ -217,8 +221,7 @@ class HopperFp8BlockScaledMMKernel(_SmallFloats, Fp8BlockScaledMMLinearKernel):
     ) -> Tensor:
         """Run the layer; ``x`` may be strided."""
         words, scale, factor = tensors_of(layer, "weight", "weight_scale_inv", "weight_factor")
-        shape, out_type = self.config.weight_shape, self.config.out_dtype
-        return self._multiply(x, words, scale, factor, bias, shape, out_type)
+        return self._multiply(x, words, scale, factor, bias)
 
     def apply_block_scaled_mm(self, A: Tensor, B: Tensor, As: Tensor | None, Bs: Tensor) -> Tensor:
         """Not how this kernel multiplies: a weight without its layer is in no layout of its own.
@@ -290,7 +293,7 @@ class HopperNvFp4LinearKernel(_BlockFormat[NvFp4LinearLayerConfig], NvFp4LinearK
     ) -> Tensor:
         """Run the layer; ``x`` may be strided."""
         words, scale, column = tensors_of(layer, "weight", "weight_scale", "weight_global_scale")
-        return self._multiply(x, words, scale, column, bias, self.shape, self.out_type)
+        return self._multiply(x, words, scale, column, bias)
 
 
 class _Microscaling(_BlockFormat[ConfigT]):
@@ -332,7 +335,7 @@ class _Microscaling(_BlockFormat[ConfigT]):
     ) -> Tensor:
         """Run the layer; ``x`` may be strided."""
         words, scale = tensors_of(layer, "weight", "weight_scale")
-        return self._multiply(x, words, scale, None, bias, self.shape, self.out_type)
+        return self._multiply(x, words, scale, None, bias)
 
 
 class HopperMxFp4LinearKernel(_Microscaling[MxFp4LinearLayerConfig], MxFp4LinearKernel):
