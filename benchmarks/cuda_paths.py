@@ -47,6 +47,7 @@ ROWS = (1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096
 ROUNDS, NEAR = 5, 0.97
 FIRST = ("sm90_columns", "t128x128x128_2x1_pingpong")
 PROCESSORS, BEGIN, EACH_TILE, BYTES_PER_US = 132, 3.0, 0.5, 4.2e6
+MOST_SHARE = 4  # processors that share a tile (scaled_mm_share.h)
 
 Row = dict[str, Any]
 
@@ -108,18 +109,25 @@ def tile_of(path: str) -> tuple[int, int, int, int]:
     if found:
         rows, columns, down, across = map(int, found.groups()[:4])
         return (columns, rows, across, down) if found[5] else (rows, columns, down, across)
-    if found := re.match(r"sm90_(\d+)$", path):
-        return int(found[1]), 128, 1, 2
+    if found := re.match(r"sm90_(\d+)(_shared)?$", path):
+        return int(found[1]), 128, 1, 1 if found[1] == "64" else 2
     return 0, 0, 1, 1
 
 
-def turns(path: str, N: int, K: int, M: int) -> int:
+def shares(path: str) -> bool:
+    """Whether a tile may be several processors'."""
+    return path.endswith("_shared")
+
+
+def turns(path: str, N: int, K: int, M: int) -> float:
     """Tiles that a processor does, one after another."""
     rows, columns, down, across = tile_of(path)
     if not rows:
         return 0
     tiles = up(up(M, rows), down) * down * up(up(N, columns), across) * across
-    return int(up(tiles, PROCESSORS))
+    if shares(path):
+        return max(tiles / PROCESSORS, 1 / MOST_SHARE)
+    return float(up(tiles, PROCESSORS))
 
 
 def rates(results: list[Row]) -> dict[tuple[str, str], float]:
@@ -211,6 +219,7 @@ def table(document: dict[str, Any]) -> str:
         "struct Path {",
         "  std::string_view name;",
         "  int rows, columns, cluster_rows, cluster_columns;  // of a tile, tiles of a cluster",
+        "  bool shared;  // by several processors",
         "  double us_per_input;  // of a tile",
         "};",
         "struct Weight {",
@@ -219,6 +228,7 @@ def table(document: dict[str, Any]) -> str:
         "",
         f"constexpr int kProcessors = {PROCESSORS};",
         f"constexpr double kBegin = {BEGIN:g}, kEachTile = {EACH_TILE:g};  // us",
+        f"constexpr int kMostShare = {MOST_SHARE};",
         f"constexpr double kBytesPerUs = {BYTES_PER_US:g}, kNear = {NEAR:g};",
         f"constexpr int kWeightCount = {len(choice.weights)}, kRowCount = {len(choice.rows)};",
         f"inline constexpr Weight kWeights[] = {{{weights}}};",
@@ -229,7 +239,7 @@ def table(document: dict[str, Any]) -> str:
         name, paths = "".join(word.capitalize() for word in kind.split()), choice.paths(kind)
         lines.append(f"inline constexpr Path k{name}Paths[] = {{")
         for path in paths:
-            tile = ", ".join(map(str, tile_of(path)))
+            tile = ", ".join(map(str, (*tile_of(path), str(shares(path)).lower())))
             rate = choice.rates.get((kind, path), 0.0)
             lines.append(f'    {{"{path}", {tile}, {rate:.4g}}},')
         lines += ["};", "// Microseconds of each path; 0: not for so many rows."]

@@ -87,6 +87,15 @@ def _ops() -> None:
             torch.ops.qcore_cuda.wna16_sm90(x, words, scales, None, 4, 8, 128, *division)
     torch.cuda.synchronize()
     print(f"ran wna16_sm90: {len(divisions)} divisions", flush=True)
+    codes = torch.randint(-64, 64, (1380, 1024), dtype=torch.int8, device="cuda")
+    a, b = codes.view(torch.float8_e4m3fn).split([100, 1280])
+    blocks = torch.ones(100, 8, device="cuda"), torch.ones(8, 10, device="cuda")
+    for path in (p for p in ops.scaled_mm_paths() if p.endswith("_shared")):
+        for scales in ((torch.ones(1, device="cuda"),) * 2, blocks):
+            for _ in range(3):
+                ops.scaled_mm_by(path, a, b.t(), *scales, torch.bfloat16)
+    torch.cuda.synchronize()
+    print("ran scaled_mm: shared tiles", flush=True)
 
 
 def _tail(output: str) -> list[str]:

@@ -135,19 +135,21 @@ inline std::vector<int64_t> shape_with_last(const Tensor& x, int64_t last) {
   return shape;
 }
 
-// A tensor on the device of `like`, uninitialized, contiguous. Straight to the allocation: new_empty of the stable
+// A tensor on a device, or on that of `like`, uninitialized, contiguous. Straight to the allocation: new_empty of the stable
 // ABI looks its operator up by name, which takes as long as a launch.
-inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
+inline Tensor new_tensor(int32_t device, const std::vector<int64_t>& shape, ScalarType type) {
   std::vector<int64_t> strides(shape.size(), 1);
   for (size_t i = shape.size(); i > 1; --i) strides[i - 2] = strides[i - 1] * std::max<int64_t>(1, shape[i - 1]);
   const auto code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   AtenTensorHandle made = nullptr;
   QCORE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), code,
-                                       aoti_torch_device_type_cuda(), like.get_device_index(),
-                                       &made) == AOTI_TORCH_SUCCESS,
-              "no memory on cuda:", int(like.get_device_index()), " for a tensor of shape ",
+                                       aoti_torch_device_type_cuda(), device, &made) == AOTI_TORCH_SUCCESS,
+              "no memory on cuda:", device, " for a tensor of shape ",
               shape_text(shape.data(), static_cast<int64_t>(shape.size())), " of ", dtype_name(type));
   return Tensor(made);
+}
+inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
+  return new_tensor(like.get_device_index(), shape, type);
 }
 inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape) {
   return new_tensor(like, shape, dtype_of(like));

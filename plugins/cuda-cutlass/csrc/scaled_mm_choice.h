@@ -21,7 +21,9 @@ inline double modelled(const Path& path, int64_t m, int64_t n, int64_t k) {
   if (path.rows) {  // else a kernel without tiles
     const int64_t down = ceil_div(ceil_div(m, path.rows), path.cluster_rows) * path.cluster_rows;
     const int64_t across = ceil_div(ceil_div(n, path.columns), path.cluster_columns) * path.cluster_columns;
-    turns = static_cast<double>(ceil_div(down * across, kProcessors));
+    const int64_t tiles = down * across;
+    turns = path.shared ? std::max(static_cast<double>(tiles) / kProcessors, 1.0 / kMostShare)
+                        : static_cast<double>(ceil_div(tiles, kProcessors));
   }
   const double work = turns * (static_cast<double>(k) * path.us_per_input + kEachTile);
   const double bytes = static_cast<double>(n * k + m * k + 2 * m * n) / kBytesPerUs;

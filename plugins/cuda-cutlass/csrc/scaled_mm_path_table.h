@@ -9,6 +9,7 @@ namespace qcore_cuda::choice {
 struct Path {
   std::string_view name;
   int rows, columns, cluster_rows, cluster_columns;  // of a tile, tiles of a cluster
+  bool shared;  // by several processors
   double us_per_input;  // of a tile
 };
 struct Weight {
@@ -17,22 +18,23 @@ struct Weight {
 
 constexpr int kProcessors = 132;
 constexpr double kBegin = 3, kEachTile = 0.5;  // us
+constexpr int kMostShare = 4;
 constexpr double kBytesPerUs = 4.2e+06, kNear = 0.97;
 constexpr int kWeightCount = 17, kRowCount = 16;
 inline constexpr Weight kWeights[] = {{1024, 4096}, {4096, 4096}, {14336, 4096}, {28672, 4096}, {4096, 14336}, {8192, 8192}, {2048, 2048}, {7168, 2048}, {37888, 3584}, {3584, 18944}, {6144, 4096}, {5120, 5120}, {34816, 5120}, {5120, 17408}, {10240, 8192}, {2560, 9728}, {8192, 28672}};
 inline constexpr int kRows[] = {1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096};
 
 inline constexpr Path kFp8Paths[] = {
-    {"sm90_columns", 0, 0, 1, 1, 0},
-    {"t128x128x128_2x1_pingpong", 128, 128, 2, 1, 0.002248},
-    {"sm90_64", 64, 128, 1, 2, 0.001349},
-    {"sm90_128", 128, 128, 1, 2, 0.001903},
-    {"sm90_256", 256, 128, 1, 2, 0.004377},
-    {"t128x256x128_2x1_cooperative", 128, 256, 2, 1, 0.004534},
-    {"t64x128x128_2x1_pingpong", 64, 128, 2, 1, 0.001038},
-    {"t64x128x128_1x1_pingpong", 64, 128, 1, 1, 0.0009574},
-    {"t64x16x256_1x1_pingpong_swapped", 16, 64, 1, 1, 0.0002408},
-    {"t64x64x256_1x1_pingpong_swapped", 64, 64, 1, 1, 0.0004379},
+    {"sm90_columns", 0, 0, 1, 1, false, 0},
+    {"t128x128x128_2x1_pingpong", 128, 128, 2, 1, false, 0.002248},
+    {"sm90_64", 64, 128, 1, 1, false, 0.001349},
+    {"sm90_128", 128, 128, 1, 2, false, 0.001903},
+    {"sm90_256", 256, 128, 1, 2, false, 0.004377},
+    {"t128x256x128_2x1_cooperative", 128, 256, 2, 1, false, 0.004534},
+    {"t64x128x128_2x1_pingpong", 64, 128, 2, 1, false, 0.001038},
+    {"t64x128x128_1x1_pingpong", 64, 128, 1, 1, false, 0.0009574},
+    {"t64x16x256_1x1_pingpong_swapped", 16, 64, 1, 1, false, 0.0002408},
+    {"t64x64x256_1x1_pingpong_swapped", 64, 64, 1, 1, false, 0.0004379},
 };
 // Microseconds of each path; 0: not for so many rows.
 inline constexpr float kFp8Times[][kRowCount][10] = {
@@ -345,13 +347,13 @@ inline constexpr float kFp8Times[][kRowCount][10] = {
 };
 
 inline constexpr Path kInt8Paths[] = {
-    {"sm90_columns", 0, 0, 1, 1, 0},
-    {"t128x128x128_2x1_pingpong", 128, 128, 2, 1, 0.002306},
-    {"t128x256x128_2x1_cooperative", 128, 256, 2, 1, 0.004551},
-    {"t64x128x128_2x1_pingpong", 64, 128, 2, 1, 0.001097},
-    {"t64x128x128_1x1_pingpong", 64, 128, 1, 1, 0.001018},
-    {"t64x16x256_1x1_pingpong_swapped", 16, 64, 1, 1, 0.0002678},
-    {"t64x64x256_1x1_pingpong_swapped", 64, 64, 1, 1, 0.0004848},
+    {"sm90_columns", 0, 0, 1, 1, false, 0},
+    {"t128x128x128_2x1_pingpong", 128, 128, 2, 1, false, 0.002306},
+    {"t128x256x128_2x1_cooperative", 128, 256, 2, 1, false, 0.004551},
+    {"t64x128x128_2x1_pingpong", 64, 128, 2, 1, false, 0.001097},
+    {"t64x128x128_1x1_pingpong", 64, 128, 1, 1, false, 0.001018},
+    {"t64x16x256_1x1_pingpong_swapped", 16, 64, 1, 1, false, 0.0002678},
+    {"t64x64x256_1x1_pingpong_swapped", 64, 64, 1, 1, false, 0.0004848},
 };
 // Microseconds of each path; 0: not for so many rows.
 inline constexpr float kInt8Times[][kRowCount][7] = {
@@ -664,10 +666,10 @@ inline constexpr float kInt8Times[][kRowCount][7] = {
 };
 
 inline constexpr Path kFp8BlockPaths[] = {
-    {"sm90_columns", 0, 0, 1, 1, 0},
-    {"sm90_64", 64, 128, 1, 2, 0.001366},
-    {"sm90_128", 128, 128, 1, 2, 0.002196},
-    {"sm90_256", 256, 128, 1, 2, 0.005126},
+    {"sm90_columns", 0, 0, 1, 1, false, 0},
+    {"sm90_64", 64, 128, 1, 1, false, 0.001366},
+    {"sm90_128", 128, 128, 1, 2, false, 0.002196},
+    {"sm90_256", 256, 128, 1, 2, false, 0.005126},
 };
 // Microseconds of each path; 0: not for so many rows.
 inline constexpr float kFp8BlockTimes[][kRowCount][4] = {

@@ -10,10 +10,18 @@
 // warp of its own brings the scales.
 //
 // What is finished leaves by the copy engine, too, while the next tile is multiplied.
+//
+// Where tiles do not fill the processors, the last ones can be shared: each cluster has as much of K of them as any other,
+// of one tile or of neighbours. Who has the end of a tile adds what the others leave in memory.
+
+#include <optional>
 
 #include "early_launch.cuh"
+#include "handed_sums.cuh"
+#include "meeting_flags.h"
 #include "scaled_mm.cuh"
-#include "sm90_ptx.cuh"
+#include "scaled_mm_share.h"
+#include "scaled_mm_sm90_walk.cuh"
 #include "tensor_map.h"
 
 namespace qcore_cuda {
@@ -30,7 +38,6 @@ constexpr int kThreads = kConsumers + 128;  // registers are given to whole warp
 constexpr int kWarpsThatStore = kConsumers / 32;
 constexpr int kStoreColumns = 64, kBoxBytes = 16 * kStoreColumns * 2;  // of a warp's 16 rows: what leaves at a time
 constexpr int kSharedBytes = 227 * 1024;
-constexpr int kBand = 8;  // tiles along M that are worked on together, so that L2 keeps what they read of a
 
 using Atom = gmma::MMA_64x128x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>;
 constexpr int kRegisters = kTileN / 2;  // of a thread, for 64 rows
@@ -49,22 +56,10 @@ struct Shape {
   static constexpr int kColumnBytes = kGroups * kTileN * 8;
   static constexpr int kExchangeBytes = ALONG_K ? kRows * kTileN * 4 : 0;
   static constexpr int kBarrierBytes = 1024;
+  static constexpr int kFours = PARTS * kRegisters / 4 / (ALONG_K ? kGroups : 1);  // of a thread's sums of a tile
   static constexpr int kScales = kRows + 4;
   static constexpr int kStages = (kSharedBytes - 1024 - kStoreBytes - kColumnBytes - kExchangeBytes - kBarrierBytes) /
                                  (kStageBytes + kScales * 4);
-};
-
-struct Tiles {
-  int along_m, pairs;  // pairs: along N, as many tiles as a cluster has blocks
-
-  __device__ int count() const { return along_m * pairs; }
-  // A band of kBand tiles along M, pair by pair; then the next.
-  __device__ void place(int index, int& m, int& pair) const {
-    const int band = index / (kBand * pairs), first = band * kBand;
-    const int width = min(kBand, along_m - first), in_band = index - first * pairs;
-    m = first + in_band % width;
-    pair = in_band / width;
-  }
 };
 
 __device__ __forceinline__ void fence_registers(Sums& d) {
@@ -73,38 +68,38 @@ __device__ __forceinline__ void fence_registers(Sums& d) {
 }
 
 template <typename S>
-__device__ __forceinline__ void fetch(const ScaledMM& p, const Tiles& tiles, const CUtensorMap* a_map,
-                                      const CUtensorMap* b_map, uint8_t* stages, uint64_t* full, uint64_t* empty) {
+__device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_map, const CUtensorMap* b_map,
+                                      uint8_t* stages, uint64_t* full, uint64_t* empty) {
   constexpr uint16_t kAll = (1 << S::kCluster) - 1;
   constexpr int kPart = S::kRows / S::kCluster;
   const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
-  const int steps = (p.k + kPiece - 1) / kPiece;
+  Walk<S::kCluster> walk(tiles);
   const auto load_b = [&](int step, int stage, int column) {
     barrier_expect(&full[stage], S::kStageBytes);
     load_box(stages + stage * S::kStageBytes + S::kABytes, b_map, &full[stage], step * kPiece, column, kEvictNormal);
   };
-  int early = min(S::kStages, steps);  // stages whose part of b comes before this kernel's turn
-  {
-    int m, pair;
-    tiles.place(blockIdx.x / S::kCluster, m, pair);
-    for (int step = 0; step < early; ++step) load_b(step, step, (pair * S::kCluster + rank) * kTileN);
+  int early = 0;  // stages whose part of b comes before this kernel's turn
+  if (walk.more()) {
+    const Place at = walk.at();
+    for (early = 0; early < min(S::kStages, at.last - at.first); ++early) {
+      load_b(at.first + early, early, (at.pair * S::kCluster + rank) * kTileN);
+    }
   }
   begin_turn();
   int stage = 0;
   uint32_t round = 1;  // the first time the stages are free
-  for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
-    int m, pair;
-    tiles.place(index, m, pair);
-    const int column = (pair * S::kCluster + rank) * kTileN;  // beyond the end zeros come
-    for (int step = 0; step < steps; ++step) {
+  for (; walk.more(); walk.next()) {
+    const Place at = walk.at();
+    const int column = (at.pair * S::kCluster + rank) * kTileN;  // beyond the end zeros come
+    for (int step = at.first; step < at.last; ++step) {
       barrier_wait(&empty[stage], round);
       if (early-- <= 0) load_b(step, stage, column);
-      uint8_t* const at = stages + stage * S::kStageBytes;
-      const int row = m * S::kRows + rank * kPart;
+      uint8_t* const to = stages + stage * S::kStageBytes;
+      const int row = at.m * S::kRows + rank * kPart;
       if constexpr (S::kCluster > 1) {
-        load_box_for(kAll, at + rank * kPart * kPiece, a_map, &full[stage], step * kPiece, row);
+        load_box_for(kAll, to + rank * kPart * kPiece, a_map, &full[stage], step * kPiece, row);
       } else {
-        load_box(at, a_map, &full[stage], step * kPiece, row, kEvictNormal);
+        load_box(to, a_map, &full[stage], step * kPiece, row, kEvictNormal);
       }
       if (++stage == S::kStages) {
         stage = 0;
@@ -121,26 +116,26 @@ __device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& til
                                              uint64_t* empty) {
   const int lane = threadIdx.x % 32;
   const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
-  const int steps = (p.k + kPiece - 1) / kPiece;
   begin_turn();
   int stage = 0;
   uint32_t round = 1;
-  for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
-    int m, pair;
-    tiles.place(index, m, pair);
-    const float* a = p.a_scale;
-    const float* b = p.b_scale + min(pair * S::kCluster + rank, (p.n - 1) / kTileN) * p.b_scale_n;
+  for (Walk<S::kCluster> walk(tiles); walk.more(); walk.next()) {
+    const Place at = walk.at();
+    const float* a = p.a_scale + at.first * p.a_scale_k;
+    const float* b = p.b_scale + min(at.pair * S::kCluster + rank, (p.n - 1) / kTileN) * p.b_scale_n +
+                     at.first * p.b_scale_k;
     int row[S::kRows / 32];
 #pragma unroll
     for (int i = 0; i < S::kRows / 32; ++i) {
-      row[i] = min(m * S::kRows + i * 32 + lane, p.m - 1) * static_cast<int>(p.a_scale_m);
+      row[i] = min(at.m * S::kRows + i * 32 + lane, p.m - 1) * static_cast<int>(p.a_scale_m);
     }
-    for (int step = 0; step < steps; ++step, a += p.a_scale_k, b += p.b_scale_k) {
+#pragma unroll 1  // a warp here has few registers
+    for (int step = at.first; step < at.last; ++step, a += p.a_scale_k, b += p.b_scale_k) {
       barrier_wait(&empty[stage], round);
-      float* const at = scales + stage * S::kScales;
+      float* const to = scales + stage * S::kScales;
 #pragma unroll
-      for (int i = 0; i < S::kRows / 32; ++i) copy_float(at + i * 32 + lane, a + row[i]);
-      if (lane == 0) copy_float(at + S::kRows, b);
+      for (int i = 0; i < S::kRows / 32; ++i) copy_float(to + i * 32 + lane, a + row[i]);
+      if (lane == 0) copy_float(to + S::kRows, b);
       barrier_arrive_after_copies(&full[stage]);
       if (++stage == S::kStages) {
         stage = 0;
@@ -202,9 +197,13 @@ __device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_
   }
 }
 
-// Named barriers: 1, 2 of a warpgroup, 3 of both.
-__device__ __forceinline__ void sync_group(int group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }
-__device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 3, %0;" ::"n"(kConsumers) : "memory"); }
+// Where a warpgroup's sums are handed over: there is room for [sharers][blocks of a cluster][kGroups][kFours][128].
+template <class S>
+__device__ __forceinline__ int meeting_place(int cluster, int rank, int group) {
+  return (cluster * S::kCluster + rank) * kGroups + group;
+}
+
+__device__ __forceinline__ void sync_consumers() { sync_threads(1 + kGroups, kConsumers); }
 
 // The two warpgroups' sums of the same rows and columns: each leaves with the total of half of the columns,
 // the first half of its registers.
@@ -224,7 +223,7 @@ __device__ __forceinline__ void add_groups(Sums& sums, float* room, int group) {
 template <typename S, typename Out, bool BY_BLOCK>
 __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     tiles_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
-                 const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ScaledMM p, const Tiles tiles) {
+                 const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ScaledMM p, const __grid_constant__ Tiles tiles, const Meeting meeting) {
   extern __shared__ uint8_t raw[];
   uint8_t* const stages = raw + (-shared_address(raw) & 1023);
   uint8_t* const behind = stages + S::kStages * S::kStageBytes;
@@ -250,7 +249,7 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
 
   if (threadIdx.x >= kConsumers) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
-    if (threadIdx.x == kConsumers) fetch<S>(p, tiles, &a_map, &b_map, stages, full, empty);
+    if (threadIdx.x == kConsumers) fetch<S>(tiles, &a_map, &b_map, stages, full, empty);
     if (BY_BLOCK && threadIdx.x / 32 == kConsumers / 32 + 1) fetch_scales<S>(p, tiles, scales, full, empty);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
@@ -258,16 +257,15 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
     const int group_row = S::kAlongK ? 0 : group * 64 * S::kParts;
-    const int first_step = S::kAlongK ? group : 0;
+    const int own_step = S::kAlongK ? group : 0;
     constexpr int kStride = S::kAlongK ? kGroups : 1;
-    const int steps = (p.k + kPiece - 1) / kPiece;
     const ScaledEnd<Out> end(p);
     begin_turn();
     room += threadIdx.x / 32 * S::kBoxes * kBoxBytes;
     columns += group * kTileN;
     const uint64_t a_first = matrix_descriptor(stages + group_row * kPiece);
     const uint64_t b_first = matrix_descriptor(stages + S::kABytes);
-    uint32_t fetched = 0;  // steps of the tiles before
+    uint32_t fetched = 0;  // steps of the places before
     int stage = 0;
     uint32_t round = 0;
     const auto advance = [&] {
@@ -296,11 +294,11 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
       }
       cute::warpgroup_commit_batch();
     };
-    for (int index = blockIdx.x / S::kCluster; index < tiles.count(); index += gridDim.x / S::kCluster) {
-      int m, pair;
-      tiles.place(index, m, pair);
-      const int tile_n = pair * S::kCluster + rank;
-      const int row = m * S::kRows + group_row + warp * 16;
+    for (Walk<S::kCluster> walk(tiles); walk.more(); walk.next()) {
+      const Place at = walk.at();
+      const int first_step = at.first + own_step, last_step = at.last;
+      const int tile_n = at.pair * S::kCluster + rank;
+      const int row = at.m * S::kRows + group_row + warp * 16;
       // What the end needs is here by then.
       const auto my_column = end.column(min(tile_n * kTileN + static_cast<int>(threadIdx.x) % 128, p.n - 1));
       float row_scale[S::kParts][2];
@@ -312,8 +310,8 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
 #pragma unroll
       for (int i = 0; i < S::kParts * kRegisters; ++i) total[i / kRegisters][i % kRegisters] = 0;
 
-      stage = (fetched + first_step) % S::kStages;
-      round = (fetched + first_step) / S::kStages % 2;
+      stage = (fetched + own_step) % S::kStages;
+      round = (fetched + own_step) / S::kStages % 2;
 
       if constexpr (BY_BLOCK && S::kParts == 1 && !S::kAlongK) {
         Sums d[2];
@@ -341,8 +339,8 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
         constexpr std::integral_constant<int, 0> even;
         constexpr std::integral_constant<int, 1> odd;
         begin(even);
-        int step = 1;
-        for (; step + 1 < steps; step += 2) {
+        int step = first_step + 1;
+        for (; step + 1 < last_step; step += 2) {
           begin(odd);
           cute::warpgroup_wait<1>();
           finish(even);
@@ -350,7 +348,7 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
           cute::warpgroup_wait<1>();
           finish(odd);
         }
-        if (step < steps) {
+        if (step < last_step) {
           begin(odd);
           cute::warpgroup_wait<1>();
           finish(even);
@@ -361,7 +359,7 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
           finish(even);
         }
       } else if constexpr (BY_BLOCK) {
-        for (int step = first_step; step < steps; step += kStride, advance()) {
+        for (int step = first_step; step < last_step; step += kStride, advance()) {
           barrier_wait(&full[stage], round);
           const float* const scale = scales + stage * S::kScales;
           float of_row[S::kParts][2];
@@ -384,7 +382,7 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
         }
       } else {
         int before = -1;
-        for (int step = first_step; step < steps; step += kStride, advance()) {
+        for (int step = first_step; step < last_step; step += kStride, advance()) {
           barrier_wait(&full[stage], round);
 #pragma unroll
           for (int part = 0; part < S::kParts; ++part) fence_registers(total[part]);
@@ -400,13 +398,20 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
         for (int part = 0; part < S::kParts; ++part) fence_registers(total[part]);
         if (before >= 0) release(before);
       }
-      fetched += steps;
+      fetched += at.last - at.first;
 
+      if constexpr (S::kAlongK) add_groups(total[0], exchange, group);
+      if (at.last < tiles.steps) {
+        give<S::kFours>(meeting, total, meeting_place<S>(walk.cluster(), rank, group), group);
+        continue;
+      }
+      for (int from = walk.first_giver(); from < walk.cluster(); ++from) {
+        take<S::kFours>(meeting, total, meeting_place<S>(from, rank, group), group);
+      }
       sync_group(group);  // all are done with the columns of the tile before
       columns[threadIdx.x % 128] = make_float2(my_column.scale, my_column.bias);
       sync_group(group);
       if constexpr (S::kAlongK) {
-        add_groups(total[0], exchange, group);
         constexpr int kHalf = kTileN / 2;
         store<kHalf, S::kBoxes, Out, BY_BLOCK>(p, &out_map, total[0], row_scale[0], columns + group * kHalf, room, row,
                                                tile_n * kTileN + group * kHalf);
@@ -423,8 +428,23 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
   cluster_sync();  // the others' barriers and rows come from here until all are done
 }
 
+// Shares the last tiles among clusters, if that can be. Returns the memory in which they leave their sums.
+template <typename S>
+std::optional<Tensor> share(Tiles& tiles, Meeting& meeting, int clusters, const ScaledMM& p) {
+  const Share share(tiles.count(), clusters, tiles.steps);
+  if (share.sharers == 0 || share.sharers * S::kCluster * kGroups > kMeetingFlags) return {};
+  if (int64_t{tiles.count() - share.whole} * tiles.steps * share.sharers > 2147483647) return {};
+  uint8_t* const flags = meeting_flags(p.device, p.stream);
+  if (!flags) return {};
+  Tensor sums = new_tensor(p.device, {int64_t{share.sharers} * S::kCluster * kGroups * S::kFours * 4 * 128}, ScalarType::Float);
+  tiles.whole = share.whole;
+  tiles.sharers = share.sharers;
+  meeting = {static_cast<float4*>(sums.data_ptr()), flags};
+  return sums;
+}
+
 template <typename S, typename Out, bool BY_BLOCK>
-void launch(const ScaledMM& p) {
+void launch(const ScaledMM& p, bool shared) {
   const char* op = "cutlass_scaled_mm";
   const auto kernel = tiles_kernel<S, Out, BY_BLOCK>;
   static_assert(S::kStages >= 3 && S::kStages * 16 <= 1024);
@@ -433,27 +453,32 @@ void launch(const ScaledMM& p) {
   const CUtensorMap a_map = byte_matrix_map(op, p.a, p.m, p.k, p.a_stride, S::kRows / S::kCluster);
   const CUtensorMap b_map = byte_matrix_map(op, p.b, p.n, p.k, p.b_stride, kTileN);
   const CUtensorMap out_map = byte_matrix_map(op, p.out, p.m, int64_t{p.n} * 2, p.out_stride * 2, 16);
-  const Tiles tiles{static_cast<int>(ceil_div(p.m, S::kRows)), static_cast<int>(ceil_div(p.n, kTileN * S::kCluster))};
-  const int64_t clusters = std::min<int64_t>(int64_t{tiles.along_m} * tiles.pairs, p.sm_count / S::kCluster);
+  Tiles tiles{static_cast<int>(ceil_div(p.m, S::kRows)), static_cast<int>(ceil_div(p.n, kTileN * S::kCluster)),
+              static_cast<int>(ceil_div(p.k, kPiece))};
+  tiles.whole = tiles.count();
+  Meeting meeting = {};
+  const int most = p.sm_count / S::kCluster;
+  const std::optional<Tensor> left = shared ? share<S>(tiles, meeting, most, p) : std::nullopt;
+  const int clusters = std::max(tiles.sharers, std::min(tiles.whole, most));
   const LaunchShape shape{dim3(static_cast<unsigned>(clusters * S::kCluster)), kThreads, kSharedBytes, p.stream,
                           p.early_launch};
-  launch_kernel(op, shape, kernel, a_map, b_map, out_map, p, tiles);
+  launch_kernel(op, shape, kernel, a_map, b_map, out_map, p, tiles, meeting);
 }
 
 template <typename S>
-void launch_kind(const ScaledMM& p) {
+void launch_kind(const ScaledMM& p, bool shared) {
   with_out_type(p.out_bf16, [&](auto zero) {
     using Out = decltype(zero);
-    p.by_block ? launch<S, Out, true>(p) : launch<S, Out, false>(p);
+    p.by_block ? launch<S, Out, true>(p, shared) : launch<S, Out, false>(p, shared);
   });
 }
 
 }  // namespace
 
-void scaled_mm_sm90_tiles(const ScaledMM& p, int rows) {
-  if (rows == 64) return launch_kind<Shape<1, true, 1>>(p);
-  if (rows == 128) return launch_kind<Shape<1, false, 2>>(p);
-  launch_kind<Shape<2, false, 2>>(p);
+void scaled_mm_sm90_tiles(const ScaledMM& p, int rows, bool shared) {
+  if (rows == 64) return launch_kind<Shape<1, true, 1>>(p, shared);
+  if (rows == 128) return launch_kind<Shape<1, false, 2>>(p, shared);
+  launch_kind<Shape<2, false, 2>>(p, shared);
 }
 
 }  // namespace qcore_cuda

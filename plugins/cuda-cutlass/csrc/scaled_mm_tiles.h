@@ -52,8 +52,11 @@ inline constexpr Sm90Tile kSm90Tiles[] = {QCORE_SM90_TILES(QCORE_ENTRY)};
 struct OwnTile {
   std::string_view name;
   int rows;
+  bool shared;
 };
-inline constexpr OwnTile kOwnTiles[] = {{"sm90_64", 64}, {"sm90_128", 128}, {"sm90_256", 256}};
+inline constexpr OwnTile kOwnTiles[] = {{"sm90_64", 64, false},        {"sm90_128", 128, false},
+                                        {"sm90_256", 256, false},      {"sm90_64_shared", 64, true},
+                                        {"sm90_128_shared", 128, true}, {"sm90_256_shared", 256, true}};
 
 // The best path that was compiled; empty if there is none.
 inline std::string_view choose_sm90_path(const ScaledMM& p) {

@@ -40,6 +40,9 @@ __device__ __forceinline__ void sync_threads(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
+// The warpgroups that multiply have named barriers 1, 2, ...
+__device__ __forceinline__ void sync_group(int group) { sync_threads(1 + group, 128); }
+
 // ---- flags in global memory --------------------------------------------------------------------
 
 // Who sees the flag sees all that this thread, and those that it met at a barrier, had stored before.

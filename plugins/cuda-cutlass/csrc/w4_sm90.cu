@@ -71,8 +71,8 @@ std::optional<Tensor> let_help(Problem& p, const many::Help& help, int given, co
   uint8_t* const flags = meeting_flags(device, stream);
   if (!flags) return {};
   Tensor sums = new_tensor(like, {help.helped * 2 * S::kRows * S::kColumns}, ScalarType::Float);
-  p.helped = {static_cast<int>(help.helpers), static_cast<int>(help.helped), stages, static_cast<float4*>(sums.data_ptr()),
-              flags};
+  p.helped = {static_cast<int>(help.helpers), static_cast<int>(help.helped), stages,
+              {static_cast<float4*>(sums.data_ptr()), flags}};
   return sums;
 }
 

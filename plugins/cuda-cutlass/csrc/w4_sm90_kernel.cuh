@@ -322,10 +322,10 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
         break;
       } else {
         if (walk.helps()) {
-          give<S>(p.helped, sums, walk.shared(), rank, group);
+          give<S::kFours>(p.helped.meeting, sums, meeting_place(walk.shared(), rank, group), group);
           continue;
         }
-        if (walk.shared() >= 0) take<S>(p.helped, sums, walk.shared(), rank, group);
+        if (walk.shared() >= 0) take<S::kFours>(p.helped.meeting, sums, meeting_place(walk.shared(), rank, group), group);
         const int first_column = at.n * S::kColumns + column;
         float bias[2 * kOperands], factor[2 * kOperands];
 #pragma unroll

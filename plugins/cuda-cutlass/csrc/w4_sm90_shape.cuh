@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gptq.cuh"
+#include "handed_sums.cuh"
 #include "sm90_ptx.cuh"
 
 namespace qcore_cuda {
@@ -19,8 +20,7 @@ constexpr int kBand = 8;  // tiles along M that are worked on together
 // Clusters that have no tile of their own help others: with the last stages of their last tiles.
 struct Helped {
   int helpers, pairs, stages;  // the first clusters; the last pairs of tiles; stages of these
-  float4* sums;                // that helpers leave: [pairs][2 blocks][kGroups][kFours][128 threads]
-  uint8_t* flags;              // [pairs][2 blocks][kGroups]: 1 when they are there
+  Meeting meeting;             // sums that helpers leave: [pairs][2 blocks][kGroups][kFours][128 threads]
 };
 
 struct Problem {

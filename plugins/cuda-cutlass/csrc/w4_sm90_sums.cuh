@@ -39,46 +39,9 @@ __device__ __forceinline__ void store_some(const Problem& p, int row, int column
   }
 }
 
-__device__ __forceinline__ void sync_group(int group) { sync_threads(1 + group, 128); }
-
 // Where a warpgroup's sums of a shared pair of tiles are handed over.
 __device__ __forceinline__ int meeting_place(int shared, int rank, int group) {
   return (shared * 2 + rank) * kGroups + group;
-}
-
-// A helper's sums of a tile, for who has the tile; by all threads of a warpgroup.
-template <class S>
-__device__ __forceinline__ void give(const Helped& helped, const float (&sums)[S::kOperands][S::kRegisters], int shared,
-                                     int rank, int group) {
-  const int place = meeting_place(shared, rank, group), thread = threadIdx.x % 128;
-  float4* const to = helped.sums + int64_t{place} * S::kFours * 128 + thread;
-#pragma unroll
-  for (int i = 0; i < S::kFours; ++i) {
-    const float* const four = sums[4 * i / S::kRegisters] + 4 * i % S::kRegisters;
-    __stcg(to + i * 128, make_float4(four[0], four[1], four[2], four[3]));
-  }
-  sync_group(group);
-  if (thread == 0) store_release(helped.flags + place, 1);
-}
-
-// Adds a helper's sums, and leaves the flag as it was before; likewise.
-template <class S>
-__device__ __forceinline__ void take(const Helped& helped, float (&sums)[S::kOperands][S::kRegisters], int shared,
-                                     int rank, int group) {
-  const int place = meeting_place(shared, rank, group), thread = threadIdx.x % 128;
-  const float4* const from = helped.sums + int64_t{place} * S::kFours * 128 + thread;
-  if (thread == 0) {
-    while (load_acquire(helped.flags + place) == 0) {
-    }
-    helped.flags[place] = 0;
-  }
-  sync_group(group);
-#pragma unroll
-  for (int i = 0; i < S::kFours; ++i) {
-    const float4 four = __ldcg(from + i * 128);
-    float* const to = sums[4 * i / S::kRegisters] + 4 * i % S::kRegisters;
-    to[0] += four.x, to[1] += four.y, to[2] += four.z, to[3] += four.w;
-  }
 }
 
 // The sums of all parts of K, of which there are PARTS at most, a share of the rows for each block. A thread adds COUNT

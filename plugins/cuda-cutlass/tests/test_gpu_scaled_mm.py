@@ -7,12 +7,17 @@ the tensor cores do it (`tensor_core`), and the rest must be as exact as float32
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import tensor_core
 import torch
+from at_once import assert_same_at_once
 from qcore_cuda import library, ops
+from shared_tiles import places, share
 
 pytestmark = pytest.mark.gpu
 
@@ -23,7 +28,7 @@ if library.unusable_here() is None:
 else:
     PATHS = ("skinny",)
 
-OWN_TILES = ("sm90_64", "sm90_128", "sm90_256")  # for FP8
+OWN_TILES = tuple(p for p in PATHS if p.startswith("sm90_") and p != "sm90_columns")  # for FP8
 INT8_PATHS = tuple(p for p in PATHS if not p.endswith("_promoted") and p not in OWN_TILES)
 
 SHAPES = [
@@ -39,6 +44,8 @@ SHAPES = [
     (40, 17960, 272),
     (3, 34000, 144),  # two rounds of blocks
     (65, 264, 144),
+    (96, 2568, 4096),  # tiles in four parts
+    (70, 5000, 1424),  # in parts that are not the same
     (129, 136, 256),
     (300, 1032, 784),
     (513, 2304, 4096),
@@ -49,6 +56,31 @@ MOST_ROWS = {"skinny": 64, "sm90_columns": 32}  # by block
 BLOCK_PATHS = tuple(p for p in PATHS if not p.startswith("t"))
 
 
+def regions(
+    path: str, M: int, N: int, K: int, processors: int
+) -> Iterator[tuple[slice, slice, list[torch.Tensor]]]:
+    """Rows and columns of the result, and what of K is summed up one after another there."""
+    own = re.fullmatch(r"sm90_(\d+)_shared", path)
+    if not own:
+        yield slice(None), slice(None), tensor_core.chains(path, K, N, processors)
+        return
+    rows, blocks = int(own[1]), 1 if own[1] == "64" else 2
+    grid = -(-M // rows), -(-N // (128 * blocks)), -(-K // 128)
+    clusters = processors // blocks
+    division = share(grid[0] * grid[1], clusters, grid[2])
+    found: dict[tuple[int, int], list[torch.Tensor]] = {}
+    for places_of_one in places(*grid, clusters, division, blocks):
+        for at in places_of_one:
+            steps = torch.arange(128 * at.first, min(128 * at.last, K))
+            # Of 64 rows, two warpgroups take every other step.
+            own_path = path.removesuffix("_shared")
+            parts = tensor_core.chains(own_path, len(steps), N, processors)
+            found.setdefault((at.m, at.pair), []).extend(steps[part] for part in parts)
+    for (m, pair), parts in found.items():
+        columns = slice(128 * blocks * pair, 128 * blocks * (pair + 1))
+        yield slice(rows * m, rows * (m + 1)), columns, parts
+
+
 def fp8_sums(path: str, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """``a @ b`` as the path's tensor core instructions sum it up, and how far from it is right."""
     K = a.shape[1]
@@ -57,10 +89,13 @@ def fp8_sums(path: str, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor,
     if not path.startswith(("skinny", "portable")):
         # wgmma. Whether a sum is cut off once more before it is read is not published.
         processors = torch.cuda.get_device_properties(0).multi_processor_count
-        parts = tensor_core.chains(path, K, b.shape[1], processors)
-        found = tensor_core.chain_sums(a, b, parts)
-        slack = found.abs().sum(0) * 2.0**-tensor_core.BITS + size * (len(parts) - 1) * 2.0**-24
-        return found.sum(0), slack
+        found, slack = torch.zeros(2, *exact.shape, dtype=torch.float64, device=a.device)
+        for rows, columns, parts in regions(path, a.shape[0], b.shape[1], K, processors):
+            here = tensor_core.chain_sums(a[rows], b[:, columns], parts)
+            found[rows, columns] = here.sum(0)
+            slack[rows, columns] = here.abs().sum(0) * 2.0**-tensor_core.BITS
+            slack[rows, columns] += size[rows, columns] * (len(parts) - 1) * 2.0**-24
+        return found, slack
     if SM90:
         # mma.sync of 8-bit floats is one of float16 there: 16 products and an accumulator, each
         # cut off at no less than 23 bits, and so is the sum.
@@ -161,6 +196,18 @@ def test_scales_by_block(path: str, out_dtype: torch.dtype) -> None:
             exact += bias.double()
             slack += exact.abs() * 2.0**-23
         close(out, exact, slack, (path, M, N, K))
+
+
+@pytest.mark.parametrize("path", [p for p in PATHS if p.endswith("_shared")])
+def test_shared_tiles_on_streams_and_in_graphs(path: str) -> None:
+    """Flags by which blocks wait for each other are those of one launch only."""
+    b = codes((5120, 2048), torch.float8_e4m3fn, 2).t()
+    one = torch.ones(1, device="cuda")
+    calls = [
+        partial(ops.scaled_mm_by, path, a, b, one, one, torch.bfloat16)
+        for a in (codes((M, 2048), torch.float8_e4m3fn, M) for M in (60, 100, 500))
+    ]
+    assert_same_at_once(calls, [call() for call in calls])
 
 
 def test_full_range_is_exact() -> None:

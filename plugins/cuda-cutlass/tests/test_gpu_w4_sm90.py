@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from at_once import assert_same_at_once
 from qcore_cuda import ops
 from w4_oracle import activations, assert_product, random_weight
 
@@ -64,24 +67,7 @@ def test_sm90_help_on_streams_and_in_graphs() -> None:
     for one, other in zip(whole, helped, strict=True):
         assert (one - other.double()).norm() <= 2.0**-8 * one.norm()
 
-    streams = [torch.cuda.Stream() for _ in xs]
-    graphs = []
-    for x, stream in zip(xs, streams, strict=True):
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            outs = [many(x, *rest, *tile, -10) for _ in range(4)]
-        graphs.append((graph, outs))
-    torch.cuda.synchronize()
-    for _ in range(20):
-        found: list[list[torch.Tensor]] = []
-        for x, stream, (graph, outs) in zip(xs, streams, graphs, strict=True):
-            with torch.cuda.stream(stream):
-                found.append([many(x, *rest, *tile, -10) for _ in range(3)])
-                graph.replay()
-                found.append(outs)
-        torch.cuda.synchronize()
-        for i, outs in enumerate(found):
-            assert all(torch.equal(out, helped[i // 2]) for out in outs)
+    assert_same_at_once([partial(many, x, *rest, *tile, -10) for x in xs], helped)
 
 
 @needs_sm90

@@ -1,0 +1,36 @@
+// Which tiles of a product clusters of blocks share, where there are not as many for each. Nothing here needs a GPU, so
+// that tests can ask it.
+#pragma once
+
+#include <algorithm>
+
+namespace qcore_cuda {
+
+// The first `whole` tiles are each one cluster's. Of the others `sharers` clusters have the same number of steps along K
+// (within one): all clusters, or a few less if then tiles are divided in equal parts, which takes fewer sums to and fro.
+struct Share {
+  static constexpr int kMost = 4;       // clusters that share a tile
+  static constexpr int kLeastSteps = 4;  // of a cluster
+
+  int whole, sharers = 0;
+
+  Share(int tiles, int clusters, int steps) : whole(tiles) {
+    const int left = tiles % clusters;
+    if (left == 0) return;
+    if (tiles < clusters) {
+      const int parts = std::min({clusters / tiles, kMost, steps / kLeastSteps});
+      const int equal = parts * tiles;
+      const bool all = clusters < kMost * tiles && equal * 20 < clusters * 17 && clusters * kLeastSteps <= tiles * steps;
+      sharers = all ? clusters : equal;
+      if (sharers > tiles) whole = 0;
+      else sharers = 0;
+    } else {
+      whole = tiles - left;
+      if (left * kMost < clusters) whole -= clusters;  // or each of those few would be shared by too many
+      sharers = clusters;
+      if ((tiles - whole) * steps < clusters * kLeastSteps) whole = tiles, sharers = 0;
+    }
+  }
+};
+
+}  // namespace qcore_cuda
