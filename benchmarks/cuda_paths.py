@@ -47,7 +47,7 @@ ROWS = (1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096
 ROUNDS, NEAR = 5, 0.97
 FIRST = ("sm90_columns", "t128x128x128_2x1_pingpong")
 PROCESSORS, BEGIN, EACH_TILE, BYTES_PER_US = 132, 3.0, 0.5, 4.2e6
-MOST_SHARE = 4  # processors that share a tile (scaled_mm_share.h)
+HAND, HAND_ROW = 3.0, 0.02  # us: to hand over sums of a tile, and for each of its rows
 
 Row = dict[str, Any]
 
@@ -119,15 +119,32 @@ def shares(path: str) -> bool:
     return path.endswith("_shared")
 
 
-def turns(path: str, N: int, K: int, M: int) -> float:
-    """Tiles that a processor does, one after another."""
+def share(tiles: int, clusters: int, steps: int) -> tuple[int, int]:
+    """As `csrc/scaled_mm_share.h` has it: tiles not shared, and clusters that share the others."""
+    left = tiles % clusters
+    if left == 0:
+        return tiles, 0
+    if tiles < clusters:
+        equal = min(clusters // tiles, 4, steps // 4) * tiles
+        use_all = clusters < 4 * tiles and equal * 20 < clusters * 17
+        sharers = clusters if use_all and clusters * 4 <= tiles * steps else equal
+        return (0, sharers) if sharers > tiles else (tiles, 0)
+    whole = tiles - left - (clusters if left * 4 < clusters else 0)
+    return (tiles, 0) if (tiles - whole) * steps < clusters * 4 else (whole, clusters)
+
+
+def turns(path: str, N: int, K: int, M: int) -> tuple[float, float]:
+    """Tiles that a processor does, one after another; and microseconds to hand over sums."""
     rows, columns, down, across = tile_of(path)
     if not rows:
-        return 0
-    tiles = up(up(M, rows), down) * down * up(up(N, columns), across) * across
+        return 0.0, 0.0
+    tiles, each = int(up(M, rows * down) * up(N, columns * across)), down * across
     if shares(path):
-        return max(tiles / PROCESSORS, 1 / MOST_SHARE)
-    return float(up(tiles, PROCESSORS))
+        clusters = PROCESSORS // each
+        whole, sharers = share(tiles, clusters, int(up(K, 128)))
+        if sharers:
+            return whole / clusters + (tiles - whole) / sharers, HAND + HAND_ROW * rows
+    return float(up(tiles * each, PROCESSORS)), 0.0
 
 
 def rates(results: list[Row]) -> dict[tuple[str, str], float]:
@@ -135,17 +152,19 @@ def rates(results: list[Row]) -> dict[tuple[str, str], float]:
     seen: dict[tuple[str, str], list[float]] = {}
     for row in results:
         for path, us in row["us"].items():
-            if count := turns(path, row["N"], row["K"], row["M"]):
-                rate = (us - BEGIN - count * EACH_TILE) / (count * row["K"])
+            count, hand = turns(path, row["N"], row["K"], row["M"])
+            if count:
+                rate = (us - BEGIN - hand - count * EACH_TILE) / (count * row["K"])
                 seen.setdefault((row["kind"], path), []).append(rate)
     return {key: sorted(values)[len(values) // 50] for key, values in seen.items()}
 
 
 def modelled(path: str, rate: float, N: int, K: int, M: int) -> float:
     """As `csrc/scaled_mm_choice.h` has it."""
-    work = turns(path, N, K, M) * (K * rate + EACH_TILE)
+    count, hand = turns(path, N, K, M)
+    work = count * (K * rate + EACH_TILE)
     size = (N * K + M * K + 2 * M * N) / BYTES_PER_US
-    return float(BEGIN + (work**4 + size**4) ** 0.25)
+    return float(BEGIN + hand + (work**4 + size**4) ** 0.25)
 
 
 class Choice:
@@ -228,7 +247,7 @@ def table(document: dict[str, Any]) -> str:
         "",
         f"constexpr int kProcessors = {PROCESSORS};",
         f"constexpr double kBegin = {BEGIN:g}, kEachTile = {EACH_TILE:g};  // us",
-        f"constexpr int kMostShare = {MOST_SHARE};",
+        f"constexpr double kHand = {HAND:g}, kHandRow = {HAND_ROW:g};  // us",
         f"constexpr double kBytesPerUs = {BYTES_PER_US:g}, kNear = {NEAR:g};",
         f"constexpr int kWeightCount = {len(choice.weights)}, kRowCount = {len(choice.rows)};",
         f"inline constexpr Weight kWeights[] = {{{weights}}};",

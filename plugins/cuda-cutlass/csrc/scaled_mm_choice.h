@@ -10,6 +10,7 @@
 
 #include "ceil_div.h"
 #include "scaled_mm_path_table.h"
+#include "scaled_mm_share.h"
 
 namespace qcore_cuda::choice {
 
@@ -17,17 +18,25 @@ namespace qcore_cuda::choice {
 // weights that are alike, and so divides out.
 inline double modelled(const Path& path, int64_t m, int64_t n, int64_t k) {
   const auto fourth = [](double v) { return v * v * v * v; };
-  double turns = 0;
+  const auto real = [](int64_t v) { return static_cast<double>(v); };
+  double turns = 0, begin = kBegin;
   if (path.rows) {  // else a kernel without tiles
-    const int64_t down = ceil_div(ceil_div(m, path.rows), path.cluster_rows) * path.cluster_rows;
-    const int64_t across = ceil_div(ceil_div(n, path.columns), path.cluster_columns) * path.cluster_columns;
-    const int64_t tiles = down * across;
-    turns = path.shared ? std::max(static_cast<double>(tiles) / kProcessors, 1.0 / kMostShare)
-                        : static_cast<double>(ceil_div(tiles, kProcessors));
+    // Of clusters.
+    const int64_t down = ceil_div(m, path.rows * path.cluster_rows), across = ceil_div(n, path.columns * path.cluster_columns);
+    const int64_t tiles = down * across, each = path.cluster_rows * path.cluster_columns;
+    turns = real(ceil_div(tiles * each, kProcessors));
+    if (path.shared) {
+      const int64_t clusters = kProcessors / each;
+      const Share share(tiles, clusters, ceil_div(k, 128));
+      if (share.sharers) {
+        turns = real(share.whole) / real(clusters) + real(tiles - share.whole) / real(share.sharers);
+        begin += kHand + kHandRow * path.rows;
+      }
+    }
   }
-  const double work = turns * (static_cast<double>(k) * path.us_per_input + kEachTile);
-  const double bytes = static_cast<double>(n * k + m * k + 2 * m * n) / kBytesPerUs;
-  return kBegin + std::sqrt(std::sqrt(fourth(work) + fourth(bytes)));
+  const double work = turns * (real(k) * path.us_per_input + kEachTile);
+  const double bytes = real(n * k + m * k + 2 * m * n) / kBytesPerUs;
+  return begin + std::sqrt(std::sqrt(fourth(work) + fourth(bytes)));
 }
 
 // A path's time at the measured weight that is most like this one and at so many rows or the next more, by what the

@@ -3,23 +3,24 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 
 namespace qcore_cuda {
 
 // The first `whole` tiles are each one cluster's. Of the others `sharers` clusters have the same number of steps along K
 // (within one): all clusters, or a few less if then tiles are divided in equal parts, which takes fewer sums to and fro.
 struct Share {
-  static constexpr int kMost = 4;       // clusters that share a tile
-  static constexpr int kLeastSteps = 4;  // of a cluster
+  static constexpr int64_t kMost = 4;        // clusters that share a tile
+  static constexpr int64_t kLeastSteps = 4;  // of a cluster
 
-  int whole, sharers = 0;
+  int64_t whole, sharers = 0;
 
-  Share(int tiles, int clusters, int steps) : whole(tiles) {
-    const int left = tiles % clusters;
+  Share(int64_t tiles, int64_t clusters, int64_t steps) : whole(tiles) {
+    const int64_t left = tiles % clusters;
     if (left == 0) return;
     if (tiles < clusters) {
-      const int parts = std::min({clusters / tiles, kMost, steps / kLeastSteps});
-      const int equal = parts * tiles;
+      const int64_t parts = std::min({clusters / tiles, kMost, steps / kLeastSteps});
+      const int64_t equal = parts * tiles;
       const bool all = clusters < kMost * tiles && equal * 20 < clusters * 17 && clusters * kLeastSteps <= tiles * steps;
       sharers = all ? clusters : equal;
       if (sharers > tiles) whole = 0;

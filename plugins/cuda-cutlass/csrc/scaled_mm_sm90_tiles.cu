@@ -433,12 +433,12 @@ template <typename S>
 std::optional<Tensor> share(Tiles& tiles, Meeting& meeting, int clusters, const ScaledMM& p) {
   const Share share(tiles.count(), clusters, tiles.steps);
   if (share.sharers == 0 || share.sharers * S::kCluster * kGroups > kMeetingFlags) return {};
-  if (int64_t{tiles.count() - share.whole} * tiles.steps * share.sharers > 2147483647) return {};
+  if ((tiles.count() - share.whole) * tiles.steps * share.sharers > 2147483647) return {};
   uint8_t* const flags = meeting_flags(p.device, p.stream);
   if (!flags) return {};
-  Tensor sums = new_tensor(p.device, {int64_t{share.sharers} * S::kCluster * kGroups * S::kFours * 4 * 128}, ScalarType::Float);
-  tiles.whole = share.whole;
-  tiles.sharers = share.sharers;
+  Tensor sums = new_tensor(p.device, {share.sharers * S::kCluster * kGroups * S::kFours * 4 * 128}, ScalarType::Float);
+  tiles.whole = static_cast<int>(share.whole);
+  tiles.sharers = static_cast<int>(share.sharers);
   meeting = {static_cast<float4*>(sums.data_ptr()), flags};
   return sums;
 }
