@@ -15,7 +15,8 @@ struct Meeting {
 // By all threads of a warpgroup: the first FOURS times four of its sums, in the order in which they lie. `place`: the
 // number of who gives, among all warpgroups that do.
 template <int FOURS, int COUNT, int REGISTERS>
-__device__ __forceinline__ void give(const Meeting& meeting, const float (&sums)[COUNT][REGISTERS], int place, int group) {
+__device__ __forceinline__ void give(const Meeting& meeting, const float (&sums)[COUNT][REGISTERS], int place,
+                                     int group) {
   const int thread = threadIdx.x % 128;
   float4* const to = meeting.sums + int64_t{place} * FOURS * 128 + thread;
 #pragma unroll

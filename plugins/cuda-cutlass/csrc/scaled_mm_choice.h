@@ -22,8 +22,9 @@ inline double modelled(const Path& path, int64_t m, int64_t n, int64_t k) {
   double turns = 0, begin = kBegin;
   if (path.rows) {  // else a kernel without tiles
     // Of clusters.
-    const int64_t down = ceil_div(m, path.rows * path.cluster_rows), across = ceil_div(n, path.columns * path.cluster_columns);
-    const int64_t tiles = down * across, each = path.cluster_rows * path.cluster_columns;
+    const int64_t down = ceil_div(m, path.rows * path.cluster_rows);
+    const int64_t tiles = down * ceil_div(n, path.columns * path.cluster_columns);
+    const int64_t each = path.cluster_rows * path.cluster_columns;
     turns = real(ceil_div(tiles * each, kProcessors));
     if (path.shared) {
       const int64_t clusters = kProcessors / each;

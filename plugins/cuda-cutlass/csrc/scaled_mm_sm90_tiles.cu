@@ -11,8 +11,8 @@
 //
 // What is finished leaves by the copy engine, too, while the next tile is multiplied.
 //
-// Where tiles do not fill the processors, the last ones can be shared: each cluster has as much of K of them as any other,
-// of one tile or of neighbours. Who has the end of a tile adds what the others leave in memory.
+// Where tiles do not fill the processors, the last ones can be shared: each cluster has as much of K of them as any
+// other, of one tile or of neighbours. Who has the end of a tile adds what the others leave in memory.
 
 #include <optional>
 
@@ -223,9 +223,12 @@ __device__ __forceinline__ void add_groups(Sums& sums, float* room, int group) {
 template <typename S, typename Out, bool BY_BLOCK>
 __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     tiles_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
-                 const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ScaledMM p, const __grid_constant__ Tiles tiles, const Meeting meeting) {
+                 const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ScaledMM p,
+                 const __grid_constant__ Tiles tiles, const Meeting meeting) {
   extern __shared__ uint8_t raw[];
-  uint8_t* const stages = raw + (-shared_address(raw) & 1023);
+  // From a lane: or the compiler would compute the address anew for every stage, before it can be waited for.
+  const uint32_t start = __shfl_sync(0xffffffff, (shared_address(raw) + 1023) / 1024 * 1024, 0);
+  auto* const stages = static_cast<uint8_t*>(__cvta_shared_to_generic(start));
   uint8_t* const behind = stages + S::kStages * S::kStageBytes;
   auto* exchange = reinterpret_cast<float*>(behind);
   uint8_t* room = behind + S::kExchangeBytes;
@@ -301,10 +304,12 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
       const int row = at.m * S::kRows + group_row + warp * 16;
       // What the end needs is here by then.
       const auto my_column = end.column(min(tile_n * kTileN + static_cast<int>(threadIdx.x) % 128, p.n - 1));
-      float row_scale[S::kParts][2];
+      float row_scale[S::kParts][2] = {};
+      if constexpr (!BY_BLOCK) {
 #pragma unroll
-      for (int i = 0; i < S::kParts * 2; ++i) {
-        row_scale[i / 2][i % 2] = end.row(min(row + i / 2 * 64 + i % 2 * 8 + lane / 4, p.m - 1)).scale;
+        for (int i = 0; i < S::kParts * 2; ++i) {
+          row_scale[i / 2][i % 2] = end.row(min(row + i / 2 * 64 + i % 2 * 8 + lane / 4, p.m - 1)).scale;
+        }
       }
       Sums total[S::kParts];
 #pragma unroll
@@ -312,6 +317,7 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
 
       stage = (fetched + own_step) % S::kStages;
       round = (fetched + own_step) / S::kStages % 2;
+      fetched += at.last - at.first;
 
       if constexpr (BY_BLOCK && S::kParts == 1 && !S::kAlongK) {
         Sums d[2];
@@ -398,7 +404,6 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
         for (int part = 0; part < S::kParts; ++part) fence_registers(total[part]);
         if (before >= 0) release(before);
       }
-      fetched += at.last - at.first;
 
       if constexpr (S::kAlongK) add_groups(total[0], exchange, group);
       if (at.last < tiles.steps) {

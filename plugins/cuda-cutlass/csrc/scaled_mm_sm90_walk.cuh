@@ -1,5 +1,5 @@
-// Which tiles SM90's kernel of 8-bit tiles (scaled_mm_sm90_tiles.cu) takes, cluster by cluster, and what of K. Tests run
-// this on the processor.
+// Which tiles SM90's kernel of 8-bit tiles (scaled_mm_sm90_tiles.cu) takes, cluster by cluster, and what of K. Tests
+// run this on the processor.
 #pragma once
 
 namespace qcore_cuda {
@@ -24,8 +24,9 @@ struct Place {
   int m, pair, first, last;
 };
 
-// A cluster's places, one after another: the whole tiles; then, of its steps of the shared ones, the last tile first. So
-// who takes sums of others has given its own, and who gives need not wait. Few numbers are kept: registers are for sums.
+// A cluster's places, one after another: the whole tiles; then, of its steps of the shared ones, the last tile first.
+// So who takes sums of others has given its own, and who gives need not wait. Few numbers are kept: registers are for
+// sums.
 template <int BLOCKS>  // of a cluster
 class Walk {
  public:
