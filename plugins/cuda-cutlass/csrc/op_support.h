@@ -135,8 +135,8 @@ inline std::vector<int64_t> shape_with_last(const Tensor& x, int64_t last) {
   return shape;
 }
 
-// A tensor on a device, or on that of `like`, uninitialized, contiguous. Straight to the allocation: new_empty of the stable
-// ABI looks its operator up by name, which takes as long as a launch.
+// A tensor on a device, or on that of `like`, uninitialized, contiguous. Straight to the allocation: new_empty of the
+// stable ABI looks its operator up by name, which takes as long as a launch.
 inline Tensor new_tensor(int32_t device, const std::vector<int64_t>& shape, ScalarType type) {
   std::vector<int64_t> strides(shape.size(), 1);
   for (size_t i = shape.size(); i > 1; --i) strides[i - 2] = strides[i - 1] * std::max<int64_t>(1, shape[i - 1]);
