@@ -38,15 +38,16 @@ inline float clamp(float value, float low, float high) {
 }
 
 // round(x / scale) + azp, clamped; NaN becomes 0. The division is what the definition has.
-// Returns the sum of the codes.
+// `within`: there is no azp, nothing to clamp, no NaN. Returns the sum of the codes.
+template <bool within>
 inline int32_t quantize_codes(const void* x, Dtype dtype, int64_t k, float scale, float azp, float least,
                               int8_t* q) {
   const VecF s = set1(scale), a = set1(azp), low = set1(least), high = set1(127.0f);
   VecF total = set1(0.0f);  // of integers, and below 2^24: exact
   int32_t tail = 0;
   for (int64_t i = 0; i < k; i += 16) {
-    const VecF v = zero_nan(add(round(div(load_some(x, dtype, i, k - i), s)), a));
-    const VecF codes = min(max(v, low), high);
+    const VecF v = round(div(load_some(x, dtype, i, k - i), s));
+    const VecF codes = within ? v : min(max(zero_nan(add(v, a)), low), high);
     if (k - i >= 16) {
       store_i8(q + i, codes);
       total = add(total, codes);
@@ -75,13 +76,18 @@ inline int32_t quantize_row(const void* x, Dtype dtype, int64_t k, const RowQuan
     const bool finite = row.finite && divisor - divisor == 0.0f;
     if (divisor == 0.0f || !finite) divisor = 1.0f;
     *scale = finite ? divisor : __builtin_nanf("");
+    // A divisor below the normal floats may be off by half.
+    if (finite && mode.symmetric && divisor >= __FLT_MIN__) {
+      *azp = 0;
+      return quantize_codes<true>(x, dtype, k, divisor, 0.0f, 0.0f, q);
+    }
     if (!mode.symmetric && k > 0) {
       const float least = finite ? row.low / divisor : 0.0f;
       zero = static_cast<int32_t>(clamp(-128.0f - __builtin_rintf(least), -128.0f, 127.0f));
     }
   }
   *azp = zero;
-  return quantize_codes(x, dtype, k, divisor, static_cast<float>(zero),
+  return quantize_codes<false>(x, dtype, k, divisor, static_cast<float>(zero),
                         mode.symmetric ? -127.0f : -128.0f, q);
 }
 
@@ -162,6 +168,14 @@ inline void split_row(const Int8Lines& lines, int r, const Int8Slice& to) {
   to.extras[r] = count;
 }
 
+// Rows of codes side by side, quad by quad.
+QCORE_INLINE void store_quads(const Int8Lines& lines, int rows, const Int8Slice& to) {
+  char* at = to.x;
+  for (int64_t i = 0; i < to.quads; ++i) {
+    for (int r = 0; r < rows; ++r, at += 4) __builtin_memcpy(at, lines.quad(r, to.begin + i), 4);
+  }
+}
+
 // `count` rows of x to the tile of a panel that begins with row `first`.
 template <class Dot>
 void int8_pack_rows(const void* x, Dtype dtype, int count, int64_t stride, const RowQuant& mode, int64_t k,
@@ -191,13 +205,11 @@ void int8_pack_rows(const void* x, Dtype dtype, int count, int64_t stride, const
         continue;
       }
     }
-    for (int r = 0; r < rows; ++r) {
-      if constexpr (Dot::saturates) split_row(lines, r, to);
-      char* x_row = to.x + r * 4;
-      for (int64_t i = 0; i < to.quads; ++i) {
-        __builtin_memcpy(x_row + i * rows * 4, lines.quad(r, to.begin + i), 4);
-      }
+    if constexpr (Dot::saturates) {
+      for (int r = 0; r < rows; ++r) split_row(lines, r, to);
     }
+    // The compiler knows how many rows a whole tile has.
+    rows == Dot::rows ? store_quads(lines, Dot::rows, to) : store_quads(lines, rows, to);
   }
 }
 

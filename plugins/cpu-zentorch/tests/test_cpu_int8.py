@@ -58,7 +58,10 @@ def test_dynamic_quant_is_the_core_s(isa: str, dtype: torch.dtype, symmetric: bo
 
 def test_dynamic_quant_of_extremes(isa: str) -> None:
     huge = torch.tensor([[3e38, -3e38, 1.0]])
-    for x in (huge, huge * 1e-38 * 1e-7, torch.full((1, 20), 1e-45), torch.zeros(2, 0)):
+    small = huge * 1e-38 * 1e-7
+    # Scales that are denormal: so far off that a code may want to be 190.
+    least = torch.arange(1, 400)[:, None] * torch.tensor([[1.4e-45, -1.4e-45]])
+    for x in (huge, small, least, torch.full((1, 20), 1e-45), torch.zeros(2, 0)):
         for symmetric in (True, False):
             result = ops.dynamic_scaled_int8_quant(x, symmetric)
             for mine, core in zip(result, dynamic_int8_quant(x, symmetric), strict=True):
