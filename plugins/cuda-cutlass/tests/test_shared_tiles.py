@@ -34,7 +34,8 @@ def test_every_step_once(along_m: int, pairs: int, steps: int, clusters: int) ->
         for place in own:
             assert 0 <= place.first < place.last <= steps
             for step in range(place.first, place.last):
-                assert seen.setdefault((place.m, place.pair, step), cluster) == cluster
+                assert (place.m, place.pair, step) not in seen
+                seen[place.m, place.pair, step] = cluster
             assert 0 <= place.first_giver <= cluster
     assert len(seen) == along_m * pairs * steps
     for cluster, own in enumerate(every):

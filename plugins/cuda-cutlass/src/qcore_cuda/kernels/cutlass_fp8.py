@@ -72,9 +72,10 @@ class CutlassFP8ScaledMMLinearKernel(FP8ScaledMMLinearKernel):
         assert key is not None
         self.per_token = not key.scale.static and key.scale.group_shape.is_per_token()
         self.out_dtype, self.out_features = c.out_dtype, c.weight_shape[0]
-        weight, weight_scale, self._input_scale, self._upper_bound = self.layer_names().values()
+        names = self.layer_names()
+        self._input_scale, self._upper_bound = names["input_scale"], names["input_scale_ub"]
         static = self._input_scale if key.scale.static else None
-        self._held = (weight, weight_scale, static)  # what a call takes from every layer
+        self._held = (names["weight"], names["weight_scale"], static)  # what every call takes
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Bytes [N, K] with N padded to 8 and K to 16, and float32 scales."""

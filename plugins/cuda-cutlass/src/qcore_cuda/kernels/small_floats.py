@@ -124,8 +124,8 @@ class HopperFP8ScaledMMLinearKernel(_SmallFloats, FP8ScaledMMLinearKernel):
         library.load()
         self.group_size = -(-c.in_features // 32) * 32
         self.shape, self.out_type = c.weight_shape, c.out_dtype
-        weight, scale, *_ = self.layer_names().values()
-        self._held = (weight, scale, "weight_ones")  # what a call takes from the layer
+        names = self.layer_names()
+        self._held = (names["weight"], names["weight_scale"], "weight_ones")  # what a call takes
 
     def pack_weights(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """GPTQ's layout, K and N padded to 32; a float32 scale for each output.
