@@ -12,8 +12,13 @@ struct Meeting {
   uint8_t* flags;
 };
 
-// By all threads of a warpgroup: the first FOURS times four of its sums, in the order in which they lie. `place`: the
-// number of who gives, among all warpgroups that do.
+// The number of a warpgroup among all that give: of cluster (or pair of tiles) `number`, of a block in it.
+template <int BLOCKS, int GROUPS>
+__device__ __forceinline__ int meeting_place(int number, int rank, int group) {
+  return (number * BLOCKS + rank) * GROUPS + group;
+}
+
+// By all threads of a warpgroup: the first FOURS times four of its sums, in the order in which they lie, left at `place`.
 template <int FOURS, int COUNT, int REGISTERS>
 __device__ __forceinline__ void give(const Meeting& meeting, const float (&sums)[COUNT][REGISTERS], int place,
                                      int group) {

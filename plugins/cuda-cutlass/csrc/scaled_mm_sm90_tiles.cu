@@ -197,12 +197,6 @@ __device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_
   }
 }
 
-// Where a warpgroup's sums are handed over: there is room for [sharers][blocks of a cluster][kGroups][kFours][128].
-template <class S>
-__device__ __forceinline__ int meeting_place(int cluster, int rank, int group) {
-  return (cluster * S::kCluster + rank) * kGroups + group;
-}
-
 __device__ __forceinline__ void sync_consumers() { sync_threads(1 + kGroups, kConsumers); }
 
 // The two warpgroups' sums of the same rows and columns: each leaves with the total of half of the columns,
@@ -407,11 +401,11 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
 
       if constexpr (S::kAlongK) add_groups(total[0], exchange, group);
       if (at.last < tiles.steps) {
-        give<S::kFours>(meeting, total, meeting_place<S>(walk.cluster(), rank, group), group);
+        give<S::kFours>(meeting, total, meeting_place<S::kCluster, kGroups>(walk.cluster(), rank, group), group);
         continue;
       }
       for (int from = walk.first_giver(); from < walk.cluster(); ++from) {
-        take<S::kFours>(meeting, total, meeting_place<S>(from, rank, group), group);
+        take<S::kFours>(meeting, total, meeting_place<S::kCluster, kGroups>(from, rank, group), group);
       }
       sync_group(group);  // all are done with the columns of the tile before
       columns[threadIdx.x % 128] = make_float2(my_column.scale, my_column.bias);

@@ -2,9 +2,9 @@
 // run this on the processor.
 #pragma once
 
-namespace qcore_cuda {
+#include "tile_bands.cuh"
 
-constexpr int kBand = 8;  // tiles along M that are worked on together, so that L2 keeps what they read of a
+namespace qcore_cuda {
 
 // The tiles, and how the last ones are shared. A "pair" is as many along N as a cluster has blocks.
 struct Tiles {
@@ -57,11 +57,9 @@ class Walk {
   __device__ __forceinline__ bool is_whole() const { return index_ < tiles_.whole; }
   __device__ __forceinline__ int tile() const { return (end_ - 1) / tiles_.steps; }  // of the shared ones
   __device__ __forceinline__ int begin() const { return cluster() < tiles_.sharers ? tiles_.begin_of(cluster()) : 0; }
-  // A band of kBand tiles along M, pair by pair; then the next.
   __device__ __forceinline__ Place place(int index, int first, int last) const {
-    const int band = index / (kBand * tiles_.pairs), row = band * kBand;
-    const int width = min(kBand, tiles_.along_m - row), in_band = index - row * tiles_.pairs;
-    return {row + in_band % width, in_band / width, first, last};
+    const TileAt tile = tile_at(index, tiles_.along_m, tiles_.pairs);
+    return {tile.m, tile.pair, first, last};
   }
 
   const Tiles& tiles_;

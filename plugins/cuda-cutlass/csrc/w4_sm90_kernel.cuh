@@ -322,10 +322,12 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
         break;
       } else {
         if (walk.helps()) {
-          give<S::kFours>(p.helped.meeting, sums, meeting_place(walk.shared(), rank, group), group);
+          give<S::kFours>(p.helped.meeting, sums, meeting_place<2, kGroups>(walk.shared(), rank, group), group);
           continue;
         }
-        if (walk.shared() >= 0) take<S::kFours>(p.helped.meeting, sums, meeting_place(walk.shared(), rank, group), group);
+        if (walk.shared() >= 0) {
+          take<S::kFours>(p.helped.meeting, sums, meeting_place<2, kGroups>(walk.shared(), rank, group), group);
+        }
         const int first_column = at.n * S::kColumns + column;
         float bias[2 * kOperands], factor[2 * kOperands];
 #pragma unroll

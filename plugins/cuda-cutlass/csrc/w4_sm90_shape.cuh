@@ -4,6 +4,7 @@
 #include "gptq.cuh"
 #include "handed_sums.cuh"
 #include "sm90_ptx.cuh"
+#include "tile_bands.cuh"
 
 namespace qcore_cuda {
 namespace {
@@ -15,7 +16,6 @@ constexpr int kPieceK = 64;  // inputs: 128 bytes of activations
 constexpr int kGroups = 2;   // warpgroups that multiply
 constexpr int kConsumers = 128 * kGroups;
 constexpr int kSharedOfProcessor = 227 * 1024;
-constexpr int kBand = 8;  // tiles along M that are worked on together
 
 // Clusters that have no tile of their own help others: with the last stages of their last tiles.
 struct Helped {
@@ -120,11 +120,9 @@ class Walk {
     if constexpr (PARTS) {
       return {index_ / p.tiles_n, index_ % p.tiles_n, p.k_stages * rank / p.parts, p.k_stages * (rank + 1) / p.parts};
     }
-    // A band of kBand tiles along M, pair by pair; then the next.
-    const int pairs = (p.tiles_n + 1) / 2, band = index_ / (kBand * pairs), first = band * kBand;
-    const int width = min(kBand, p.tiles_m - first), in_band = index_ - first * pairs;
+    const TileAt tile = tile_at(index_, p.tiles_m, (p.tiles_n + 1) / 2);
     const int own = p.k_stages - (shared() >= 0 ? p.helped.stages : 0);
-    return {first + in_band % width, in_band / width * 2 + rank,  // beyond the end zeros come
+    return {tile.m, tile.pair * 2 + rank,  // beyond the end zeros come
             helps() ? own : 0, helps() ? p.k_stages : own};
   }
 

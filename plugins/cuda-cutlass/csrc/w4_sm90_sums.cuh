@@ -39,11 +39,6 @@ __device__ __forceinline__ void store_some(const Problem& p, int row, int column
   }
 }
 
-// Where a warpgroup's sums of a shared pair of tiles are handed over.
-__device__ __forceinline__ int meeting_place(int shared, int rank, int group) {
-  return (shared * 2 + rank) * kGroups + group;
-}
-
 // The sums of all parts of K, of which there are PARTS at most, a share of the rows for each block. A thread adds COUNT
 // times four columns at a time: what it waits for is other blocks' shared memory, once for all of them.
 template <typename T, class KIND, typename S, int PARTS, int COUNT>

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from host_compiler import COMPILER, CSRC, compiled
+from shared_tiles import share
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++ to compile the choice")
 
@@ -68,6 +69,16 @@ def test_the_table_and_the_choice_are_those_of_the_benchmark(
         for N, K in ((4096, 4096), (12288, 4096), (2112, 7168), (151936, 2560), (64, 64)):
             for M in (1, 7, 65, 300, 5000, 100_000):
                 assert choose(library, kind, M, N, K) == choice.path(kind, N, K, M), (kind, M, N, K)
+
+
+@needs_times
+def test_tiles_are_shared_as_the_benchmark_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    paths = importlib.import_module("cuda_paths")
+    for clusters in (66, 132):
+        for tiles in range(1, 3 * clusters):
+            for steps in (1, 3, 8, 31, 112):
+                assert share(tiles, clusters, steps) == paths.share(tiles, clusters, steps)
 
 
 def test_what_cannot_run_is_not_chosen(library: ctypes.CDLL) -> None:

@@ -200,10 +200,10 @@ def tensor_of(layer: torch.nn.Module, name: str) -> torch.Tensor:
     Raises:
         WeightError: it is not there.
     """
-    value: Any = layer._parameters.get(name)
-    if value is not None:
-        return value  # type: ignore[no-any-return]
-    value = getattr(layer, name, None)
+    held: torch.Tensor | None = layer._parameters.get(name)
+    if held is not None:
+        return held
+    value: Any = getattr(layer, name, None)
     if not isinstance(value, torch.Tensor):
         raise WeightError(f"{getattr(layer, 'prefix', '') or 'layer'}: no tensor {name!r}")
     return value
@@ -232,8 +232,8 @@ def tensors_of(layer: torch.nn.Module, *names: str | None) -> Sequence[torch.Ten
     Raises:
         WeightError: one is not there.
     """
-    held: Mapping[str | None, torch.Tensor | None] = layer._parameters  # type: ignore[assignment]
-    found = []
+    held: Any = layer._parameters  # asked for None, too, which is no name there
+    found: list[torch.Tensor | None] = []
     for name in names:
         tensor = held.get(name)
         if tensor is None and name is not None:
