@@ -58,13 +58,6 @@ QCORE_ATOM(32)
 QCORE_ATOM(64)
 #undef QCORE_ATOM
 
-// Products that write d stay on their side of this.
-template <typename Register, int COUNT>
-__device__ __forceinline__ void fence_registers(Register (&d)[COUNT]) {
-#pragma unroll
-  for (int i = 0; i < COUNT; ++i) cute::warpgroup_fence_operand(d[i]);
-}
-
 // How a problem is cut, the same for all blocks.
 struct Cut {
   int columns;  // of a block

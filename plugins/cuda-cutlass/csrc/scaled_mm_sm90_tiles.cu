@@ -4,23 +4,20 @@
 // busy, and two warpgroups multiply: each has half of the rows or, of 64 rows, every other piece of K. Two
 // blocks with tiles side by side form a cluster, in which each fetches half of a's rows, for both.
 //
-// With scales by block (a has one for each row and 128 of K, b one for each 128 x 128), the tensor core adds 128
-// products, and those sums are scaled and added in float32. A warpgroup with 64 rows begins the next 128 before it
-// does that to the last; one with 128 leaves the tensor cores to the other meanwhile. So that they do little else, a
-// warp of its own brings the scales.
+// With scales by block (a has one for each row and 128 of K, b one for each 128 x 128; tiles of 64 rows, larger ones are
+// scaled_mm_sm90_blocks.cu's), the tensor core adds 128 products, and those sums are scaled and added in float32. A warp
+// of its own brings the scales.
 //
 // What is finished leaves by the copy engine, too, while the next tile is multiplied.
 //
 // Where tiles do not fill the processors, the last ones can be shared: each cluster has as much of K of them as any
 // other, of one tile or of neighbours. Who has the end of a tile adds what the others leave in memory.
 
-#include <optional>
-
 #include "early_launch.cuh"
 #include "handed_sums.cuh"
-#include "meeting_flags.h"
 #include "scaled_mm.cuh"
-#include "scaled_mm_share.h"
+#include "scaled_mm_sm90_sharing.h"
+#include "scaled_mm_sm90_store.cuh"
 #include "scaled_mm_sm90_walk.cuh"
 #include "tensor_map.h"
 
@@ -36,7 +33,6 @@ constexpr int kGroups = 2;
 constexpr int kConsumers = 128 * kGroups;
 constexpr int kThreads = kConsumers + 128;  // registers are given to whole warpgroups
 constexpr int kWarpsThatStore = kConsumers / 32;
-constexpr int kStoreColumns = 64, kBoxBytes = 16 * kStoreColumns * 2;  // of a warp's 16 rows: what leaves at a time
 constexpr int kSharedBytes = 227 * 1024;
 
 using Atom = gmma::MMA_64x128x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>;
@@ -61,11 +57,6 @@ struct Shape {
   static constexpr int kStages = (kSharedBytes - 1024 - kStoreBytes - kColumnBytes - kExchangeBytes - kBarrierBytes) /
                                  (kStageBytes + kScales * 4);
 };
-
-__device__ __forceinline__ void fence_registers(Sums& d) {
-#pragma unroll
-  for (int i = 0; i < kRegisters; ++i) cute::warpgroup_fence_operand(d[i]);
-}
 
 template <typename S>
 __device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_map, const CUtensorMap* b_map,
@@ -142,58 +133,6 @@ __device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& til
         round ^= 1;
       }
     }
-  }
-}
-
-template <typename Out>
-__device__ __forceinline__ uint32_t packed(float low, float high) {
-  const Out pair[2] = {from_float<Out>(low), from_float<Out>(high)};
-  uint32_t word;
-  __builtin_memcpy(&word, pair, sizeof(word));
-  return word;
-}
-
-// A warp's 16 rows and COLUMNS columns. Of 64 columns, 128 bytes of a row, piece c of 16 bytes stands at c ^ row % 8,
-// as the copy engine wants it. `columns`: scale and bias of each.
-template <int COLUMNS, int BOXES, typename Out, bool SCALED>
-__device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_map, const Sums& sums,
-                                      const float (&row_scale)[2], const float2* columns, uint8_t* room, int row,
-                                      int column) {
-  const int lane = threadIdx.x % 32, q = lane % 4;
-#pragma unroll
-  for (int box = 0; box < COLUMNS / kStoreColumns; ++box) {
-    uint8_t* const at = room + box % BOXES * kBoxBytes;
-    if (lane == 0) wait_for_stores<BOXES - 1>();  // what left from here before has been read
-    __syncwarp();
-    const uint32_t to = shared_address(at) + lane % 16 * 128;
-#pragma unroll
-    for (int j = 0; j < kStoreColumns / 8; j += 2) {
-      uint32_t words[4];
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const float* const d = sums + (box * (kStoreColumns / 8) + j + c) * 4;
-        float v[4] = {d[0], d[1], d[2], d[3]};
-        if (!SCALED || p.bias) {
-          const float4 two = *reinterpret_cast<const float4*>(columns + box * kStoreColumns + (j + c) * 8 + 2 * q);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            if (!SCALED) v[i] = (i % 2 ? two.z : two.x) * (row_scale[i / 2] * v[i]);
-            if (p.bias) v[i] += i % 2 ? two.w : two.y;
-          }
-        }
-        words[2 * c] = packed<Out>(v[0], v[1]);
-        words[2 * c + 1] = packed<Out>(v[2], v[3]);
-      }
-      asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                       to + ((j + lane / 16) ^ lane % 8) * 16),
-                   "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
-                   : "memory");
-    }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    __syncwarp();
-    const int first = column + box * kStoreColumns;
-    if (lane == 0 && row < p.m && first < p.n) store_box(out_map, at, first * 2, row);
-    if (lane == 0) commit_stores();
   }
 }
 
@@ -313,72 +252,22 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
       round = (fetched + own_step) / S::kStages % 2;
       fetched += at.last - at.first;
 
-      if constexpr (BY_BLOCK && S::kParts == 1 && !S::kAlongK) {
-        Sums d[2];
-        float of_row[2][2];
-        int its_stage[2];
-        const auto begin = [&](auto which) {
-          constexpr int W = decltype(which)::value;
-          barrier_wait(&full[stage], round);
-          const float* const scale = scales + stage * S::kScales;
-#pragma unroll
-          for (int i = 0; i < 2; ++i) of_row[W][i] = scale[group_row + warp * 16 + i * 8 + lane / 4] * scale[S::kRows];
-          its_stage[W] = stage;
-          fence_registers(d[W]);
-          cute::warpgroup_arrive();
-          multiply(d[W], 0);
-          advance();
-        };
-        const auto finish = [&](auto which) {
-          constexpr int W = decltype(which)::value;
-          fence_registers(d[W]);
-          release(its_stage[W]);
-#pragma unroll
-          for (int i = 0; i < kRegisters; ++i) total[0][i] = fmaf(d[W][i], of_row[W][i % 4 / 2], total[0][i]);
-        };
-        constexpr std::integral_constant<int, 0> even;
-        constexpr std::integral_constant<int, 1> odd;
-        begin(even);
-        int step = first_step + 1;
-        for (; step + 1 < last_step; step += 2) {
-          begin(odd);
-          cute::warpgroup_wait<1>();
-          finish(even);
-          begin(even);
-          cute::warpgroup_wait<1>();
-          finish(odd);
-        }
-        if (step < last_step) {
-          begin(odd);
-          cute::warpgroup_wait<1>();
-          finish(even);
-          cute::warpgroup_wait<0>();
-          finish(odd);
-        } else {
-          cute::warpgroup_wait<0>();
-          finish(even);
-        }
-      } else if constexpr (BY_BLOCK) {
+      if constexpr (BY_BLOCK) {
         for (int step = first_step; step < last_step; step += kStride, advance()) {
           barrier_wait(&full[stage], round);
           const float* const scale = scales + stage * S::kScales;
-          float of_row[S::kParts][2];
+          float of_row[2];
 #pragma unroll
-          for (int i = 0; i < S::kParts * 2; ++i) {
-            of_row[i / 2][i % 2] = scale[group_row + i / 2 * 64 + warp * 16 + i % 2 * 8 + lane / 4] * scale[S::kRows];
-          }
+          for (int i = 0; i < 2; ++i) of_row[i] = scale[warp * 16 + i * 8 + lane / 4] * scale[S::kRows];
+          Sums d;
+          fence_registers(d);
+          cute::warpgroup_arrive();
+          multiply(d, 0);
+          cute::warpgroup_wait<0>();
+          fence_registers(d);
+          release(stage);
 #pragma unroll
-          for (int part = 0; part < S::kParts; ++part) {
-            Sums d;
-            fence_registers(d);
-            cute::warpgroup_arrive();
-            multiply(d, part);
-            cute::warpgroup_wait<0>();
-            fence_registers(d);
-            if (part == S::kParts - 1) release(stage);
-#pragma unroll
-            for (int i = 0; i < kRegisters; ++i) total[part][i] = fmaf(d[i], of_row[part][i % 4 / 2], total[part][i]);
-          }
+          for (int i = 0; i < kRegisters; ++i) total[0][i] = fmaf(d[i], of_row[i % 4 / 2], total[0][i]);
         }
       } else {
         int before = -1;
@@ -427,21 +316,6 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
   cluster_sync();  // the others' barriers and rows come from here until all are done
 }
 
-// Shares the last tiles among clusters, if that can be. Returns the memory in which they leave their sums.
-template <typename S>
-std::optional<Tensor> share(Tiles& tiles, Meeting& meeting, int clusters, const ScaledMM& p) {
-  const Share share(tiles.count(), clusters, tiles.steps);
-  if (share.sharers == 0 || share.sharers * S::kCluster * kGroups > kMeetingFlags) return {};
-  if ((tiles.count() - share.whole) * tiles.steps * share.sharers > 2147483647) return {};
-  uint8_t* const flags = meeting_flags(p.device, p.stream);
-  if (!flags) return {};
-  Tensor sums = new_tensor(p.device, {share.sharers * S::kCluster * kGroups * S::kFours * 4 * 128}, ScalarType::Float);
-  tiles.whole = static_cast<int>(share.whole);
-  tiles.sharers = static_cast<int>(share.sharers);
-  meeting = {static_cast<float4*>(sums.data_ptr()), flags};
-  return sums;
-}
-
 template <typename S, typename Out, bool BY_BLOCK>
 void launch(const ScaledMM& p, bool shared) {
   const char* op = "cutlass_scaled_mm";
@@ -457,7 +331,8 @@ void launch(const ScaledMM& p, bool shared) {
   tiles.whole = tiles.count();
   Meeting meeting = {};
   const int most = p.sm_count / S::kCluster;
-  const std::optional<Tensor> left = shared ? share<S>(tiles, meeting, most, p) : std::nullopt;
+  const std::optional<Tensor> left =
+      shared ? share_tiles(tiles, meeting, most, S::kCluster * kGroups, S::kFours * 4 * 128, p) : std::nullopt;
   const int clusters = std::max(tiles.sharers, std::min(tiles.whole, most));
   const LaunchShape shape{dim3(static_cast<unsigned>(clusters * S::kCluster)), kThreads, kSharedBytes, p.stream,
                           p.early_launch};
@@ -465,19 +340,19 @@ void launch(const ScaledMM& p, bool shared) {
 }
 
 template <typename S>
-void launch_kind(const ScaledMM& p, bool shared) {
-  with_out_type(p.out_bf16, [&](auto zero) {
-    using Out = decltype(zero);
-    p.by_block ? launch<S, Out, true>(p, shared) : launch<S, Out, false>(p, shared);
-  });
+void launch_by_row(const ScaledMM& p, bool shared) {
+  with_out_type(p.out_bf16, [&](auto zero) { launch<S, decltype(zero), false>(p, shared); });
 }
 
 }  // namespace
 
 void scaled_mm_sm90_tiles(const ScaledMM& p, int rows, bool shared) {
-  if (rows == 64) return launch_kind<Shape<1, true, 1>>(p, shared);
-  if (rows == 128) return launch_kind<Shape<1, false, 2>>(p, shared);
-  launch_kind<Shape<2, false, 2>>(p, shared);
+  if (p.by_block) {
+    return with_out_type(p.out_bf16, [&](auto zero) { launch<Shape<1, true, 1>, decltype(zero), true>(p, shared); });
+  }
+  if (rows == 64) return launch_by_row<Shape<1, true, 1>>(p, shared);
+  if (rows == 128) return launch_by_row<Shape<1, false, 2>>(p, shared);
+  launch_by_row<Shape<2, false, 2>>(p, shared);
 }
 
 }  // namespace qcore_cuda

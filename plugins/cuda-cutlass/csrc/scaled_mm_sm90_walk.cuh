@@ -1,4 +1,4 @@
-// Which tiles SM90's kernel of 8-bit tiles (scaled_mm_sm90_tiles.cu) takes, cluster by cluster, and what of K. Tests
+// Which tiles SM90's kernels of 8-bit tiles (scaled_mm_sm90_tiles.cu, scaled_mm_sm90_blocks.cu) take, cluster by cluster, and what of K. Tests
 // run this on the processor.
 #pragma once
 
@@ -64,6 +64,23 @@ class Walk {
 
   const Tiles& tiles_;
   int index_, end_;  // of whole tiles; of the steps of shared ones, where those that are left end
+};
+
+// Of tiles that are all whole: the same with less to keep.
+template <int BLOCKS>
+class WholeTiles {
+ public:
+  __device__ __forceinline__ explicit WholeTiles(const Tiles& tiles) : tiles_(tiles), index_(blockIdx.x / BLOCKS) {}
+  __device__ __forceinline__ bool more() const { return index_ < tiles_.whole; }
+  __device__ __forceinline__ void next() { index_ += gridDim.x / BLOCKS; }
+  __device__ __forceinline__ Place at() const {
+    const TileAt tile = tile_at(index_, tiles_.along_m, tiles_.pairs);
+    return {tile.m, tile.pair, 0, tiles_.steps};
+  }
+
+ private:
+  const Tiles& tiles_;
+  int index_;
 };
 
 }  // namespace qcore_cuda

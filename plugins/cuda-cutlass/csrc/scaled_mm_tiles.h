@@ -48,15 +48,25 @@ inline constexpr Sm90Tile kSm90Tiles[] = {QCORE_SM90_TILES(QCORE_ENTRY)};
 #undef QCORE_OF_INT8
 #undef QCORE_OF_NO_INT8
 
-// Tiles of scaled_mm_sm90_tiles.
+// Tiles of scaled_mm_sm90_tiles and scaled_mm_sm90_blocks.
 struct OwnTile {
   std::string_view name;
   int rows;
+  bool by_row, by_block;  // the scales that it takes
   bool shared;
+
+  bool takes(const ScaledMM& p) const { return p.is_fp8 && (p.by_block ? by_block : by_row); }
+  void run(const ScaledMM& p) const {
+    if (p.by_block && rows == 128) scaled_mm_sm90_blocks(p, shared);
+    else scaled_mm_sm90_tiles(p, rows, shared);
+  }
 };
-inline constexpr OwnTile kOwnTiles[] = {{"sm90_64", 64, false},        {"sm90_128", 128, false},
-                                        {"sm90_256", 256, false},      {"sm90_64_shared", 64, true},
-                                        {"sm90_128_shared", 128, true}, {"sm90_256_shared", 256, true}};
+inline constexpr OwnTile kOwnTiles[] = {
+    {"sm90_64", 64, true, true, false},          {"sm90_64_shared", 64, true, true, true},
+    {"sm90_128", 128, true, false, false},       {"sm90_128_shared", 128, true, false, true},
+    {"sm90_256", 256, true, false, false},       {"sm90_256_shared", 256, true, false, true},
+    {"sm90_blocks_128", 128, false, true, false}, {"sm90_blocks_128_shared", 128, false, true, true},
+};
 
 // The best path that was compiled; empty if there is none.
 inline std::string_view choose_sm90_path(const ScaledMM& p) {

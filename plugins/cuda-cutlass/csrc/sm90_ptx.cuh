@@ -218,6 +218,13 @@ __device__ __forceinline__ uint64_t matrix_descriptor(const void* p) {
   return start | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
 
+// Products that write d stay on their side of this.
+template <typename Register, int COUNT>
+__device__ __forceinline__ void fence_registers(Register (&d)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) cute::warpgroup_fence_operand(d[i]);
+}
+
 // The descriptor of what lies further on, in units of 16 bytes.
 __device__ __forceinline__ uint64_t further(uint64_t descriptor, uint32_t units) {
   return (descriptor & 0xffffffff00000000) | (static_cast<uint32_t>(descriptor) + units);

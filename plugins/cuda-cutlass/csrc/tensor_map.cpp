@@ -54,4 +54,12 @@ CUtensorMap plain_matrix_map(const char* op, const void* data, int64_t rows, int
                     CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 
+CUtensorMap float_matrix_map(const char* op, const void* data, int64_t rows, int64_t columns, int64_t stride,
+                             int box_rows, int box_columns) {
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
+  return encoded<2>(op, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, data, sizes, {static_cast<cuuint64_t>(stride * 4)},
+                    {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows)},
+                    CU_TENSOR_MAP_SWIZZLE_NONE);
+}
+
 }  // namespace qcore_cuda

@@ -21,4 +21,8 @@ CUtensorMap byte_boxes_map(const char* op, const void* data, int64_t rows, int64
 CUtensorMap plain_matrix_map(const char* op, const void* data, int64_t rows, int64_t columns, int element_bytes,
                              int box_rows, int box_columns);
 
+// Rows of floats, `stride` floats apart, likewise. What lies outside is read as 0.
+CUtensorMap float_matrix_map(const char* op, const void* data, int64_t rows, int64_t columns, int64_t stride,
+                             int box_rows, int box_columns);
+
 }  // namespace qcore_cuda

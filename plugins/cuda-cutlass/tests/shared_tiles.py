@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from host_compiler import compiled
 
-__all__ = ["Place", "Share", "places", "share"]
+__all__ = ["Place", "Share", "places", "share", "whole_places"]
 
 SOURCE = """
 #include <algorithm>
@@ -36,6 +36,17 @@ int of(int cluster, int clusters, const Tiles& tiles, int* found) {
     const Place at = walk.at();
     const int place[] = {at.m, at.pair, at.first, at.last, walk.first_giver()};
     std::copy(place, place + 5, found + 5 * count);
+  }
+  return count;
+}
+extern "C" int whole_places(int block, int blocks, int along_m, int pairs, int* found) {
+  blockIdx.x = block;
+  gridDim.x = blocks;
+  int count = 0;
+  const Tiles tiles{along_m, pairs, 1, along_m * pairs, 0};
+  for (WholeTiles<1> tour(tiles); tour.more(); tour.next(), ++count) {
+    found[2 * count] = tour.at().m;
+    found[2 * count + 1] = tour.at().pair;
   }
   return count;
 }
@@ -87,4 +98,14 @@ def places(
     for cluster in range(launched):
         count = _library().places(blocks, cluster, launched, along_m, pairs, steps, *shared, room)
         every.append([Place(*room[5 * i : 5 * i + 5]) for i in range(count)])
+    return every
+
+
+def whole_places(along_m: int, pairs: int, blocks: int) -> list[list[tuple[int, int]]]:
+    """The tiles, row and column, of each of so many blocks that share none."""
+    room = (ctypes.c_int * (2 * along_m * pairs))()
+    every = []
+    for block in range(blocks):
+        count = _library().whole_places(block, blocks, along_m, pairs, room)
+        every.append([(room[2 * i], room[2 * i + 1]) for i in range(count)])
     return every

@@ -6,7 +6,7 @@ import random
 
 import pytest
 from host_compiler import COMPILER
-from shared_tiles import Share, places, share
+from shared_tiles import Share, places, share, whole_places
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++ to compile the walk")
 
@@ -42,6 +42,16 @@ def test_every_step_once(along_m: int, pairs: int, steps: int, clusters: int) ->
         for place in own:
             before = {seen[place.m, place.pair, step] for step in range(place.first)}
             assert before == set(range(place.first_giver, cluster)), place
+
+
+@pytest.mark.parametrize(("along_m", "pairs", "blocks"), [(1, 1, 1), (20, 40, 132), (9, 15, 132)])
+def test_whole_tiles_once(along_m: int, pairs: int, blocks: int) -> None:
+    """In the same order as where some are shared."""
+    every = whole_places(along_m, pairs, blocks)
+    tiles = [tile for own in every for tile in own]
+    assert sorted(tiles) == [(m, pair) for m in range(along_m) for pair in range(pairs)]
+    walked = places(along_m, pairs, 1, blocks, Share(along_m * pairs, 0), 1)
+    assert every[: len(walked)] == [[(at.m, at.pair) for at in own] for own in walked]
 
 
 @pytest.mark.parametrize("steps", [1, 4, 9, 32, 224])

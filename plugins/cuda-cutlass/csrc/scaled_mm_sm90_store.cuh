@@ -1,0 +1,63 @@
+// How the 8-bit kernels of large tiles on SM90 store: through shared memory, by the copy engine.
+#pragma once
+
+#include "scaled_mm.cuh"
+#include "sm90_ptx.cuh"
+
+namespace qcore_cuda::sm90 {
+
+constexpr int kStoreColumns = 64, kBoxBytes = 16 * kStoreColumns * 2;  // of a warp's 16 rows: what leaves at a time
+
+template <typename Out>
+__device__ __forceinline__ uint32_t packed(float low, float high) {
+  const Out pair[2] = {from_float<Out>(low), from_float<Out>(high)};
+  uint32_t word;
+  __builtin_memcpy(&word, pair, sizeof(word));
+  return word;
+}
+
+// A warp's 16 rows and COLUMNS columns, from memory for BOXES boxes. SCALED: the sums are already. Of 64 columns, 128 bytes of a row, piece c of 16 bytes stands at c ^ row % 8,
+// as the copy engine wants it. `columns`: scale and bias of each.
+template <int COLUMNS, int BOXES, typename Out, bool SCALED, int REGISTERS>
+__device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_map,
+                                      const float (&sums)[REGISTERS], const float (&row_scale)[2], const float2* columns, uint8_t* room, int row,
+                                      int column) {
+  const int lane = threadIdx.x % 32, q = lane % 4;
+#pragma unroll
+  for (int box = 0; box < COLUMNS / kStoreColumns; ++box) {
+    uint8_t* const at = room + box % BOXES * kBoxBytes;
+    if (lane == 0) wait_for_stores<BOXES - 1>();  // what left from here before has been read
+    __syncwarp();
+    const uint32_t to = shared_address(at) + lane % 16 * 128;
+#pragma unroll
+    for (int j = 0; j < kStoreColumns / 8; j += 2) {
+      uint32_t words[4];
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const float* const d = sums + (box * (kStoreColumns / 8) + j + c) * 4;
+        float v[4] = {d[0], d[1], d[2], d[3]};
+        if (!SCALED || p.bias) {
+          const float4 two = *reinterpret_cast<const float4*>(columns + box * kStoreColumns + (j + c) * 8 + 2 * q);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            if (!SCALED) v[i] = (i % 2 ? two.z : two.x) * (row_scale[i / 2] * v[i]);
+            if (p.bias) v[i] += i % 2 ? two.w : two.y;
+          }
+        }
+        words[2 * c] = packed<Out>(v[0], v[1]);
+        words[2 * c + 1] = packed<Out>(v[2], v[3]);
+      }
+      asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                       to + ((j + lane / 16) ^ lane % 8) * 16),
+                   "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+                   : "memory");
+    }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    __syncwarp();
+    const int first = column + box * kStoreColumns;
+    if (lane == 0 && row < p.m && first < p.n) store_box(out_map, at, first * 2, row);
+    if (lane == 0) commit_stores();
+  }
+}
+
+}  // namespace qcore_cuda::sm90
