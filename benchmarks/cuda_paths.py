@@ -109,8 +109,8 @@ def tile_of(path: str) -> tuple[int, int, int, int]:
     if found:
         rows, columns, down, across = map(int, found.groups()[:4])
         return (columns, rows, across, down) if found[5] else (rows, columns, down, across)
-    if found := re.match(r"sm90_(blocks_)?(\d+)(_shared)?$", path):
-        return int(found[2]), 128, 1, 1 if found[1] or found[2] == "64" else 2
+    if found := re.match(r"sm90_(\d+)(_shared)?$", path):
+        return int(found[1]), 128, 1, 1 if found[1] == "64" else 2
     return 0, 0, 1, 1
 
 

@@ -113,7 +113,7 @@ void run(const ScaledMM& p, std::string_view path) {
   for (const OwnTile& tile : kOwnTiles) {
     if (path != tile.name) continue;
     QCORE_CHECK(p.capability == 90 && tile.takes(p) && in_pieces_of_16(p) && scales_near(p), kOp,
-                ": this path needs sm_90, FP8, scales by ", tile.by_row ? "row" : "block", tile.by_row && tile.by_block ? " or block" : "",
+                ": this path needs sm_90, FP8, scales by row", tile.rows > 128 ? "" : " or block",
                 ", N in multiples of 8, and a_scales that span less than 2^31 elements");
     return tile.run(p);
   }

@@ -7,8 +7,9 @@
 // them. Beside busy tensor cores such an addition takes about three cycles, and 64 of them half of the time that there
 // is. So the rest must be short: stages are taken two at a time, from which on all addresses are constants.
 //
-// Blocks share nothing, as clusters that fetch a's rows for each other were slower. What is finished leaves by the copy
-// engine while the next tile is multiplied. Tiles can be shared along K as in scaled_mm_sm90_tiles.cu.
+// Two blocks with tiles side by side form a cluster, in which each fetches half of a's rows, for both. What is finished
+// leaves by the copy engine while the next tile is multiplied. Tiles can be shared along K as in
+// scaled_mm_sm90_tiles.cu.
 
 #include <type_traits>
 
@@ -27,6 +28,7 @@ using namespace sm90;
 namespace gmma = cute::SM90::GMMA;
 
 constexpr int kTile = 128;                             // rows, columns, and the K of a stage
+constexpr int kCluster = 2;                            // blocks
 constexpr int kGroups = 2, kGroupRows = kTile / kGroups;  // warpgroups that multiply
 constexpr int kConsumers = 128 * kGroups;
 constexpr int kThreads = kConsumers + 128;  // registers are given to whole warpgroups
@@ -73,19 +75,22 @@ __device__ __forceinline__ float load_shared(uint32_t address) {
 template <typename Tour>
 __device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_map, const CUtensorMap* b_map,
                                       const CUtensorMap* scale_map, bool engine_brings_scales, uint32_t ring) {
+  constexpr uint16_t kAll = (1 << kCluster) - 1;
+  constexpr int kPart = kTile / kCluster;
+  const int rank = cluster_rank();
   const uint32_t bytes = 2 * kMatrixBytes + (engine_brings_scales ? kScaleBytes : 0);
   auto* const stages = static_cast<uint8_t*>(__cvta_shared_to_generic(ring));
-  const auto load_b = [&](uint8_t* stage, int step, int column) {
+  const auto load_b = [&](uint8_t* stage, int step, int pair) {
     auto* const full = reinterpret_cast<uint64_t*>(stage + kFull);
-    barrier_expect(full, bytes);
-    load_box(stage + kMatrixBytes, b_map, full, step * kTile, column, kEvictNormal);
+    barrier_expect(full, bytes);  // of columns beyond the end zeros come
+    load_box(stage + kMatrixBytes, b_map, full, step * kTile, (pair * kCluster + rank) * kTile, kEvictNormal);
   };
   Tour tour(tiles);
   int early = 0;  // stages whose part of b comes before this kernel's turn
   if (tour.more()) {
     const Place at = tour.at();
     for (early = 0; early < min(kStages, at.last - at.first); ++early) {
-      load_b(stages + early * kStageBytes, at.first + early, at.pair * kTile);
+      load_b(stages + early * kStageBytes, at.first + early, at.pair);
     }
   }
   begin_turn();
@@ -101,8 +106,8 @@ __device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_m
           barrier_arrive(full);
           break;
         }
-        if (early-- <= 0) load_b(stage, step + i, at.pair * kTile);  // beyond the end zeros come
-        load_box(stage, a_map, full, (step + i) * kTile, at.m * kTile, kEvictNormal);
+        if (early-- <= 0) load_b(stage, step + i, at.pair);
+        load_box_for(kAll, stage + rank * kPart * kTile, a_map, full, (step + i) * kTile, at.m * kTile + rank * kPart);
         if (engine_brings_scales) load_box(stage + kScalesOfA, scale_map, full, at.m * kTile, step + i, kEvictNormal);
       }
     }
@@ -114,12 +119,12 @@ __device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_m
 template <typename Tour>
 __device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& tiles, bool engine_brings_scales,
                                              uint32_t ring) {
-  const int lane = threadIdx.x % 32;
+  const int lane = threadIdx.x % 32, rank = cluster_rank();
   begin_turn();
   TwoStages two;
   for (Tour tour(tiles); tour.more(); tour.next()) {
     const Place at = tour.at();
-    const float* const b = p.b_scale + at.pair * p.b_scale_n;
+    const float* const b = p.b_scale + min(at.pair * kCluster + rank, (p.n - 1) / kTile) * p.b_scale_n;
     int row[kTile / 32];
 #pragma unroll
     for (int i = 0; i < kTile / 32; ++i) row[i] = min(at.m * kTile + i * 32 + lane, p.m - 1) * static_cast<int>(p.a_scale_m);
@@ -153,6 +158,7 @@ __device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& til
 // What a warpgroup multiplies: 64 rows and the columns of two stages.
 struct Operands {
   uint32_t ring, scales;  // addresses: of the ring, and of the scale of a thread's first row in it
+  uint32_t empty;         // of the barrier in block `lane` of the cluster
   uint32_t a, b;          // low halves of matrix descriptors
 };
 
@@ -180,11 +186,11 @@ __device__ __forceinline__ void begin(Stage<WHICH>, const Operands& operands, co
   for (int i = 0; i < 2; ++i) scale[i] *= of_b;
 }
 
-// By a warp: it needs the stage no more.
+// By a warp: it needs the stage no more. All of a cluster are told, as a's rows come to all.
 template <int WHICH>
 __device__ __forceinline__ void release(Stage<WHICH>, const Operands& operands, const TwoStages& two) {
   __syncwarp();
-  if (threadIdx.x % 32 == 0) barrier_arrive(barrier_at(operands.ring + two.at + WHICH * kStageBytes + kEmpty));
+  if (threadIdx.x % 32 < kCluster) barrier_arrive_there(operands.empty + two.at + WHICH * kStageBytes);
 }
 
 __device__ __forceinline__ void add_scaled(Sums& total, const Sums& d, const float (&scale)[2]) {
@@ -231,12 +237,12 @@ __device__ __forceinline__ TwoStages multiply(const Operands& operands, TwoStage
 }
 
 template <bool SHARED, typename Out>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     blocks_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
                   const __grid_constant__ CUtensorMap scale_map, const __grid_constant__ CUtensorMap out_map,
                   const __grid_constant__ ScaledMM p, const __grid_constant__ Tiles tiles, const Meeting meeting,
                   const bool engine_brings_scales) {
-  using Tour = std::conditional_t<SHARED, Walk<1>, WholeTiles<1>>;
+  using Tour = std::conditional_t<SHARED, Walk<kCluster>, WholeTiles<kCluster>>;
   extern __shared__ uint8_t raw[];
   // From a lane, as the descriptors: or the compiler would compute them anew for every stage.
   const uint32_t ring = __shfl_sync(0xffffffff, (shared_address(raw) + 1023) / 1024 * 1024, 0);
@@ -247,11 +253,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (engine_brings_scales) prefetch_map(&scale_map);
     for (uint32_t stage = ring; stage < ring + kRingBytes; stage += kStageBytes) {
       barrier_init(barrier_at(stage + kFull), engine_brings_scales ? 2 : 2 + 32);  // engine, b's scale, a's
-      barrier_init(barrier_at(stage + kEmpty), kConsumers / 32);
+      barrier_init(barrier_at(stage + kEmpty), kConsumers / 32 * kCluster);
     }
     barrier_init_fence();
   }
-  __syncthreads();
+  cluster_sync();
 
   if (threadIdx.x >= kConsumers) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
@@ -261,11 +267,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);  // the same in all lanes, as the compiler sees
-    const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, rank = cluster_rank();
     const auto descriptor = [&](const uint8_t* matrix) {
       return __shfl_sync(0xffffffff, static_cast<uint32_t>(matrix_descriptor(matrix)), 0);
     };
     const Operands operands{ring, ring + kScalesOfA + (group * kGroupRows + warp * 16 + lane / 4) * 4,
+                            address_in_block(ring + kEmpty, lane % kCluster),
                             descriptor(stages + group * kGroupRows * kTile), descriptor(stages + kMatrixBytes)};
     uint8_t* const room = stages + kRingBytes + threadIdx.x / 32 * kBoxBytes;
     auto* const columns = reinterpret_cast<float2*>(stages + kRingBytes + kStoreBytes) + group * kTile;
@@ -274,29 +281,31 @@ __global__ void __launch_bounds__(kThreads, 1)
     TwoStages two;
     for (Tour tour(tiles); tour.more(); tour.next()) {
       const Place at = tour.at();
+      const int column = (at.pair * kCluster + rank) * kTile;
       Sums total[1] = {};
       two = multiply(operands, two, at.last - at.first, total[0]);
       if constexpr (SHARED) {
         if (at.last < tiles.steps) {
-          give<kFours>(meeting, total, meeting_place<1, kGroups>(tour.cluster(), 0, group), group);
+          give<kFours>(meeting, total, meeting_place<kCluster, kGroups>(tour.cluster(), rank, group), group);
           continue;
         }
         for (int from = tour.first_giver(); from < tour.cluster(); ++from) {
-          take<kFours>(meeting, total, meeting_place<1, kGroups>(from, 0, group), group);
+          take<kFours>(meeting, total, meeting_place<kCluster, kGroups>(from, rank, group), group);
         }
       }
       if (p.bias) {
-        const auto mine = end.column(min(at.pair * kTile + static_cast<int>(threadIdx.x) % 128, p.n - 1));
+        const auto mine = end.column(min(column + static_cast<int>(threadIdx.x) % 128, p.n - 1));
         sync_group(group);  // all are done with the columns of the tile before
         columns[threadIdx.x % 128] = make_float2(mine.scale, mine.bias);
         sync_group(group);
       }
       constexpr float kScaled[2] = {};
       store<kTile, 1, Out, true>(p, &out_map, total[0], kScaled, columns, room,
-                                 at.m * kTile + group * kGroupRows + warp * 16, at.pair * kTile);
+                                 at.m * kTile + group * kGroupRows + warp * 16, column);
     }
   }
   wait_until_stored();
+  cluster_sync();  // the others' barriers and rows come from here until all are done
 }
 
 template <bool SHARED, typename Out>
@@ -305,10 +314,10 @@ void launch(const ScaledMM& p) {
   const auto kernel = blocks_kernel<SHARED, Out>;
   static std::atomic<uint64_t> allowed{0};
   allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, p.device, allowed);
-  const CUtensorMap a_map = byte_matrix_map(op, p.a, p.m, p.k, p.a_stride, kTile);
+  const CUtensorMap a_map = byte_matrix_map(op, p.a, p.m, p.k, p.a_stride, kTile / kCluster);
   const CUtensorMap b_map = byte_matrix_map(op, p.b, p.n, p.k, p.b_stride, kTile);
   const CUtensorMap out_map = byte_matrix_map(op, p.out, p.m, int64_t{p.n} * 2, p.out_stride * 2, 16);
-  Tiles tiles{static_cast<int>(ceil_div(p.m, kTile)), static_cast<int>(ceil_div(p.n, kTile)),
+  Tiles tiles{static_cast<int>(ceil_div(p.m, kTile)), static_cast<int>(ceil_div(p.n, kTile * kCluster)),
               static_cast<int>(ceil_div(p.k, kTile))};
   tiles.whole = tiles.count();
   const bool engine_brings_scales =
@@ -316,10 +325,11 @@ void launch(const ScaledMM& p) {
   const CUtensorMap scale_map =
       engine_brings_scales ? float_matrix_map(op, p.a_scale, tiles.steps, p.m, p.a_scale_k, 1, kTile) : a_map;
   Meeting meeting = {};
+  const int most = p.sm_count / kCluster;
   std::optional<Tensor> left;
-  if (SHARED) left = share_tiles(tiles, meeting, p.sm_count, kGroups, kFours * 4 * 128, p);
-  const int blocks = std::max(tiles.sharers, std::min(tiles.whole, p.sm_count));
-  const LaunchShape shape{dim3(static_cast<unsigned>(blocks)), kThreads, kSharedBytes, p.stream, p.early_launch};
+  if (SHARED) left = share_tiles(tiles, meeting, most, kCluster * kGroups, kFours * 4 * 128, p);
+  const int clusters = std::max(tiles.sharers, std::min(tiles.whole, most));
+  const LaunchShape shape{dim3(static_cast<unsigned>(clusters * kCluster)), kThreads, kSharedBytes, p.stream, p.early_launch};
   launch_kernel(op, shape, kernel, a_map, b_map, scale_map, out_map, p, tiles, meeting, engine_brings_scales);
 }
 

@@ -48,32 +48,29 @@ inline constexpr Sm90Tile kSm90Tiles[] = {QCORE_SM90_TILES(QCORE_ENTRY)};
 #undef QCORE_OF_INT8
 #undef QCORE_OF_NO_INT8
 
-// Tiles of scaled_mm_sm90_tiles and scaled_mm_sm90_blocks.
+// Tiles of scaled_mm_sm90_tiles and, with scales by block, scaled_mm_sm90_blocks.
 struct OwnTile {
   std::string_view name;
   int rows;
-  bool by_row, by_block;  // the scales that it takes
   bool shared;
 
-  bool takes(const ScaledMM& p) const { return p.is_fp8 && (p.by_block ? by_block : by_row); }
+  bool takes(const ScaledMM& p) const { return p.is_fp8 && !(p.by_block && rows > 128); }
   void run(const ScaledMM& p) const {
     if (p.by_block && rows == 128) scaled_mm_sm90_blocks(p, shared);
     else scaled_mm_sm90_tiles(p, rows, shared);
   }
 };
-inline constexpr OwnTile kOwnTiles[] = {
-    {"sm90_64", 64, true, true, false},          {"sm90_64_shared", 64, true, true, true},
-    {"sm90_128", 128, true, false, false},       {"sm90_128_shared", 128, true, false, true},
-    {"sm90_256", 256, true, false, false},       {"sm90_256_shared", 256, true, false, true},
-    {"sm90_blocks_128", 128, false, true, false}, {"sm90_blocks_128_shared", 128, false, true, true},
-};
+inline constexpr OwnTile kOwnTiles[] = {{"sm90_64", 64, false},        {"sm90_128", 128, false},
+                                        {"sm90_256", 256, false},      {"sm90_64_shared", 64, true},
+                                        {"sm90_128_shared", 128, true}, {"sm90_256_shared", 256, true}};
 
 // The best path that was compiled; empty if there is none.
 inline std::string_view choose_sm90_path(const ScaledMM& p) {
   const auto can = [&](std::string_view name) {
-    if (name.front() != 't') return true;  // not one of these tiles
-    const auto is = [&](const Sm90Tile& tile) { return tile.name == name && tile.takes(p); };
-    return std::any_of(std::begin(kSm90Tiles), std::end(kSm90Tiles), is);
+    if (name == "sm90_columns") return true;
+    const auto is = [&](const auto& tile) { return tile.name == name && tile.takes(p); };
+    return std::any_of(std::begin(kSm90Tiles), std::end(kSm90Tiles), is) ||
+           std::any_of(std::begin(kOwnTiles), std::end(kOwnTiles), is);
   };
   return remembered(std::array<int64_t, 5>{p.m, p.n, p.k, p.is_fp8, p.by_block}, [&] {
     if (p.by_block) return choice::fastest(choice::kFp8BlockPaths, choice::kFp8BlockTimes, p.m, p.n, p.k, can);

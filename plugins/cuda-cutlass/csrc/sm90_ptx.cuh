@@ -77,15 +77,20 @@ __device__ __forceinline__ void barrier_expect(uint64_t* barrier, uint32_t bytes
                : "memory");
 }
 
-// At the barrier in the same place of another block of the cluster. It orders what this thread did in
-// shared memory, no more: to release to the cluster would cost a wait for global memory.
+// What lies at the same address in another block of the cluster.
+__device__ __forceinline__ uint32_t address_in_block(uint32_t address, uint32_t rank) {
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+
+// At a barrier of any block of the cluster. It orders what this thread did in shared memory, no more: to release to
+// the cluster would cost a wait for global memory.
+__device__ __forceinline__ void barrier_arrive_there(uint32_t address) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(address) : "memory");
+}
 __device__ __forceinline__ void barrier_arrive_remote(uint64_t* barrier, uint32_t rank) {
-  asm volatile(
-      "{.reg .b32 there;\n"
-      "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [there];}" ::"r"(shared_address(barrier)),
-      "r"(rank)
-      : "memory");
+  barrier_arrive_there(address_in_block(shared_address(barrier), rank));
 }
 
 // For what the copy engine brought. (To acquire from the cluster would empty the L1 cache each time.)

@@ -53,19 +53,18 @@ SHAPES = [
 
 FEW_ROWS = ("skinny", "sm90_columns")
 MOST_ROWS = {"skinny": 64, "sm90_columns": 32}  # by block
-ROW_PATHS = tuple(p for p in PATHS if not p.startswith("sm90_blocks"))
-BLOCK_PATHS = tuple(p for p in PATHS if not re.match("t|sm90_128|sm90_256", p))
+BLOCK_PATHS = tuple(p for p in PATHS if not p.startswith(("t", "sm90_256")))
 
 
 def regions(
     path: str, M: int, N: int, K: int, processors: int
 ) -> Iterator[tuple[slice, slice, list[torch.Tensor]]]:
     """Rows and columns of the result, and what of K is summed up one after another there."""
-    own = re.fullmatch(r"sm90_(blocks_)?(\d+)_shared", path)
+    own = re.fullmatch(r"sm90_(\d+)_shared", path)
     if not own:
         yield slice(None), slice(None), tensor_core.chains(path, K, N, processors)
         return
-    rows, blocks = int(own[2]), 1 if own[1] or own[2] == "64" else 2
+    rows, blocks = int(own[1]), 1 if own[1] == "64" else 2
     grid = -(-M // rows), -(-N // (128 * blocks)), -(-K // 128)
     clusters = processors // blocks
     division = share(grid[0] * grid[1], clusters, grid[2])
@@ -122,7 +121,7 @@ def close(out: torch.Tensor, exact: torch.Tensor, slack: torch.Tensor, where: An
     assert (error <= allowed).all(), (where, float((error / allowed).max()))
 
 
-@pytest.mark.parametrize("path", ROW_PATHS)
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
 @pytest.mark.parametrize("out_dtype", [torch.bfloat16, torch.float16])
 def test_paths(path: str, dtype: torch.dtype, out_dtype: torch.dtype) -> None:
@@ -204,12 +203,15 @@ def test_scales_by_block(path: str, out_dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in PATHS if p.endswith("_shared")])
-def test_shared_tiles_on_streams_and_in_graphs(path: str) -> None:
+@pytest.mark.parametrize("by_block", [False, True])
+def test_shared_tiles_on_streams_and_in_graphs(path: str, by_block: bool) -> None:
     """Flags by which blocks wait for each other are those of one launch only."""
     b = codes((5120, 2048), torch.float8_e4m3fn, 2).t()
+    if by_block and path not in BLOCK_PATHS:
+        pytest.skip("for scales by row alone")
     calls = []
     for M in (60, 100, 500):
-        sizes = ((M, 16), (16, 40)) if "blocks" in path else ((1,), (1,))
+        sizes = ((M, 16), (16, 40)) if by_block else ((1,), (1,))
         scales = [torch.ones(size, device="cuda") for size in sizes]
         a = codes((M, 2048), torch.float8_e4m3fn, M)
         calls.append(partial(ops.scaled_mm_by, path, a, b, *scales, torch.bfloat16))
