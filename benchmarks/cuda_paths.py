@@ -2,6 +2,8 @@
 
     python benchmarks/cuda_paths.py OUT.json            on a GPU: time every kernel
     python benchmarks/cuda_paths.py --from IN.json --table FILE.h     write the table of a run
+    python benchmarks/cuda_paths.py OUT.json --from IN.json --others-from BEFORE.json
+                                    a run of some kinds and, of the others, one before it
 
 For each kind of scales, shape of weight and number of rows every kernel ("path") is timed as
 `cuda_scaled_mm.py` times contenders. The table, `plugins/cuda-cutlass/csrc/scaled_mm_path_table.h`,
@@ -220,15 +222,31 @@ def regrets(results: list[Row], left_out: bool) -> dict[str, list[float]]:
     return found
 
 
+def with_others(document: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """A run, and what an earlier one has of kinds that it has not."""
+    measured = {row["kind"] for row in document["results"]}
+    commits = commits_of(before) | commits_of(document)
+    others = [row for row in before["results"] if row["kind"] not in measured]
+    return document | {"commits": commits, "results": others + document["results"]}
+
+
+def commits_of(document: dict[str, Any]) -> dict[str, str]:
+    """What was measured, by kind."""
+    commit: str = document["environment"]["commit"]
+    return dict.fromkeys((row["kind"] for row in document["results"]), commit) | document.get(
+        "commits", {}
+    )
+
+
 def table(document: dict[str, Any]) -> str:
     """The header's text."""
     choice = Choice(document["results"])
-    environment = document["environment"]
-    torch, commit = environment["versions"]["torch"], environment["commit"]
+    torch = document["environment"]["versions"]["torch"]
+    commits = ", ".join(f"{kind} {commit}" for kind, commit in commits_of(document).items())
     weights = ", ".join(f"{{{N}, {K}}}" for N, K in choice.weights)
     lines = [
         "// Made by benchmarks/cuda_paths.py; do not edit. Every kernel's time for some problems,",
-        f"// measured on an {document['device']} with torch {torch}, commit {commit}.",
+        f"// measured on an {document['device']} with torch {torch}, commits: {commits}.",
         "#pragma once",
         "",
         "#include <string_view>",
@@ -285,10 +303,20 @@ def main() -> None:
     parser.add_argument(
         "--from", type=Path, dest="source", help="take these results, measure nothing"
     )
+    parser.add_argument(
+        "--others-from", type=Path, help="take the kinds that --from has not from this earlier run"
+    )
     parser.add_argument("--table", type=Path, help="write the table here, a C++ header")
     args = parser.parse_args()
+    if args.others_from and not args.source:
+        parser.error("--others-from needs --from")
     if args.source:
         document = json.loads(args.source.read_text(encoding="utf-8"))
+        if args.others_from:
+            before = json.loads(args.others_from.read_text(encoding="utf-8"))
+            document = with_others(document, before)
+        if args.output:
+            args.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     else:
         import torch
         from environment import environment
