@@ -89,13 +89,19 @@ def _ops() -> None:
     print(f"ran wna16_sm90: {len(divisions)} divisions", flush=True)
     codes = torch.randint(-64, 64, (1380, 1024), dtype=torch.int8, device="cuda")
     a, b = codes.view(torch.float8_e4m3fn).split([100, 1280])
-    blocks = torch.ones(100, 8, device="cuda"), torch.ones(8, 10, device="cuda")
-    for path in (p for p in ops.scaled_mm_paths() if p.endswith("_shared")):
-        for scales in ((torch.ones(1, device="cuda"),) * 2, blocks):
-            for _ in range(3):
-                ops.scaled_mm_by(path, a, b.t(), *scales, torch.bfloat16)
+    one = torch.ones(1, device="cuda")
+    by_row, by_block = (one, one), torch.ones(8, 10, device="cuda")
+    shared = [path for path in ops.scaled_mm_paths() if path.endswith("_shared")]
+    calls = [(path, by_row) for path in shared]
+    # a's scales side by side along M are what the copy engine brings.
+    for a_scales in (torch.ones(100, 8, device="cuda"), torch.ones(8, 100, device="cuda").t()):
+        for path in ("sm90_64_shared", "sm90_128", "sm90_128_shared"):
+            calls.append((path, (a_scales, by_block)))
+    for path, scales in calls:
+        for _ in range(3):
+            ops.scaled_mm_by(path, a, b.t(), *scales, torch.bfloat16)
     torch.cuda.synchronize()
-    print("ran scaled_mm: shared tiles", flush=True)
+    print(f"ran scaled_mm: {len(calls)} of shared tiles and scales by block", flush=True)
 
 
 def _tail(output: str) -> list[str]:
