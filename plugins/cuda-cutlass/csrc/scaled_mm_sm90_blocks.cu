@@ -4,8 +4,8 @@
 // A block of threads has a processor for itself and takes tile after tile. A warp keeps the copy engine busy, another
 // brings the scales that the engine can't, and two warpgroups multiply 64 rows each. The tensor cores add 128 products,
 // and those sums are scaled and added in float32 while the next 128 are multiplied: so each warpgroup has two sets of
-// them. Beside busy tensor cores such an addition takes about three cycles, and 64 of them half of the time that there
-// is. So the rest must be short: stages are taken two at a time, from which on all addresses are constants.
+// them. Beside busy tensor cores such an addition takes several cycles, and 64 of them much of the time that there is.
+// So the rest must be short: stages are taken two at a time, from which on all addresses are constants.
 //
 // Two blocks with tiles side by side form a cluster, in which each fetches half of a's rows, for both. What is finished
 // leaves by the copy engine while the next tile is multiplied. Tiles can be shared along K as in
@@ -27,8 +27,8 @@ namespace {
 using namespace sm90;
 namespace gmma = cute::SM90::GMMA;
 
-constexpr int kTile = 128;                             // rows, columns, and the K of a stage
-constexpr int kCluster = 2;                            // blocks
+constexpr int kTile = 128;  // rows, columns, and the K of a stage
+constexpr int kCluster = 2;
 constexpr int kGroups = 2, kGroupRows = kTile / kGroups;  // warpgroups that multiply
 constexpr int kConsumers = 128 * kGroups;
 constexpr int kThreads = kConsumers + 128;  // registers are given to whole warpgroups
@@ -127,7 +127,9 @@ __device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& til
     const float* const b = p.b_scale + min(at.pair * kCluster + rank, (p.n - 1) / kTile) * p.b_scale_n;
     int row[kTile / 32];
 #pragma unroll
-    for (int i = 0; i < kTile / 32; ++i) row[i] = min(at.m * kTile + i * 32 + lane, p.m - 1) * static_cast<int>(p.a_scale_m);
+    for (int i = 0; i < kTile / 32; ++i) {
+      row[i] = min(at.m * kTile + i * 32 + lane, p.m - 1) * static_cast<int>(p.a_scale_m);
+    }
     const auto of_b_at = [&](int step) { return __ldg(b + min(step, at.last - 1) * p.b_scale_k); };
     float of_b[2] = {of_b_at(at.first), of_b_at(at.first + 1)};
 #pragma unroll 1  // a warp here has few registers
@@ -320,8 +322,8 @@ void launch(const ScaledMM& p) {
   Tiles tiles{static_cast<int>(ceil_div(p.m, kTile)), static_cast<int>(ceil_div(p.n, kTile * kCluster)),
               static_cast<int>(ceil_div(p.k, kTile))};
   tiles.whole = tiles.count();
-  const bool engine_brings_scales =
-      p.a_scale_m == 1 && p.a_scale_k % 4 == 0 && reinterpret_cast<uintptr_t>(p.a_scale) % 16 == 0;
+  const bool engine_brings_scales = p.a_scale_m == 1 && p.a_scale_k >= p.m && p.a_scale_k % 4 == 0 &&
+                                    reinterpret_cast<uintptr_t>(p.a_scale) % 16 == 0;
   const CUtensorMap scale_map =
       engine_brings_scales ? float_matrix_map(op, p.a_scale, tiles.steps, p.m, p.a_scale_k, 1, kTile) : a_map;
   Meeting meeting = {};

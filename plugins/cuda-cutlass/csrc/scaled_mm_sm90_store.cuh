@@ -16,11 +16,12 @@ __device__ __forceinline__ uint32_t packed(float low, float high) {
   return word;
 }
 
-// A warp's 16 rows and COLUMNS columns, from memory for BOXES boxes. SCALED: the sums are already. Of 64 columns, 128 bytes of a row, piece c of 16 bytes stands at c ^ row % 8,
-// as the copy engine wants it. `columns`: scale and bias of each.
+// A warp's 16 rows and COLUMNS columns, by way of `room` for BOXES times 64 columns. Of these, 128 bytes of a row, piece
+// c of 16 bytes stands at c ^ row % 8, as the copy engine wants it. `columns`: scale and bias of each. SCALED: the sums
+// are scaled already.
 template <int COLUMNS, int BOXES, typename Out, bool SCALED, int REGISTERS>
-__device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_map,
-                                      const float (&sums)[REGISTERS], const float (&row_scale)[2], const float2* columns, uint8_t* room, int row,
+__device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_map, const float (&sums)[REGISTERS],
+                                      const float (&row_scale)[2], const float2* columns, uint8_t* room, int row,
                                       int column) {
   const int lane = threadIdx.x % 32, q = lane % 4;
 #pragma unroll
