@@ -156,6 +156,12 @@ def test_permute_and_attrs():
         permute_param_layout_(torch.zeros(2, 2), input_dim=0, output_dim=1)
 
 
+class Able(Transposing):
+    @classmethod
+    def can_implement(cls, config):
+        return answer()
+
+
 class ByM(CompositeLinearKernel[MPLinearLayerConfig]):
     kernel_type = "mp"
     parts = ((4, Transposing), (None, Second))
@@ -180,9 +186,10 @@ def test_composite_asks_its_parts():
     config = MPLinearLayerConfig(
         (32, 8), (32, 8), scalar_types.uint4b8, torch.float32, 16, False, has_g_idx=True
     )
-    able, reason = ByM.can_implement(config)
-    assert not able
-    assert "Transposing: g_idx" in reason
+    both = "its parts Transposing and Second: g_idx is not implemented"
+    assert ByM.can_implement(config) == (False, both)
+    one = type("One", (ByM,), {"parts": ((4, Able), (None, Second))})
+    assert one.can_implement(config) == (False, "its part Second: g_idx is not implemented")
     assert ByM.is_supported() == (True, None)
 
 

@@ -16,6 +16,18 @@ __all__ = ["CompositeLinearKernel"]
 ConfigT = TypeVar("ConfigT", bound=MMLinearLayerConfig)
 
 
+def _objections(replies: dict[type[LinearKernel[Any]], Answer]) -> list[str]:
+    """What parts object to, each reason once."""
+    found: dict[str | None, list[str]] = {}
+    for part, (able, reason) in replies.items():
+        if not able:
+            found.setdefault(reason, []).append(part.__name__)
+    return [
+        f"its part{'s' * (len(parts) > 1)} {' and '.join(parts)}: {reason}"
+        for reason, parts in found.items()
+    ]
+
+
 class CompositeLinearKernel(LinearKernel[ConfigT], Generic[ConfigT]):
     """Runs each call on the first part whose ``max_m`` is not exceeded.
 
@@ -54,19 +66,13 @@ class CompositeLinearKernel(LinearKernel[ConfigT], Generic[ConfigT]):
     def is_supported(cls, compute_capability: int | None = None) -> Answer:
         """Whether every part is, from the composite's own least capability on."""
         _, reason = super().is_supported(compute_capability)
-        replies = ((part, part.is_supported(compute_capability)) for _, part in cls.parts)
-        return answer(reason, *(cls._objection(part, reply) for part, reply in replies))
+        replies = {part: part.is_supported(compute_capability) for _, part in cls.parts}
+        return answer(reason, *_objections(replies))
 
     @classmethod
     def can_implement(cls, config: ConfigT) -> Answer:
         """Whether every part can."""
-        replies = ((part, part.can_implement(config)) for _, part in cls.parts)
-        return answer(*(cls._objection(part, reply) for part, reply in replies))
-
-    @staticmethod
-    def _objection(part: type[LinearKernel[Any]], reply: Answer) -> str | None:
-        able, reason = reply
-        return None if able else f"its part {part.__name__}: {reason}"
+        return answer(*_objections({part: part.can_implement(config) for _, part in cls.parts}))
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Pack once, or once for each part where they do not share a layout."""
