@@ -71,7 +71,8 @@ __device__ __forceinline__ float load_shared(uint32_t address) {
   return value;
 }
 
-// a and b and, if their layout lets the engine, a's scales. Of an odd number of steps the last two stages are half empty.
+// a and b and, if their layout lets the engine, a's scales. Of an odd number of steps the last two stages are half
+// empty.
 template <typename Tour>
 __device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_map, const CUtensorMap* b_map,
                                       const CUtensorMap* scale_map, bool engine_brings_scales, uint32_t ring) {
@@ -169,7 +170,6 @@ template <int WHICH>
 __device__ __forceinline__ void begin(Stage<WHICH>, const Operands& operands, const TwoStages& two, Sums& d,
                                       float (&scale)[2]) {
   constexpr int kAt = WHICH * kStageBytes;
-  constexpr uint64_t kHigh = uint64_t{0x40000040} << 32;  // of matrix_descriptor
   barrier_wait(barrier_at(operands.ring + two.at + kAt + kFull), two.round);
 #pragma unroll
   for (int i = 0; i < 2; ++i) scale[i] = load_shared(operands.scales + two.at + kAt + i * 8 * 4);
@@ -180,7 +180,7 @@ __device__ __forceinline__ void begin(Stage<WHICH>, const Operands& operands, co
 #pragma unroll
   for (int i = 0; i < kTile / 32; ++i) {
     constexpr int kUnits = kAt / 16;
-    wgmma<Atom>(kHigh | (a + (kUnits + 2 * i)), kHigh | (b + (kUnits + 2 * i)), d, i > 0,
+    wgmma<Atom>(kDescriptorHigh | (a + (kUnits + 2 * i)), kDescriptorHigh | (b + (kUnits + 2 * i)), d, i > 0,
                 std::make_index_sequence<kRegisters>{});
   }
   cute::warpgroup_commit_batch();
@@ -319,20 +319,16 @@ void launch(const ScaledMM& p) {
   const CUtensorMap a_map = byte_matrix_map(op, p.a, p.m, p.k, p.a_stride, kTile / kCluster);
   const CUtensorMap b_map = byte_matrix_map(op, p.b, p.n, p.k, p.b_stride, kTile);
   const CUtensorMap out_map = byte_matrix_map(op, p.out, p.m, int64_t{p.n} * 2, p.out_stride * 2, 16);
-  Tiles tiles{static_cast<int>(ceil_div(p.m, kTile)), static_cast<int>(ceil_div(p.n, kTile * kCluster)),
-              static_cast<int>(ceil_div(p.k, kTile))};
-  tiles.whole = tiles.count();
+  const Division division(p, kTile, kTile * kCluster, p.sm_count / kCluster, SHARED, kCluster * kGroups,
+                          kFours * 4 * 128);
   const bool engine_brings_scales = p.a_scale_m == 1 && p.a_scale_k >= p.m && p.a_scale_k % 4 == 0 &&
                                     reinterpret_cast<uintptr_t>(p.a_scale) % 16 == 0;
   const CUtensorMap scale_map =
-      engine_brings_scales ? float_matrix_map(op, p.a_scale, tiles.steps, p.m, p.a_scale_k, 1, kTile) : a_map;
-  Meeting meeting = {};
-  const int most = p.sm_count / kCluster;
-  std::optional<Tensor> left;
-  if (SHARED) left = share_tiles(tiles, meeting, most, kCluster * kGroups, kFours * 4 * 128, p);
-  const int clusters = std::max(tiles.sharers, std::min(tiles.whole, most));
-  const LaunchShape shape{dim3(static_cast<unsigned>(clusters * kCluster)), kThreads, kSharedBytes, p.stream, p.early_launch};
-  launch_kernel(op, shape, kernel, a_map, b_map, scale_map, out_map, p, tiles, meeting, engine_brings_scales);
+      engine_brings_scales ? float_matrix_map(op, p.a_scale, division.tiles.steps, p.m, p.a_scale_k, 1, kTile) : a_map;
+  const LaunchShape shape{dim3(static_cast<unsigned>(division.clusters * kCluster)), kThreads, kSharedBytes, p.stream,
+                          p.early_launch};
+  launch_kernel(op, shape, kernel, a_map, b_map, scale_map, out_map, p, division.tiles, division.meeting,
+                engine_brings_scales);
 }
 
 }  // namespace

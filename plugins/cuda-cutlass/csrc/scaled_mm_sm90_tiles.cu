@@ -105,16 +105,15 @@ __device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_m
 template <typename S>
 __device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& tiles, float* scales, uint64_t* full,
                                              uint64_t* empty) {
+  static_assert(S::kCluster == 1);
   const int lane = threadIdx.x % 32;
-  const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
   begin_turn();
   int stage = 0;
   uint32_t round = 1;
-  for (Walk<S::kCluster> walk(tiles); walk.more(); walk.next()) {
+  for (Walk<1> walk(tiles); walk.more(); walk.next()) {
     const Place at = walk.at();
     const float* a = p.a_scale + at.first * p.a_scale_k;
-    const float* b = p.b_scale + min(at.pair * S::kCluster + rank, (p.n - 1) / kTileN) * p.b_scale_n +
-                     at.first * p.b_scale_k;
+    const float* b = p.b_scale + min(at.pair, (p.n - 1) / kTileN) * p.b_scale_n + at.first * p.b_scale_k;
     int row[S::kRows / 32];
 #pragma unroll
     for (int i = 0; i < S::kRows / 32; ++i) {
@@ -186,7 +185,9 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
   if (threadIdx.x >= kConsumers) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (threadIdx.x == kConsumers) fetch<S>(tiles, &a_map, &b_map, stages, full, empty);
-    if (BY_BLOCK && threadIdx.x / 32 == kConsumers / 32 + 1) fetch_scales<S>(p, tiles, scales, full, empty);
+    if constexpr (BY_BLOCK) {
+      if (threadIdx.x / 32 == kConsumers / 32 + 1) fetch_scales<S>(p, tiles, scales, full, empty);
+    }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);  // the same in all lanes, as the compiler sees
@@ -326,17 +327,11 @@ void launch(const ScaledMM& p, bool shared) {
   const CUtensorMap a_map = byte_matrix_map(op, p.a, p.m, p.k, p.a_stride, S::kRows / S::kCluster);
   const CUtensorMap b_map = byte_matrix_map(op, p.b, p.n, p.k, p.b_stride, kTileN);
   const CUtensorMap out_map = byte_matrix_map(op, p.out, p.m, int64_t{p.n} * 2, p.out_stride * 2, 16);
-  Tiles tiles{static_cast<int>(ceil_div(p.m, S::kRows)), static_cast<int>(ceil_div(p.n, kTileN * S::kCluster)),
-              static_cast<int>(ceil_div(p.k, kPiece))};
-  tiles.whole = tiles.count();
-  Meeting meeting = {};
-  const int most = p.sm_count / S::kCluster;
-  const std::optional<Tensor> left =
-      shared ? share_tiles(tiles, meeting, most, S::kCluster * kGroups, S::kFours * 4 * 128, p) : std::nullopt;
-  const int clusters = std::max(tiles.sharers, std::min(tiles.whole, most));
-  const LaunchShape shape{dim3(static_cast<unsigned>(clusters * S::kCluster)), kThreads, kSharedBytes, p.stream,
-                          p.early_launch};
-  launch_kernel(op, shape, kernel, a_map, b_map, out_map, p, tiles, meeting);
+  const Division division(p, S::kRows, kTileN * S::kCluster, p.sm_count / S::kCluster, shared, S::kCluster * kGroups,
+                          S::kFours * 4 * 128);
+  const LaunchShape shape{dim3(static_cast<unsigned>(division.clusters * S::kCluster)), kThreads, kSharedBytes,
+                          p.stream, p.early_launch};
+  launch_kernel(op, shape, kernel, a_map, b_map, out_map, p, division.tiles, division.meeting);
 }
 
 template <typename S>

@@ -1,5 +1,5 @@
-// Which tiles SM90's kernels of 8-bit tiles (scaled_mm_sm90_tiles.cu, scaled_mm_sm90_blocks.cu) take, cluster by cluster, and what of K. Tests
-// run this on the processor.
+// Which tiles SM90's kernels of 8-bit tiles (scaled_mm_sm90_tiles.cu, scaled_mm_sm90_blocks.cu) take, cluster by
+// cluster, and what of K. Tests run this on the processor.
 #pragma once
 
 #include "tile_bands.cuh"
@@ -24,63 +24,65 @@ struct Place {
   int m, pair, first, last;
 };
 
-// A cluster's places, one after another: the whole tiles; then, of its steps of the shared ones, the last tile first.
-// So who takes sums of others has given its own, and who gives need not wait. Few numbers are kept: registers are for
-// sums.
+// A cluster's whole tiles, one after another.
 template <int BLOCKS>  // of a cluster
-class Walk {
+class WholeTiles {
  public:
-  __device__ __forceinline__ explicit Walk(const Tiles& tiles) : tiles_(tiles), index_(cluster()) {
-    end_ = index_ < tiles.sharers ? tiles.begin_of(index_ + 1) : 0;
-  }
+  __device__ __forceinline__ explicit WholeTiles(const Tiles& tiles) : tiles_(tiles), index_(cluster()) {}
   static __device__ __forceinline__ int cluster() { return blockIdx.x / BLOCKS; }
-  __device__ __forceinline__ bool more() const { return is_whole() || end_ > begin(); }
-  __device__ __forceinline__ void next() {
-    if (is_whole()) index_ += gridDim.x / BLOCKS;
-    else end_ = tile() * tiles_.steps;
-  }
-  __device__ __forceinline__ Place at() const {
-    if (is_whole()) return place(index_, 0, tiles_.steps);
-    const int zero = tile() * tiles_.steps;
-    return place(tiles_.whole + tile(), max(begin() - zero, 0), end_ - zero);
-  }
-  // Of a shared tile: the first of the clusters that have steps of it; all from there on to this one give to it.
-  __device__ __forceinline__ int first_giver() const {
-    int first = cluster();
-    if (!is_whole()) {
-      while (tiles_.begin_of(first) > tile() * tiles_.steps) --first;
-    }
-    return first;
-  }
+  __device__ __forceinline__ bool more() const { return index_ < tiles_.whole; }
+  __device__ __forceinline__ void next() { index_ += gridDim.x / BLOCKS; }
+  __device__ __forceinline__ Place at() const { return place(index_, 0, tiles_.steps); }
 
- private:
-  __device__ __forceinline__ bool is_whole() const { return index_ < tiles_.whole; }
-  __device__ __forceinline__ int tile() const { return (end_ - 1) / tiles_.steps; }  // of the shared ones
-  __device__ __forceinline__ int begin() const { return cluster() < tiles_.sharers ? tiles_.begin_of(cluster()) : 0; }
+ protected:
   __device__ __forceinline__ Place place(int index, int first, int last) const {
     const TileAt tile = tile_at(index, tiles_.along_m, tiles_.pairs);
     return {tile.m, tile.pair, first, last};
   }
 
   const Tiles& tiles_;
-  int index_, end_;  // of whole tiles; of the steps of shared ones, where those that are left end
+
+ private:
+  int index_;
 };
 
-// Of tiles that are all whole: the same with less to keep.
+// All of a cluster's places: the whole tiles; then, of its steps of the shared ones, the last tile first. So who takes
+// sums of others has given its own, and who gives need not wait. Few numbers are kept: registers are for sums.
 template <int BLOCKS>
-class WholeTiles {
+class Walk : public WholeTiles<BLOCKS> {
+  using Whole = WholeTiles<BLOCKS>;
+  using Whole::tiles_, Whole::place;
+
  public:
-  __device__ __forceinline__ explicit WholeTiles(const Tiles& tiles) : tiles_(tiles), index_(blockIdx.x / BLOCKS) {}
-  __device__ __forceinline__ bool more() const { return index_ < tiles_.whole; }
-  __device__ __forceinline__ void next() { index_ += gridDim.x / BLOCKS; }
+  using Whole::cluster;
+
+  __device__ __forceinline__ explicit Walk(const Tiles& tiles) : Whole(tiles) {
+    end_ = cluster() < tiles.sharers ? tiles.begin_of(cluster() + 1) : 0;
+  }
+  __device__ __forceinline__ bool more() const { return Whole::more() || end_ > begin(); }
+  __device__ __forceinline__ void next() {
+    if (Whole::more()) Whole::next();
+    else end_ = tile() * tiles_.steps;
+  }
   __device__ __forceinline__ Place at() const {
-    const TileAt tile = tile_at(index_, tiles_.along_m, tiles_.pairs);
-    return {tile.m, tile.pair, 0, tiles_.steps};
+    if (Whole::more()) return Whole::at();
+    const int zero = tile() * tiles_.steps;
+    return place(tiles_.whole + tile(), max(begin() - zero, 0), end_ - zero);
+  }
+  // Of a shared tile: the first of the clusters that have steps of it; all from there on to this one give to it.
+  __device__ __forceinline__ int first_giver() const {
+    int first = cluster();
+    if (!Whole::more()) {
+      while (tiles_.begin_of(first) > tile() * tiles_.steps) --first;
+    }
+    return first;
   }
 
  private:
-  const Tiles& tiles_;
-  int index_;
+  __device__ __forceinline__ int tile() const { return (end_ - 1) / tiles_.steps; }  // of the shared ones
+  __device__ __forceinline__ int begin() const { return cluster() < tiles_.sharers ? tiles_.begin_of(cluster()) : 0; }
+
+  int end_;  // of the steps of shared tiles, where those that are left end
 };
 
 }  // namespace qcore_cuda

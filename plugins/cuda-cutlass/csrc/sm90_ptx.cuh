@@ -218,9 +218,10 @@ __device__ __forceinline__ void load_bytes(void* target, const void* source, uin
 
 // A matrix in shared memory whose rows are 128 bytes of K, as the copy engine writes it with a
 // swizzle of 128 bytes; it begins at a multiple of 1024.
+constexpr uint64_t kDescriptorHigh = uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;  // its upper half
 __device__ __forceinline__ uint64_t matrix_descriptor(const void* p) {
   const uint64_t start = (shared_address(p) & 0x3ffff) >> 4;
-  return start | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+  return start | uint64_t{1} << 16 | kDescriptorHigh;
 }
 
 // Products that write d stay on their side of this.

@@ -29,6 +29,15 @@ CUtensorMap encoded(const char* op, CUtensorMapDataType type, const void* data, 
   return map;
 }
 
+// Rows `stride` elements apart, in boxes that are written to shared memory row after row.
+CUtensorMap not_swizzled(const char* op, CUtensorMapDataType type, const void* data, int64_t rows, int64_t columns,
+                         int64_t stride, int element_bytes, int box_rows, int box_columns) {
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
+  return encoded<2>(op, type, data, sizes, {static_cast<cuuint64_t>(stride * element_bytes)},
+                    {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows)},
+                    CU_TENSOR_MAP_SWIZZLE_NONE);
+}
+
 }  // namespace
 
 CUtensorMap byte_matrix_map(const char* op, const void* data, int64_t rows, int64_t bytes, int64_t stride,
@@ -47,19 +56,13 @@ CUtensorMap byte_boxes_map(const char* op, const void* data, int64_t rows, int64
 
 CUtensorMap plain_matrix_map(const char* op, const void* data, int64_t rows, int64_t columns, int element_bytes,
                              int box_rows, int box_columns) {
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  return encoded<2>(op, element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_UINT32, data,
-                    sizes, {static_cast<cuuint64_t>(columns * element_bytes)},
-                    {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows)},
-                    CU_TENSOR_MAP_SWIZZLE_NONE);
+  const auto type = element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_UINT32;
+  return not_swizzled(op, type, data, rows, columns, columns, element_bytes, box_rows, box_columns);
 }
 
 CUtensorMap float_matrix_map(const char* op, const void* data, int64_t rows, int64_t columns, int64_t stride,
                              int box_rows, int box_columns) {
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  return encoded<2>(op, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, data, sizes, {static_cast<cuuint64_t>(stride * 4)},
-                    {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows)},
-                    CU_TENSOR_MAP_SWIZZLE_NONE);
+  return not_swizzled(op, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, data, rows, columns, stride, 4, box_rows, box_columns);
 }
 
 }  // namespace qcore_cuda
