@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from datetime import datetime, timezone
+from itertools import product
 from pathlib import Path
 
 TOOLS = ("memcheck", "racecheck")
@@ -87,17 +88,20 @@ def _ops() -> None:
             torch.ops.qcore_cuda.wna16_sm90(x, words, scales, None, 4, 8, 128, *division)
     torch.cuda.synchronize()
     print(f"ran wna16_sm90: {len(divisions)} divisions", flush=True)
-    codes = torch.randint(-64, 64, (1380, 1024), dtype=torch.int8, device="cuda")
-    a, b = codes.view(torch.float8_e4m3fn).split([100, 1280])
+    # More steps along K than a kernel has stages: so each stage is filled again.
+    codes = torch.randint(-64, 64, (1380, 2048), dtype=torch.int8, device="cuda")
+    fp8 = codes.view(torch.float8_e4m3fn)
     one = torch.ones(1, device="cuda")
-    by_row, by_block = (one, one), torch.ones(8, 10, device="cuda")
     shared = [path for path in ops.scaled_mm_paths() if path.endswith("_shared")]
-    calls = [(path, by_row) for path in shared]
-    # a's scales side by side along M are what the copy engine brings.
-    for a_scales in (torch.ones(100, 8, device="cuda"), torch.ones(8, 100, device="cuda").t()):
-        for path in ("sm90_64_shared", "sm90_128", "sm90_128_shared"):
-            calls.append((path, (a_scales, by_block)))
-    for path, scales in calls:
+    kinds = {"fp8": fp8.split([100, 1280]), "int8": codes.split([100, 1280])}
+    calls = [(path, kind, (one, one)) for path, kind in product(shared, kinds)]
+    # Scales by block: of these layouts, the copy engine brings the first ones.
+    of_a = (torch.ones(16, 100, device="cuda").t(), torch.ones(100, 16, device="cuda"))
+    of_b = (torch.ones(10, 16, device="cuda").t(), torch.ones(16, 10, device="cuda"))
+    for path in ("sm90_64_shared", "sm90_128", "sm90_128_shared"):
+        calls += [(path, "fp8", scales) for scales in product(of_a, of_b)]
+    for path, kind, scales in calls:
+        a, b = kinds[kind]
         for _ in range(3):
             ops.scaled_mm_by(path, a, b.t(), *scales, torch.bfloat16)
     torch.cuda.synchronize()

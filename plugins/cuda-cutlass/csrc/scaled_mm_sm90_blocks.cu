@@ -1,11 +1,14 @@
 // SM90, FP8 with scales by block (a has one for each row and 128 of K, b one for each 128 x 128), many rows: tiles of
 // 128 rows and columns.
 //
-// A block of threads has a processor for itself and takes tile after tile. A warp keeps the copy engine busy, another
-// brings the scales that the engine can't, and two warpgroups multiply 64 rows each. The tensor cores add 128 products,
-// and those sums are scaled and added in float32 while the next 128 are multiplied: so each warpgroup has two sets of
-// them. Beside busy tensor cores such an addition takes several cycles, and 64 of them much of the time that there is.
-// So the rest must be short: stages are taken two at a time, from which on all addresses are constants.
+// A block of threads has a processor for itself and takes tile after tile. A thread keeps the copy engine busy, and two
+// warpgroups multiply 64 rows each. The tensor cores add 128 products, and those sums are scaled and added in float32
+// while the next 128 are multiplied: so each warpgroup has two sets of them. Beside busy tensor cores such an addition
+// takes several cycles, and 64 of them much of the time that there is. So the rest must be short: stages are taken two at
+// a time, from which on all addresses are constants.
+//
+// The engine brings scales, too: a's with each stage, of b those of a whole tile at once. Scales that lie otherwise are
+// copied before.
 //
 // Two blocks with tiles side by side form a cluster, in which each fetches half of a's rows, for both. What is finished
 // leaves by the copy engine while the next tile is multiplied. Tiles can be shared along K as in
@@ -35,13 +38,20 @@ constexpr int kThreads = kConsumers + 128;  // registers are given to whole warp
 constexpr int kStoreBytes = kConsumers / 32 * kBoxBytes;
 constexpr int kSharedBytes = 227 * 1024;
 
-// A stage: a and b, and from kFull on its barriers and scales.
+// A stage: a and b, and from kFull on its barriers and a's scales.
 constexpr int kMatrixBytes = kTile * kTile, kScaleBytes = kTile * 4;
-constexpr int kFull = 2 * kMatrixBytes, kEmpty = kFull + 8, kScaleOfB = kFull + 16, kScalesOfA = kFull + 128;
+constexpr int kFull = 2 * kMatrixBytes, kEmpty = kFull + 8, kScales = kFull + 128;
 constexpr int kStageBytes = 2 * kMatrixBytes + 1024;
 constexpr int kStages = 6, kRingBytes = kStages * kStageBytes;
-static_assert(kStages % 2 == 0 && kScalesOfA + kScaleBytes <= kStageBytes);
-static_assert(1024 + kRingBytes + kStoreBytes + kGroups * kTile * 8 <= kSharedBytes);
+static_assert(kStages % 2 == 0 && kScales + kScaleBytes <= kStageBytes);
+
+// A row: b's scales for a tile, in boxes from a multiple of four floats on, as the engine wants. There are two, and a full
+// and an empty barrier for each.
+constexpr int kBoxFloats = 64, kRows = 2;
+constexpr int kRowBytes = (kBlocksMostK / kTile + 3 + kBoxFloats - 1) / kBoxFloats * kBoxFloats * 4;
+constexpr int kColumnsAt = kRingBytes + kStoreBytes, kRowsAt = kColumnsAt + kGroups * kTile * 8;
+constexpr int kRowFull = kRowsAt + kRows * kRowBytes, kRowEmpty = kRowFull + kRows * 8;
+static_assert(1024 + kRowEmpty + kRows * 8 <= kSharedBytes);
 
 using Atom = gmma::MMA_64x128x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>;
 constexpr int kRegisters = kTile / 2;  // of a thread, for 64 rows
@@ -62,6 +72,13 @@ struct TwoStages {
   }
 };
 
+// Which row somebody is at.
+struct RowAt {
+  uint32_t row = 0, round = 0;
+
+  __device__ __forceinline__ RowAt next() const { return row + 1 == kRows ? RowAt{0, round ^ 1} : RowAt{row + 1, round}; }
+};
+
 __device__ __forceinline__ uint64_t* barrier_at(uint32_t address) {
   return static_cast<uint64_t*>(__cvta_shared_to_generic(address));
 }
@@ -71,20 +88,27 @@ __device__ __forceinline__ float load_shared(uint32_t address) {
   return value;
 }
 
-// a and b and, if their layout lets the engine, a's scales. Of an odd number of steps the last two stages are half
-// empty.
+// All that a block multiplies. Of an odd number of steps the last two stages are half empty.
 template <typename Tour>
 __device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_map, const CUtensorMap* b_map,
-                                      const CUtensorMap* scale_map, bool engine_brings_scales, uint32_t ring) {
+                                      const CUtensorMap* a_scale_map, const CUtensorMap* b_scale_map, uint32_t ring) {
   constexpr uint16_t kAll = (1 << kCluster) - 1;
   constexpr int kPart = kTile / kCluster;
   const int rank = cluster_rank();
-  const uint32_t bytes = 2 * kMatrixBytes + (engine_brings_scales ? kScaleBytes : 0);
   auto* const stages = static_cast<uint8_t*>(__cvta_shared_to_generic(ring));
   const auto load_b = [&](uint8_t* stage, int step, int pair) {
     auto* const full = reinterpret_cast<uint64_t*>(stage + kFull);
-    barrier_expect(full, bytes);  // of columns beyond the end zeros come
+    barrier_expect(full, 2 * kMatrixBytes + kScaleBytes);  // of columns beyond the end zeros come
     load_box(stage + kMatrixBytes, b_map, full, step * kTile, (pair * kCluster + rank) * kTile, kEvictNormal);
+  };
+  const auto load_row = [&](const RowAt& to, const Place& at) {
+    auto* const full = barrier_at(ring + kRowFull + to.row * 8);
+    uint8_t* box = stages + kRowsAt + to.row * kRowBytes;
+    const int first = at.first / 4 * 4, boxes = (at.last - first + kBoxFloats - 1) / kBoxFloats;
+    barrier_expect(full, boxes * kBoxFloats * 4);
+    for (int i = 0; i < boxes; ++i, box += kBoxFloats * 4) {
+      load_box(box, b_scale_map, full, first + i * kBoxFloats, at.pair * kCluster + rank, kEvictNormal);
+    }
   };
   Tour tour(tiles);
   int early = 0;  // stages whose part of b comes before this kernel's turn
@@ -95,8 +119,11 @@ __device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_m
     }
   }
   begin_turn();
-  for (TwoStages two; tour.more(); tour.next()) {
+  RowAt row;
+  for (TwoStages two; tour.more(); tour.next(), row = row.next()) {
     const Place at = tour.at();
+    barrier_wait(barrier_at(ring + kRowEmpty + row.row * 8), row.round ^ 1);
+    load_row(row, at);
     for (int step = at.first; step < at.last; step += 2, two = two.next()) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -109,50 +136,7 @@ __device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_m
         }
         if (early-- <= 0) load_b(stage, step + i, at.pair);
         load_box_for(kAll, stage + rank * kPart * kTile, a_map, full, (step + i) * kTile, at.m * kTile + rank * kPart);
-        if (engine_brings_scales) load_box(stage + kScalesOfA, scale_map, full, at.m * kTile, step + i, kEvictNormal);
-      }
-    }
-  }
-}
-
-// b's scales, asked for two stages before they are due, and a's if the copy engine doesn't bring them: those copies
-// themselves arrive at the barrier, once for each lane.
-template <typename Tour>
-__device__ __forceinline__ void fetch_scales(const ScaledMM& p, const Tiles& tiles, bool engine_brings_scales,
-                                             uint32_t ring) {
-  const int lane = threadIdx.x % 32, rank = cluster_rank();
-  begin_turn();
-  TwoStages two;
-  for (Tour tour(tiles); tour.more(); tour.next()) {
-    const Place at = tour.at();
-    const float* const b = p.b_scale + min(at.pair * kCluster + rank, (p.n - 1) / kTile) * p.b_scale_n;
-    int row[kTile / 32];
-#pragma unroll
-    for (int i = 0; i < kTile / 32; ++i) {
-      row[i] = min(at.m * kTile + i * 32 + lane, p.m - 1) * static_cast<int>(p.a_scale_m);
-    }
-    const auto of_b_at = [&](int step) { return __ldg(b + min(step, at.last - 1) * p.b_scale_k); };
-    float of_b[2] = {of_b_at(at.first), of_b_at(at.first + 1)};
-#pragma unroll 1  // a warp here has few registers
-    for (int step = at.first; step < at.last; step += 2, two = two.next()) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint32_t stage = ring + two.at + i * kStageBytes;
-        uint64_t* const full = barrier_at(stage + kFull);
-        const float next = of_b_at(step + 2 + i);
-        barrier_wait(barrier_at(stage + kEmpty), two.round ^ 1);
-        if (!engine_brings_scales) {
-          auto* const to = static_cast<float*>(__cvta_shared_to_generic(stage + kScalesOfA));
-          const float* const a = p.a_scale + min(step + i, at.last - 1) * p.a_scale_k;
-#pragma unroll
-          for (int j = 0; j < kTile / 32; ++j) copy_float(to + j * 32 + lane, a + row[j]);
-          barrier_arrive_after_copies(full);
-        }
-        if (lane == 0) {
-          asm volatile("st.shared.f32 [%0], %1;" ::"r"(stage + kScaleOfB), "f"(of_b[i]) : "memory");
-          barrier_arrive(full);
-        }
-        of_b[i] = next;
+        load_box(stage + kScales, a_scale_map, full, at.m * kTile, step + i, kEvictNormal);
       }
     }
   }
@@ -167,13 +151,13 @@ struct Operands {
 
 // Begins the products of a stage, and says how they are scaled: those of rows g and g + 8.
 template <int WHICH>
-__device__ __forceinline__ void begin(Stage<WHICH>, const Operands& operands, const TwoStages& two, Sums& d,
-                                      float (&scale)[2]) {
+__device__ __forceinline__ void begin(Stage<WHICH>, const Operands& operands, const TwoStages& two, uint32_t scale_of_b,
+                                      Sums& d, float (&scale)[2]) {
   constexpr int kAt = WHICH * kStageBytes;
   barrier_wait(barrier_at(operands.ring + two.at + kAt + kFull), two.round);
 #pragma unroll
   for (int i = 0; i < 2; ++i) scale[i] = load_shared(operands.scales + two.at + kAt + i * 8 * 4);
-  const float of_b = load_shared(operands.ring + two.at + kAt + kScaleOfB);
+  const float of_b = load_shared(scale_of_b);
   fence_registers(d);
   cute::warpgroup_arrive();
   const uint32_t a = operands.a + two.at / 16, b = operands.b + two.at / 16;
@@ -200,8 +184,9 @@ __device__ __forceinline__ void add_scaled(Sums& total, const Sums& d, const flo
   for (int i = 0; i < kRegisters; ++i) total[i] = fmaf(d[i], scale[i % 4 / 2], total[i]);
 }
 
-// One tile's steps; returns where the next ones begin.
-__device__ __forceinline__ TwoStages multiply(const Operands& operands, TwoStages two, int steps, Sums& total) {
+// A tile's steps; returns where the next ones begin. `scale_of_b`: the address of the first step's.
+__device__ __forceinline__ TwoStages multiply(const Operands& operands, TwoStages two, int steps, uint32_t scale_of_b,
+                                              Sums& total) {
   constexpr Stage<0> first;
   constexpr Stage<1> second;
   Sums d[2];
@@ -211,20 +196,21 @@ __device__ __forceinline__ TwoStages multiply(const Operands& operands, TwoStage
     release(which, operands, of);
     add_scaled(total, d[which], scale[which]);
   };
-  begin(first, operands, two, d[0], scale[0]);
+  begin(first, operands, two, scale_of_b, d[0], scale[0]);
   int begun = 1;
   for (; begun + 1 < steps; begun += 2) {
-    begin(second, operands, two, d[1], scale[1]);
+    begin(second, operands, two, scale_of_b + 4, d[1], scale[1]);
     cute::warpgroup_wait<1>();
     add(first, two);
     const TwoStages next = two.next();
-    begin(first, operands, next, d[0], scale[0]);
+    scale_of_b += 8;
+    begin(first, operands, next, scale_of_b, d[0], scale[0]);
     cute::warpgroup_wait<1>();
     add(second, two);
     two = next;
   }
   if (begun < steps) {
-    begin(second, operands, two, d[1], scale[1]);
+    begin(second, operands, two, scale_of_b + 4, d[1], scale[1]);
     cute::warpgroup_wait<1>();
     add(first, two);
     cute::warpgroup_wait<0>();
@@ -241,9 +227,9 @@ __device__ __forceinline__ TwoStages multiply(const Operands& operands, TwoStage
 template <bool SHARED, typename Out>
 __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     blocks_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
-                  const __grid_constant__ CUtensorMap scale_map, const __grid_constant__ CUtensorMap out_map,
-                  const __grid_constant__ ScaledMM p, const __grid_constant__ Tiles tiles, const Meeting meeting,
-                  const bool engine_brings_scales) {
+                  const __grid_constant__ CUtensorMap a_scale_map, const __grid_constant__ CUtensorMap b_scale_map,
+                  const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ScaledMM p,
+                  const __grid_constant__ Tiles tiles, const Meeting meeting) {
   using Tour = std::conditional_t<SHARED, Walk<kCluster>, WholeTiles<kCluster>>;
   extern __shared__ uint8_t raw[];
   // From a lane, as the descriptors: or the compiler would compute them anew for every stage.
@@ -251,11 +237,16 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
   auto* const stages = static_cast<uint8_t*>(__cvta_shared_to_generic(ring));
 
   if (threadIdx.x == kConsumers) {
-    for (const CUtensorMap* map : {&a_map, &b_map, &out_map}) prefetch_map(map);
-    if (engine_brings_scales) prefetch_map(&scale_map);
+    prefetch_map(&a_map);
+    prefetch_map(&b_map);
+    prefetch_map(&out_map);
     for (uint32_t stage = ring; stage < ring + kRingBytes; stage += kStageBytes) {
-      barrier_init(barrier_at(stage + kFull), engine_brings_scales ? 2 : 2 + 32);  // engine, b's scale, a's
+      barrier_init(barrier_at(stage + kFull), 1);
       barrier_init(barrier_at(stage + kEmpty), kConsumers / 32 * kCluster);
+    }
+    for (int i = 0; i < kRows; ++i) {
+      barrier_init(barrier_at(ring + kRowFull + i * 8), 1);
+      barrier_init(barrier_at(ring + kRowEmpty + i * 8), kConsumers / 32);
     }
     barrier_init_fence();
   }
@@ -263,9 +254,9 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
 
   if (threadIdx.x >= kConsumers) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
-    const int warp = (threadIdx.x - kConsumers) / 32;
-    if (warp == 0 && elect_one()) fetch<Tour>(tiles, &a_map, &b_map, &scale_map, engine_brings_scales, ring);
-    if (warp == 1) fetch_scales<Tour>(p, tiles, engine_brings_scales, ring);
+    if (threadIdx.x < kConsumers + 32 && elect_one()) {
+      fetch<Tour>(tiles, &a_map, &b_map, &a_scale_map, &b_scale_map, ring);
+    }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);  // the same in all lanes, as the compiler sees
@@ -273,19 +264,23 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     const auto descriptor = [&](const uint8_t* matrix) {
       return __shfl_sync(0xffffffff, static_cast<uint32_t>(matrix_descriptor(matrix)), 0);
     };
-    const Operands operands{ring, ring + kScalesOfA + (group * kGroupRows + warp * 16 + lane / 4) * 4,
+    const Operands operands{ring, ring + kScales + (group * kGroupRows + warp * 16 + lane / 4) * 4,
                             address_in_block(ring + kEmpty, lane % kCluster),
                             descriptor(stages + group * kGroupRows * kTile), descriptor(stages + kMatrixBytes)};
     uint8_t* const room = stages + kRingBytes + threadIdx.x / 32 * kBoxBytes;
-    auto* const columns = reinterpret_cast<float2*>(stages + kRingBytes + kStoreBytes) + group * kTile;
+    const ColumnEnds columns{reinterpret_cast<float2*>(stages + kColumnsAt) + group * kTile, nullptr};
     const ScaledEnd<Out> end(p);
     begin_turn();
     TwoStages two;
-    for (Tour tour(tiles); tour.more(); tour.next()) {
+    RowAt row;
+    for (Tour tour(tiles); tour.more(); tour.next(), row = row.next()) {
       const Place at = tour.at();
       const int column = (at.pair * kCluster + rank) * kTile;
       Sums total[1] = {};
-      two = multiply(operands, two, at.last - at.first, total[0]);
+      barrier_wait(barrier_at(ring + kRowFull + row.row * 8), row.round);
+      two = multiply(operands, two, at.last - at.first, ring + kRowsAt + row.row * kRowBytes + at.first % 4 * 4, total[0]);
+      __syncwarp();
+      if (lane == 0) barrier_arrive(barrier_at(ring + kRowEmpty + row.row * 8));
       if constexpr (SHARED) {
         if (at.last < tiles.steps) {
           give<kFours>(meeting, total, meeting_place<kCluster, kGroups>(tour.cluster(), rank, group), group);
@@ -298,16 +293,55 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
       if (p.bias) {
         const auto mine = end.column(min(column + static_cast<int>(threadIdx.x) % 128, p.n - 1));
         sync_group(group);  // all are done with the columns of the tile before
-        columns[threadIdx.x % 128] = make_float2(mine.scale, mine.bias);
+        columns.scale_and_bias[threadIdx.x % 128] = make_float2(mine.scale, mine.bias);
         sync_group(group);
       }
-      constexpr float kScaled[2] = {};
-      store<kTile, 1, Out, true>(p, &out_map, total[0], kScaled, columns, room,
+      store<kTile, 1, Out, true>(p, &out_map, total[0], RowEnds{}, columns, room,
                                  at.m * kTile + group * kGroupRows + warp * 16, column);
     }
   }
   wait_until_stored();
   cluster_sync();  // the others' barriers and rows come from here until all are done
+}
+
+// Rows and columns of floats, so many elements apart.
+struct Scales {
+  const float* data;
+  int64_t rows, columns, row, column;
+
+  // Whether the copy engine can bring parts of rows.
+  bool has_map() const {
+    return column == 1 && row >= columns && row % 4 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
+  }
+};
+
+constexpr int kSide = 32;  // of what a block of threads copies
+__global__ void copy_scales(Scales from, float* to, int64_t row) {
+  __shared__ float tile[kSide][kSide + 1];
+  begin_turn();
+  const int64_t r = blockIdx.y * kSide, c = blockIdx.x * kSide;
+  if (r + threadIdx.x < from.rows && c + threadIdx.y < from.columns) {
+    tile[threadIdx.y][threadIdx.x] = from.data[(r + threadIdx.x) * from.row + (c + threadIdx.y) * from.column];
+  }
+  __syncthreads();
+  if (r + threadIdx.y < from.rows && c + threadIdx.x < from.columns) {
+    to[(r + threadIdx.y) * row + c + threadIdx.x] = tile[threadIdx.x][threadIdx.y];
+  }
+}
+
+// A map of scales, of a copy if need be, which `kept` keeps.
+CUtensorMap scales_map(const char* op, const ScaledMM& p, Scales scales, int box, std::optional<Tensor>& kept) {
+  if (!scales.has_map()) {
+    const int64_t row = ceil_div(scales.columns, 4) * 4;
+    kept = new_tensor(p.device, {scales.rows * row}, ScalarType::Float);
+    auto* const to = static_cast<float*>(kept->data_ptr());
+    const dim3 grid(static_cast<unsigned>(ceil_div(scales.columns, kSide)),
+                    static_cast<unsigned>(ceil_div(scales.rows, kSide)));
+    copy_scales<<<grid, dim3(kSide, kSide), 0, p.stream>>>(scales, to, row);
+    check_launch(op);
+    scales = {to, scales.rows, scales.columns, row, 1};
+  }
+  return float_matrix_map(op, scales.data, scales.rows, scales.columns, scales.row, 1, box);
 }
 
 template <bool SHARED, typename Out>
@@ -321,14 +355,15 @@ void launch(const ScaledMM& p) {
   const CUtensorMap out_map = byte_matrix_map(op, p.out, p.m, int64_t{p.n} * 2, p.out_stride * 2, 16);
   const Division division(p, kTile, kTile * kCluster, p.sm_count / kCluster, SHARED, kCluster * kGroups,
                           kFours * 4 * 128);
-  const bool engine_brings_scales = p.a_scale_m == 1 && p.a_scale_k >= p.m && p.a_scale_k % 4 == 0 &&
-                                    reinterpret_cast<uintptr_t>(p.a_scale) % 16 == 0;
-  const CUtensorMap scale_map =
-      engine_brings_scales ? float_matrix_map(op, p.a_scale, division.tiles.steps, p.m, p.a_scale_k, 1, kTile) : a_map;
+  const int64_t steps = division.tiles.steps;
+  std::optional<Tensor> of_a, of_b;
+  const CUtensorMap a_scale_map =
+      scales_map(op, p, {p.a_scale, steps, p.m, p.a_scale_k, p.a_scale_m}, kTile, of_a);
+  const CUtensorMap b_scale_map =
+      scales_map(op, p, {p.b_scale, ceil_div(p.n, kTile), steps, p.b_scale_n, p.b_scale_k}, kBoxFloats, of_b);
   const LaunchShape shape{dim3(static_cast<unsigned>(division.clusters * kCluster)), kThreads, kSharedBytes, p.stream,
                           p.early_launch};
-  launch_kernel(op, shape, kernel, a_map, b_map, scale_map, out_map, p, division.tiles, division.meeting,
-                engine_brings_scales);
+  launch_kernel(op, shape, kernel, a_map, b_map, a_scale_map, b_scale_map, out_map, p, division.tiles, division.meeting);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -28,8 +29,7 @@ if library.unusable_here() is None:
 else:
     PATHS = ("skinny",)
 
-OWN_TILES = tuple(p for p in PATHS if p.startswith("sm90_") and p != "sm90_columns")  # for FP8
-INT8_PATHS = tuple(p for p in PATHS if not p.endswith("_promoted") and p not in OWN_TILES)
+INT8_PATHS = tuple(p for p in PATHS if not p.endswith("_promoted"))
 
 SHAPES = [
     (1, 8, 16),
@@ -53,6 +53,7 @@ SHAPES = [
 
 FEW_ROWS = ("skinny", "sm90_columns")
 MOST_ROWS = {"skinny": 64, "sm90_columns": 32}  # by block
+LONG_ROWS = (130, 136, 65024)  # as many scales of b as the tiles of 128 rows take
 BLOCK_PATHS = tuple(p for p in PATHS if not p.startswith(("t", "sm90_256")))
 
 
@@ -174,7 +175,7 @@ def test_zero_points(path: str) -> None:
 @pytest.mark.parametrize("path", BLOCK_PATHS)
 @pytest.mark.parametrize("out_dtype", [torch.bfloat16, torch.float16])
 def test_scales_by_block(path: str, out_dtype: torch.dtype) -> None:
-    for M, N, K in SHAPES:
+    for M, N, K in (*SHAPES, LONG_ROWS):
         if (path in FEW_ROWS and MOST_ROWS[path] < M) or (K <= 128 and N <= 128):
             continue
         a, b = codes((M, K), torch.float8_e4m3fn, 1), codes((N, K), torch.float8_e4m3fn, 2).t()
@@ -182,10 +183,9 @@ def test_scales_by_block(path: str, out_dtype: torch.dtype) -> None:
         sa = torch.rand(kb, M, device="cuda").add(0.1).mul(1e-3).t()
         sb = torch.rand(nb, kb, device="cuda").add(0.1).mul(1e-3).t()
         bias = torch.randn(N, device="cuda").to(out_dtype) if K % 32 else None
-        # M in multiples of 4 and side by side is what the copy engine takes.
-        outs = [
-            ops.scaled_mm_by(path, a, b, s, sb, out_dtype, bias=bias) for s in (sa, sa.contiguous())
-        ]
+        # Rows in multiples of 4, side by side, are what the copy engine takes as they lie.
+        layouts = product((sa, sa.contiguous()), (sb, sb.contiguous()))
+        outs = [ops.scaled_mm_by(path, a, b, *scales, out_dtype, bias=bias) for scales in layouts]
         exact, slack = torch.zeros(2, M, N, dtype=torch.float64, device="cuda")
         columns = torch.arange(N, device="cuda") // 128
         for k in range(kb):
@@ -198,22 +198,35 @@ def test_scales_by_block(path: str, out_dtype: torch.dtype) -> None:
         if bias is not None:
             exact += bias.double()
             slack += exact.abs() * 2.0**-23
-        assert torch.equal(*outs), (path, M, N, K)
+        assert all(torch.equal(out, outs[0]) for out in outs), (path, M, N, K)
         close(outs[0], exact, slack, (path, M, N, K))
 
 
+@pytest.mark.skipif("sm90_128" not in PATHS, reason="a path of SM90")
+def test_more_scales_than_a_row_has() -> None:
+    K = LONG_ROWS[2] + 128
+    a, b = codes((9, K), torch.float8_e4m3fn, 1), codes((64, K), torch.float8_e4m3fn, 2).t()
+    scales = torch.ones(9, K // 128, device="cuda"), torch.ones(K // 128, 1, device="cuda")
+    for path in ("sm90_128", "sm90_128_shared"):
+        with pytest.raises(RuntimeError, match="takes K up to 65024; it is 65152"):
+            ops.scaled_mm_by(path, a, b, *scales, torch.bfloat16)
+    out, exact = ops.cutlass_scaled_mm(a, b, *scales, torch.bfloat16), a.double() @ b.double()
+    assert (out.double() - exact).norm() < 0.005 * exact.norm()
+
+
 @pytest.mark.parametrize("path", [p for p in PATHS if p.endswith("_shared")])
-@pytest.mark.parametrize("by_block", [False, True])
-def test_shared_tiles_on_streams_and_in_graphs(path: str, by_block: bool) -> None:
+@pytest.mark.parametrize("kind", ["fp8", "int8", "fp8 block"])
+def test_shared_tiles_on_streams_and_in_graphs(path: str, kind: str) -> None:
     """Flags by which blocks wait for each other are those of one launch only."""
-    b = codes((5120, 2048), torch.float8_e4m3fn, 2).t()
-    if by_block and path not in BLOCK_PATHS:
+    dtype = torch.int8 if kind == "int8" else torch.float8_e4m3fn
+    b = codes((5120, 2048), dtype, 2).t()
+    if kind == "fp8 block" and path not in BLOCK_PATHS:
         pytest.skip("for scales by row alone")
     calls = []
     for M in (60, 100, 500):
-        sizes = ((M, 16), (16, 40)) if by_block else ((1,), (1,))
+        sizes = ((M, 16), (16, 40)) if kind == "fp8 block" else ((1,), (1,))
         scales = [torch.ones(size, device="cuda") for size in sizes]
-        a = codes((M, 2048), torch.float8_e4m3fn, M)
+        a = codes((M, 2048), dtype, M)
         calls.append(partial(ops.scaled_mm_by, path, a, b, *scales, torch.bfloat16))
     assert_same_at_once(calls, [call() for call in calls])
 

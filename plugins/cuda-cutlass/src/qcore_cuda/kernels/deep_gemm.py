@@ -65,6 +65,10 @@ class DeepGemmFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
             K % 128 != 0 and f"K={K}; multiples of 128 only",
         )
 
+    def __init__(self, config: Fp8BlockScaledMMLinearLayerConfig) -> None:
+        super().__init__(config)
+        self.compiled_ops = library.unusable_here() is None
+
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The bytes as they are, and scales in float32."""
         scale = tensors["weight_scale_inv"].to(torch.float32).contiguous()
@@ -75,7 +79,7 @@ class DeepGemmFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
         self, A: torch.Tensor, B: torch.Tensor, As: torch.Tensor | None, Bs: torch.Tensor
     ) -> torch.Tensor:
         """Quantize A in groups, multiply."""
-        if A.is_cuda and library.unusable_here() is None:
+        if A.is_cuda and self.compiled_ops:
             codes, scale = ops.per_token_group_fp8_quant(A.contiguous(), 128, _EPS)
         else:
             codes, scale = group_fp8_quant(A.contiguous(), 128)
