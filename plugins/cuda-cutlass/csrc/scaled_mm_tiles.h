@@ -55,7 +55,7 @@ struct OwnTile {
   bool shared;
 
   bool takes(const ScaledMM& p) const {
-    return !(p.by_block && (rows > 128 || (rows == 128 && p.k > kBlocksMostK)));
+    return p.is_fp8 && !(p.by_block && (rows > 128 || (rows == 128 && p.k > kBlocksMostK)));
   }
   void run(const ScaledMM& p) const {
     if (p.by_block && rows == 128) scaled_mm_sm90_blocks(p, shared);
