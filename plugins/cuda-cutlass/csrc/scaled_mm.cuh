@@ -4,7 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "scaled_mm.h"
+#include "scaled_mm_problem.h"
 
 namespace qcore_cuda {
 

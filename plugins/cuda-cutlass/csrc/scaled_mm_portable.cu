@@ -2,6 +2,7 @@
 // through four stages of cp.async. FP8 needs SM89.
 
 #include "scaled_mm.cuh"
+#include "scaled_mm.h"
 
 namespace qcore_cuda {
 namespace {

@@ -7,6 +7,7 @@
 // the same order.
 
 #include "scaled_mm.cuh"
+#include "scaled_mm.h"
 
 namespace qcore_cuda {
 namespace {

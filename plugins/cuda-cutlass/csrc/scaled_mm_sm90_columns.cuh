@@ -135,7 +135,7 @@ struct QuantizedHere {
     }
     for (int vec = vecs + at; vec < pieces * (kPiece / kVec); vec += threads) store(vec, {});
     // The tensor cores read what is written here.
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    store_before_copies();
   }
   // With what was found out about the rows.
   __device__ __forceinline__ void tell(ScaledMM& p, const Room* room) const {

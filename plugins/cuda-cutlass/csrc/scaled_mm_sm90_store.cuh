@@ -2,7 +2,9 @@
 #pragma once
 
 #include "scaled_mm.cuh"
+#ifndef QCORE_SM90_EMULATED
 #include "sm90_ptx.cuh"
+#endif
 
 namespace qcore_cuda::sm90 {
 
@@ -48,12 +50,9 @@ __device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_
         words[2 * c] = packed<Out>(v[0], v[1]);
         words[2 * c + 1] = packed<Out>(v[2], v[3]);
       }
-      asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                       to + ((j + lane / 16) ^ lane % 8) * 16),
-                   "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
-                   : "memory");
+      store_matrices(to + ((j + lane / 16) ^ lane % 8) * 16, words);
     }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    store_before_copies();
     __syncwarp();
     const int first = column + box * kStoreColumns;
     if (lane == 0 && row < p.m && first < p.n) store_box(out_map, at, first * 2, row);

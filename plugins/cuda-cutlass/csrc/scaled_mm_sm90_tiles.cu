@@ -183,13 +183,13 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
   cluster_sync();
 
   if (threadIdx.x >= kConsumers) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    give_registers<56>();
     if (threadIdx.x == kConsumers) fetch<S>(tiles, &a_map, &b_map, stages, full, empty);
     if constexpr (BY_BLOCK) {
       if (threadIdx.x / 32 == kConsumers / 32 + 1) fetch_scales<S>(p, tiles, scales, full, empty);
     }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    take_registers<224>();
     const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);  // the same in all lanes, as the compiler sees
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;

@@ -22,6 +22,20 @@ __device__ __forceinline__ uint8_t* shared_memory(uint32_t alignment) {
   return dynamic_bytes + (-shared_address(dynamic_bytes) & (alignment - 1));
 }
 
+// All of it, and what lies at an address in it.
+__device__ __forceinline__ uint32_t shared_bytes() {
+  extern __shared__ uint8_t raw_bytes[];
+  return shared_address(raw_bytes);
+}
+__device__ __forceinline__ uint8_t* at_shared(uint32_t address) {
+  return static_cast<uint8_t*>(__cvta_shared_to_generic(address));
+}
+__device__ __forceinline__ float load_shared(uint32_t address) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address));
+  return value;
+}
+
 __device__ __forceinline__ uint4 shared_vector(const uint8_t* p) { return *reinterpret_cast<const uint4*>(p); }
 
 // By one instruction: of numbers that do not lie beside each other in registers the compiler would store each alone.
@@ -42,6 +56,16 @@ __device__ __forceinline__ void sync_threads(int barrier, int threads) {
 
 // The warpgroups that multiply have named barriers 1, 2, ...
 __device__ __forceinline__ void sync_group(int group) { sync_threads(1 + group, 128); }
+
+// So many registers for each thread of a warpgroup from here on: fewer than before, or more, which others must have given.
+template <int COUNT>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
 
 // ---- flags in global memory --------------------------------------------------------------------
 
@@ -187,6 +211,17 @@ __device__ __forceinline__ void load_box_for(uint16_t blocks, void* target, cons
       "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(target)),
       "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "h"(blocks)
       : "memory");
+}
+
+// What this thread stored in shared memory comes before what the copy engine and tensor cores read there.
+__device__ __forceinline__ void store_before_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// By a warp: four matrices of 8 x 8 elements of 16 bits, of which a lane (4g + q) has elements 2q and 2q + 1 of row g, in
+// a word each. Row r of matrix i goes to the address that lane 8i + r has.
+__device__ __forceinline__ void store_matrices(uint32_t address, const uint32_t (&words)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(words[0]),
+               "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
 }
 
 // A box from shared memory into a matrix, as far as it lies within; part of the thread's next group of stores.

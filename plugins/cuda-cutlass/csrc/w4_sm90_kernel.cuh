@@ -194,14 +194,14 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
   cluster_sync();
 
   if (threadIdx.x >= kConsumers) {
-    if constexpr (S::kBlocks == 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    if constexpr (S::kBlocks == 1) give_registers<56>();
     if (threadIdx.x < kConsumers + 32 && elect_one()) {
       fetch<S, PARTS>(p, &x_map, &w_map, &scale_map, &zero_map, stages, sides, full, empty, cluster, clusters, rank);
     }
     __syncwarp();
     if constexpr (PARTS) cluster_sync();
   } else {
-    if constexpr (S::kBlocks == 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    if constexpr (S::kBlocks == 1) take_registers<224>();
     begin_turn();
     const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);  // the same in all lanes, as the compiler sees
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;

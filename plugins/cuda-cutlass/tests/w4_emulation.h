@@ -1,5 +1,5 @@
-// A cluster of blocks on a processor without a GPU, for csrc/w4_mid_m_kernel.cuh as it is: every thread is a
-// fiber, warps meet at mma and shuffles. The copy engine finishes its copies in any order, some time after
+// A cluster of blocks on a processor without a GPU, for kernels as they are, above all csrc/w4_mid_m_kernel.cuh: every
+// thread is a fiber, warps meet at mma and shuffles. The copy engine finishes its copies in any order, some time after
 // they were asked for; until then there are NaNs in their place, so that a wait that is missing, or a stage
 // that is given back too early, shows. Reads of shared memory by 16 bytes that meet in a bank end the run.
 #pragma once

@@ -1,0 +1,179 @@
+// What csrc/scaled_mm_sm90_blocks.cuh needs beyond w4_emulation.h: addresses in shared memory, barriers of other blocks,
+// copies for a whole cluster, and wgmma, which reads its operands when it is waited for. What has been given back by then
+// and is fetched anew reads as NaN.
+#pragma once
+
+#define QCORE_SM90_EMULATED
+#define __host__
+#define __cluster_dims__(...)
+#include "w4_emulation.h"
+
+#include <map>
+#include <utility>
+
+using std::max;
+
+inline float2 make_float2(float x, float y) { return {x, y}; }
+struct int2 {
+  int x, y;
+};
+
+namespace emulation {
+
+inline unsigned blocks_of_grid = 0;
+
+// Products of a thread that were begun, group after group.
+using Group = std::vector<std::function<void()>>;
+inline std::map<Fiber*, std::vector<Group>> begun;
+
+inline void finish_products(size_t but) {
+  auto& groups = begun[&self()];
+  while (groups.size() > but + 1) {  // the last one has not been committed
+    for (const auto& product : groups.front()) product();
+    groups.erase(groups.begin());
+  }
+}
+
+inline float e4m3(uint8_t v) {
+  const int exponent = v >> 3 & 15, mantissa = v & 7;
+  if ((v & 0x7f) == 0x7f) return std::nanf("");
+  const float size = exponent ? std::ldexp(8.0f + mantissa, exponent - 10) : std::ldexp(mantissa, -9);
+  return v & 0x80 ? -size : size;
+}
+
+struct Matrices {
+  uint32_t address;
+  const uint32_t* words;
+};
+inline void store_all(Matrices* const* lanes) {
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t row = lanes[8 * i + lane / 4]->address;
+      std::memcpy(block().first() + row + lane % 4 * 4, lanes[lane]->words + i, 4);
+    }
+  }
+}
+
+}  // namespace emulation
+
+#define gridDim (emulation::Index{emulation::blocks_of_grid})
+
+inline void __stcg(float4* p, const float4& v) { *p = v; }
+inline float4 __ldcg(const float4* p) { return *p; }
+
+namespace cute {
+inline void warpgroup_arrive() {}
+inline void warpgroup_commit_batch() {
+  auto& groups = emulation::begun[&emulation::self()];
+  if (groups.empty()) groups.emplace_back();
+  groups.emplace_back();
+}
+template <int BUT>
+void warpgroup_wait() {
+  emulation::yield();  // others may do what they should not
+  emulation::finish_products(BUT);
+}
+namespace SM90::GMMA {
+enum class ScaleIn { One };
+template <ScaleIn, ScaleIn>
+struct MMA_64x128x32_F32E4M3E4M3_SS_TN {};
+}  // namespace SM90::GMMA
+}  // namespace cute
+
+namespace qcore_cuda::sm90 {
+
+using qcore_cuda::sm90::barrier_wait;
+
+inline uint8_t* at_shared(uint32_t address) { return emulation::block().first() + address; }
+inline uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(static_cast<const uint8_t*>(p) - emulation::block().first());
+}
+inline uint32_t shared_bytes() { return 16; }  // not a multiple of 1024
+inline float load_shared(uint32_t address) { return *reinterpret_cast<const float*>(at_shared(address)); }
+inline int cluster_rank() { return emulation::self().block; }
+inline void sync_group(int group) { sync_threads(1 + group, 128); }
+template <int COUNT>
+void give_registers() {}
+template <int COUNT>
+void take_registers() {}
+
+inline void store_release(uint8_t* p, uint32_t value) { *p = static_cast<uint8_t>(value); }
+inline uint32_t load_acquire(const uint8_t* p) {
+  emulation::yield();
+  return *p;
+}
+
+// Of another block, where the address has its number and one above 24 bits.
+inline uint8_t* in_cluster(uint32_t address) {
+  return emulation::cluster->blocks[(address >> 24) - 1].first() + (address & 0xffffff);
+}
+inline uint32_t address_in_block(uint32_t address, uint32_t rank) { return address | (rank + 1) << 24; }
+inline void barrier_arrive_there(uint32_t address) { barrier_arrive(reinterpret_cast<uint64_t*>(in_cluster(address))); }
+
+inline void load_box_for(uint16_t blocks, void* target, const CUtensorMap* map, uint64_t* barrier, int x, int y) {
+  const uint32_t to = shared_address(target), at = shared_address(barrier);
+  for (uint32_t rank = 0; rank < 2; ++rank) {
+    if (blocks >> rank & 1) {
+      load_box(in_cluster(address_in_block(to, rank)), map,
+               reinterpret_cast<uint64_t*>(in_cluster(address_in_block(at, rank))), x, y);
+    }
+  }
+}
+
+inline void store_matrices(uint32_t address, const uint32_t (&words)[4]) {
+  emulation::Matrices mine{address, words};
+  emulation::with_warp<emulation::Matrices>(mine, emulation::store_all);
+}
+inline void store_before_copies() {}
+inline void store_box(const CUtensorMap* map, const void* source, int x, int y) {
+  auto* const to = const_cast<uint8_t*>(map->data);
+  for (int row = 0; row < map->box_rows && y + row < map->rows; ++row) {
+    for (int byte = 0; byte < map->box_bytes && x + byte < map->bytes; ++byte) {
+      const int vector = byte / 16 ^ row % 8;
+      to[(y + row) * map->stride + x + byte] = static_cast<const uint8_t*>(source)[row * 128 + vector * 16 + byte % 16];
+    }
+  }
+}
+inline void commit_stores() {}
+template <int BUT>
+void wait_for_stores() {}
+inline void wait_until_stored() {}
+
+constexpr uint64_t kDescriptorHigh = uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+inline uint64_t matrix_descriptor(const void* p) {
+  return (shared_address(p) & 0x3ffff) >> 4 | uint64_t{1} << 16 | kDescriptorHigh;
+}
+template <typename Register, int COUNT>
+void fence_registers(Register (&)[COUNT]) {}
+
+// PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk32": of d a thread has the columns 2q, 2q + 1 of rows g, g + 8.
+template <typename Atom, int COUNT, size_t... I>
+void wgmma(uint64_t a, uint64_t b, float (&d)[COUNT], bool accumulate, std::index_sequence<I...>) {
+  auto& groups = emulation::begun[&emulation::self()];
+  if (groups.empty()) groups.emplace_back();
+  groups.back().push_back([=, &d] {
+    const uint8_t* const shared = emulation::block().first();
+    const int thread = threadIdx.x % 128, g = thread % 32 / 4, q = thread % 4;
+    const auto row_of = [&](uint64_t descriptor, int row, float (&values)[32]) {
+      const uint32_t first = static_cast<uint32_t>(descriptor & 0x3fff) << 4;
+      for (int k = 0; k < 32; ++k) {
+        const uint32_t at = first + row * 128 + k;
+        values[k] = emulation::e4m3(shared[at ^ (at >> 7 & 7) << 4]);
+      }
+    };
+    float rows[2][32], column[32];
+    for (int h = 0; h < 2; ++h) row_of(a, thread / 32 * 16 + g + 8 * h, rows[h]);
+    for (int i = 0; i < COUNT; i += 4) {
+      for (int e = 0; e < 2; ++e) {
+        row_of(b, 2 * i + 2 * q + e, column);
+        for (int h = 0; h < 2; ++h) {
+          float sum = accumulate ? d[i + 2 * h + e] : 0.0f;
+          for (int k = 0; k < 32; ++k) sum += rows[h][k] * column[k];
+          d[i + 2 * h + e] = sum;
+        }
+      }
+    }
+  });
+}
+
+}  // namespace qcore_cuda::sm90
