@@ -12,7 +12,7 @@
 //
 // Two blocks with tiles side by side form a cluster, in which each fetches half of a's rows, for both. What is finished
 // leaves by the copy engine while the next tile is multiplied. Tiles can be shared along K as in
-// scaled_mm_sm90_tiles.cu.
+// scaled_mm_sm90_tiles.cuh.
 #pragma once
 
 #include <algorithm>

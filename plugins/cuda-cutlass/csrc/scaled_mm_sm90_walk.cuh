@@ -1,4 +1,4 @@
-// Which tiles SM90's kernels of 8-bit tiles (scaled_mm_sm90_tiles.cu, scaled_mm_sm90_blocks.cu) take, cluster by
+// Which tiles SM90's kernels of 8-bit tiles (scaled_mm_sm90_tiles.cuh, scaled_mm_sm90_blocks.cuh) take, cluster by
 // cluster, and what of K. Tests run this on the processor.
 #pragma once
 

@@ -1,4 +1,4 @@
-"""Tiles, and steps of K, that clusters of csrc/scaled_mm_sm90_tiles.cu take: on the processor."""
+"""Tiles, and steps of K, that clusters of csrc/scaled_mm_sm90_tiles.cuh take: on the processor."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-// What csrc/scaled_mm_sm90_blocks.cuh needs beyond w4_emulation.h: addresses in shared memory, barriers of other blocks,
-// copies for a whole cluster, and wgmma, which reads its operands when it is waited for. What has been given back by then
-// and is fetched anew reads as NaN.
+// What csrc/scaled_mm_sm90_blocks.cuh and scaled_mm_sm90_tiles.cuh need beyond w4_emulation.h: addresses in shared memory,
+// barriers of other blocks, copies for a whole cluster, and wgmma, which reads its operands when it is waited for. What
+// has been given back by then and is fetched anew reads as NaN.
 #pragma once
 
 #define QCORE_SM90_EMULATED
@@ -40,6 +40,9 @@ inline float e4m3(uint8_t v) {
   const float size = exponent ? std::ldexp(8.0f + mantissa, exponent - 10) : std::ldexp(mantissa, -9);
   return v & 0x80 ? -size : size;
 }
+
+// Copies of single numbers that a thread has asked for, and that no barrier waits for yet.
+inline std::map<Fiber*, Group> asked;
 
 struct Matrices {
   uint32_t address;
@@ -82,8 +85,6 @@ struct MMA_64x128x32_F32E4M3E4M3_SS_TN {};
 
 namespace qcore_cuda::sm90 {
 
-using qcore_cuda::sm90::barrier_wait;
-
 inline uint8_t* at_shared(uint32_t address) { return emulation::block().first() + address; }
 inline uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(static_cast<const uint8_t*>(p) - emulation::block().first());
@@ -109,6 +110,22 @@ inline uint8_t* in_cluster(uint32_t address) {
 }
 inline uint32_t address_in_block(uint32_t address, uint32_t rank) { return address | (rank + 1) << 24; }
 inline void barrier_arrive_there(uint32_t address) { barrier_arrive(reinterpret_cast<uint64_t*>(in_cluster(address))); }
+
+inline void barrier_arrive_remote(uint64_t* barrier, uint32_t rank) {
+  barrier_arrive_there(address_in_block(shared_address(barrier), rank));
+}
+
+inline void copy_float(float* target, const float* source) {
+  std::memset(target, 0xff, 4);
+  emulation::asked[&emulation::self()].push_back([=] { *target = *source; });
+}
+inline void barrier_arrive_after_copies(uint64_t* barrier) {
+  emulation::cluster->copies.push_back([copies = std::move(emulation::asked[&emulation::self()]), barrier] {
+    for (const auto& copy : copies) copy();
+    barrier_arrive(barrier);
+  });
+  emulation::asked[&emulation::self()].clear();
+}
 
 inline void load_box_for(uint16_t blocks, void* target, const CUtensorMap* map, uint64_t* barrier, int x, int y) {
   const uint32_t to = shared_address(target), at = shared_address(barrier);
@@ -143,6 +160,7 @@ constexpr uint64_t kDescriptorHigh = uint64_t{1024 >> 4} << 32 | uint64_t{1} << 
 inline uint64_t matrix_descriptor(const void* p) {
   return (shared_address(p) & 0x3ffff) >> 4 | uint64_t{1} << 16 | kDescriptorHigh;
 }
+inline uint64_t further(uint64_t descriptor, uint32_t units) { return descriptor + units; }
 template <typename Register, int COUNT>
 void fence_registers(Register (&)[COUNT]) {}
 

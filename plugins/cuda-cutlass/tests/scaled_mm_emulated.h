@@ -1,0 +1,58 @@
+// A whole scaled product on the processor, cluster after cluster; for one kernel, whose file is included before.
+#pragma once
+
+#include "scaled_mm_share.h"
+
+using namespace qcore_cuda;
+
+struct Arguments {
+  const void *a, *b, *a_scale, *b_scale, *bias;
+  void* out;
+  int m, n, k, a_scale_row, b_scale_row;  // elements from row to row of scales by block: [steps, M], [columns / 128, steps]
+  int clusters, shared, rows, seed;
+};
+
+inline const uint8_t* bytes_of(const void* data) { return static_cast<const uint8_t*>(data); }
+
+inline ScaledMM problem_of(const Arguments& g, bool by_block) {
+  ScaledMM p{};
+  p.m = g.m, p.n = g.n, p.k = g.k;
+  p.a_scale = static_cast<const float*>(g.a_scale), p.b_scale = static_cast<const float*>(g.b_scale);
+  p.a_per_token = p.b_per_channel = true;
+  p.by_block = by_block;
+  p.a_scale_m = 1, p.a_scale_k = g.a_scale_row, p.b_scale_n = g.b_scale_row, p.b_scale_k = 1;
+  p.bias = g.bias;
+  return p;
+}
+
+// Runs `kernel(a_map, b_map, out_map, p, tiles, meeting)` for tiles of so many rows and columns of a cluster, and blocks
+// that give `sums` each. `found`: how many tiles there are, how many clusters share some, flags that are left.
+template <typename Kernel>
+void multiply_by(const Arguments& g, bool by_block, int rows, int blocks, int groups, int fours, int threads,
+                 int shared_bytes, int* found, Kernel kernel) {
+  constexpr int kSide = 128;
+  const CUtensorMap a_map{bytes_of(g.a), g.m, g.k, g.k, rows / blocks, 1}, b_map{bytes_of(g.b), g.n, g.k, g.k, kSide, 1};
+  const CUtensorMap out_map{bytes_of(g.out), g.m, g.n * 2, g.n * 2, 16, 1};
+  const int columns = kSide * blocks;
+  Tiles tiles{(g.m + rows - 1) / rows, (g.n + columns - 1) / columns, (g.k + kSide - 1) / kSide, 0, 0};
+  tiles.whole = tiles.count();
+  if (g.shared) {
+    const Share share(tiles.count(), g.clusters, tiles.steps);
+    tiles.whole = static_cast<int>(share.whole);
+    tiles.sharers = static_cast<int>(share.sharers);
+  }
+  const int clusters = std::max(tiles.sharers, std::min(tiles.whole, g.clusters));
+  std::vector<float4> sums(static_cast<size_t>(clusters) * blocks * groups * fours * 128);
+  std::vector<uint8_t> flags(clusters * blocks * groups);
+  emulation::blocks_of_grid = clusters * blocks;
+  for (int cluster = 0; cluster < clusters; ++cluster) {
+    emulation::run_cluster(threads, shared_bytes, blocks, 0, 0, g.seed + cluster, [&] {
+      emulation::block().index.x = cluster * blocks + emulation::self().block;
+      kernel(a_map, b_map, out_map, problem_of(g, by_block), tiles, sm90::Meeting{sums.data(), flags.data()});
+    });
+    emulation::begun.clear();
+    emulation::asked.clear();
+  }
+  found[0] = tiles.count(), found[1] = tiles.sharers;
+  found[2] = static_cast<int>(std::count(flags.begin(), flags.end(), 1));
+}
