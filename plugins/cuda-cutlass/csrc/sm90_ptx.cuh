@@ -22,10 +22,12 @@ __device__ __forceinline__ uint8_t* shared_memory(uint32_t alignment) {
   return dynamic_bytes + (-shared_address(dynamic_bytes) & (alignment - 1));
 }
 
-// All of it, and what lies at an address in it.
-__device__ __forceinline__ uint32_t shared_bytes() {
+// All of it, declared in place (a function around it makes the compiler lay out the largest kernels' code otherwise) or
+// by a function; and what lies at an address in it.
+#define QCORE_SHARED_BYTES(name) extern __shared__ uint8_t name[]
+__device__ __forceinline__ uint8_t* shared_bytes() {
   extern __shared__ uint8_t raw_bytes[];
-  return shared_address(raw_bytes);
+  return raw_bytes;
 }
 __device__ __forceinline__ uint8_t* at_shared(uint32_t address) {
   return static_cast<uint8_t*>(__cvta_shared_to_generic(address));
@@ -34,6 +36,21 @@ __device__ __forceinline__ float load_shared(uint32_t address) {
   float value;
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address));
   return value;
+}
+
+// Words that lie side by side at an address.
+template <int COUNT>
+__device__ __forceinline__ void shared_words(uint32_t (&v)[COUNT], uint32_t address) {
+  static_assert(COUNT == 1 || COUNT == 2 || COUNT == 4);
+  if constexpr (COUNT == 1) {
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v[0]) : "r"(address));
+  } else if constexpr (COUNT == 2) {
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v[0]), "=r"(v[1]) : "r"(address));
+  } else {
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+                 : "r"(address));
+  }
 }
 
 __device__ __forceinline__ uint4 shared_vector(const uint8_t* p) { return *reinterpret_cast<const uint4*>(p); }

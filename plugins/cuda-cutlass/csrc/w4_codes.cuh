@@ -67,6 +67,12 @@ __device__ __forceinline__ uint32_t as_bits(Pair pair) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
+template <typename T>
+__device__ __forceinline__ float from_16(T v) {
+  if constexpr (std::is_same<T, __half>::value) return __half2float(v);
+  else return __bfloat162float(v);
+}
+
 #ifndef QCORE_W4_EMULATED
 // (a & mask) | base, by one instruction: which has room for one constant, so that the other has to be in
 // a register. The compiler, which sees two constants, would take two instructions.

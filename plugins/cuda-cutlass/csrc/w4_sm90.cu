@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "gptq.cuh"
 #include "meeting_flags.h"
 #include "remembered.h"
 #include "tensor_map.h"

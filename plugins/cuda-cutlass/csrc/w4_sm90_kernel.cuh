@@ -18,28 +18,15 @@
 // a cluster have a part of K each and add up through shared memory. All sums have one order. w4_sm90_plan.h chooses.
 #pragma once
 
-#include "early_launch.cuh"
 #include "w4_sm90_sums.cuh"
+#ifndef QCORE_SM90_EMULATED  // tests put the same functions, for a processor without a GPU, before this file
+#include "early_launch.cuh"
+#endif
 
 namespace qcore_cuda {
 namespace {
 
 using namespace sm90;
-
-// Words that lie side by side.
-template <int COUNT>
-__device__ __forceinline__ void shared_words(uint32_t (&v)[COUNT], uint32_t address) {
-  static_assert(COUNT == 1 || COUNT == 2 || COUNT == 4);
-  if constexpr (COUNT == 1) {
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v[0]) : "r"(address));
-  } else if constexpr (COUNT == 2) {
-    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v[0]), "=r"(v[1]) : "r"(address));
-  } else {
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
-                 : "r"(address));
-  }
-}
 
 // What a thread needs of a group: for its columns, which are neighbours; two for each operand.
 template <typename T, class KIND, int OPERANDS>
@@ -102,7 +89,7 @@ __device__ __forceinline__ void make_weights(uint32_t (&a)[2][OPERANDS][4], cons
   }
 }
 
-__device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 3, %0;" ::"n"(kConsumers) : "memory"); }
+__device__ __forceinline__ void sync_consumers() { sync_threads(3, kConsumers); }
 
 // By one thread.
 template <typename S, bool PARTS>
@@ -172,7 +159,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
   constexpr int BITS = KIND::kBits, R = S::kRegisters, kOperands = S::kOperands;
   using Atom = typename AtomOf<T, S::kRows>::Type;
 
-  extern __shared__ uint8_t raw[];
+  QCORE_SHARED_BYTES(raw);
   uint8_t* const stages = raw + (-shared_address(raw) & 1023);
   uint8_t* const sides = stages + S::kStages * S::kStageBytes;
   uint8_t* const behind = sides + S::kStages * S::kSideBytes;

@@ -1,10 +1,12 @@
 // What SM90's kernel for many rows (w4_sm90_kernel.cuh) is given, how its tiles lie in shared memory and which it takes.
 #pragma once
 
-#include "gptq.cuh"
 #include "handed_sums.cuh"
-#include "sm90_ptx.cuh"
 #include "tile_bands.cuh"
+#include "w4_codes.cuh"
+#ifndef QCORE_SM90_EMULATED
+#include "sm90_ptx.cuh"
+#endif
 
 namespace qcore_cuda {
 namespace {

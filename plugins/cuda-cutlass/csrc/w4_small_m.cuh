@@ -51,12 +51,6 @@ __device__ __forceinline__ void to_pairs(const uint4& v, uint32_t (&pairs)[4]) {
 }
 
 template <typename T>
-__device__ __forceinline__ float from_16(T v) {
-  if constexpr (std::is_same<T, __half>::value) return __half2float(v);
-  else return __bfloat162float(v);
-}
-
-template <typename T>
 __device__ __forceinline__ void store(const SmallMParams& p, int row, int column, float v) {
   if (p.bias) {
     v += p.bias_float ? static_cast<const float*>(p.bias)[column] : from_16(static_cast<const T*>(p.bias)[column]);

@@ -1,6 +1,6 @@
-// What csrc/scaled_mm_sm90_blocks.cuh and scaled_mm_sm90_tiles.cuh need beyond w4_emulation.h: addresses in shared memory,
-// barriers of other blocks, copies for a whole cluster, and wgmma, which reads its operands when it is waited for. What
-// has been given back by then and is fetched anew reads as NaN.
+// What csrc/scaled_mm_sm90_blocks.cuh, scaled_mm_sm90_tiles.cuh and w4_sm90_kernel.cuh need beyond w4_emulation.h: addresses
+// in shared memory, barriers of other blocks, copies for a whole cluster, and wgmma, which reads its operands when it is
+// waited for. What has been given back by then and is fetched anew reads as NaN.
 #pragma once
 
 #define QCORE_SM90_EMULATED
@@ -44,6 +44,9 @@ inline float e4m3(uint8_t v) {
 // Copies of single numbers that a thread has asked for, and that no barrier waits for yet.
 inline std::map<Fiber*, Group> asked;
 
+// Of each block and warp: what lanes have in registers for a product that is being made.
+inline uint32_t left_operands[8][8][32][4];
+
 struct Matrices {
   uint32_t address;
   const uint32_t* words;
@@ -78,9 +81,25 @@ void warpgroup_wait() {
 }
 namespace SM90::GMMA {
 enum class ScaleIn { One };
+enum class Major { K };
 template <ScaleIn, ScaleIn>
 struct MMA_64x128x32_F32E4M3E4M3_SS_TN {};
+#define QCORE_EMULATED_ATOMS(ROWS)                                    \
+  template <Major, Major>                                             \
+  struct MMA_64x##ROWS##x16_F32F16F16_RS {                            \
+    using Element = __half;                                           \
+  };                                                                  \
+  template <Major, Major>                                             \
+  struct MMA_64x##ROWS##x16_F32BF16BF16_RS {                          \
+    using Element = __nv_bfloat16;                                    \
+  };
+QCORE_EMULATED_ATOMS(64)
+QCORE_EMULATED_ATOMS(128)
+QCORE_EMULATED_ATOMS(256)
+#undef QCORE_EMULATED_ATOMS
 }  // namespace SM90::GMMA
+template <typename Register>
+void warpgroup_fence_operand(Register&) {}
 }  // namespace cute
 
 namespace qcore_cuda::sm90 {
@@ -89,7 +108,13 @@ inline uint8_t* at_shared(uint32_t address) { return emulation::block().first() 
 inline uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(static_cast<const uint8_t*>(p) - emulation::block().first());
 }
-inline uint32_t shared_bytes() { return 16; }  // not a multiple of 1024
+#define QCORE_SHARED_BYTES(name) uint8_t* const name = shared_bytes()
+inline uint8_t* shared_bytes() { return at_shared(16); }  // not a multiple of 1024
+template <int COUNT>
+void shared_words(uint32_t (&v)[COUNT], uint32_t address) {
+  if (address % (4 * COUNT)) emulation::stop("words that begin anywhere");
+  std::memcpy(v, at_shared(address), 4 * COUNT);
+}
 inline float load_shared(uint32_t address) { return *reinterpret_cast<const float*>(at_shared(address)); }
 inline int cluster_rank() { return emulation::self().block; }
 inline void sync_group(int group) { sync_threads(1 + group, 128); }
@@ -191,6 +216,47 @@ void wgmma(uint64_t a, uint64_t b, float (&d)[COUNT], bool accumulate, std::inde
         }
       }
     }
+  });
+}
+
+// The same of m64nNk16 with a in registers, as `sm90_ptx.cuh` says; they, too, are read late.
+template <typename Atom, int COUNT, size_t... I>
+void wgmma_from_registers(const uint32_t (&a)[4], uint64_t b, float (&d)[COUNT], std::index_sequence<I...>) {
+  using T = typename Atom::Element;
+  auto& groups = emulation::begun[&emulation::self()];
+  if (groups.empty()) groups.emplace_back();
+  const int warp = threadIdx.x / 32;
+  auto* const of_warp = &emulation::left_operands[emulation::self().block][warp];
+  const uint32_t* const mine = a;
+  const int lane = threadIdx.x % 32;
+  groups.back().push_back([=, &d] {
+    // Lanes of a quad have all of a row's 16 numbers.
+    std::memcpy((*of_warp)[lane], mine, sizeof(a));
+    __syncwarp();
+    const uint8_t* const shared = emulation::block().first();
+    const int g = lane / 4, q = lane % 4;
+    double rows[2][16];
+    for (int h = 0; h < 2; ++h) {
+      for (int k = 0; k < 16; ++k) rows[h][k] = emulation::element<T>((*of_warp)[4 * g + k % 8 / 2][h + k / 8 * 2], k % 2);
+    }
+    for (int i = 0; i < COUNT; i += 4) {
+      for (int e = 0; e < 2; ++e) {
+        const uint32_t first = (static_cast<uint32_t>(b & 0x3fff) << 4) + (2 * i + 2 * q + e) * 128;
+        double column[16];
+        for (int k = 0; k < 16; ++k) {
+          const uint32_t at = first + 2 * k;
+          uint16_t bits;
+          std::memcpy(&bits, shared + (at ^ (at >> 7 & 7) << 4), 2);
+          column[k] = emulation::element<T>(bits, 0);
+        }
+        for (int h = 0; h < 2; ++h) {
+          double sum = 0;
+          for (int k = 0; k < 16; ++k) sum += rows[h][k] * column[k];
+          d[i + 2 * h + e] = static_cast<float>(d[i + 2 * h + e] + sum);
+        }
+      }
+    }
+    __syncwarp();
   });
 }
 

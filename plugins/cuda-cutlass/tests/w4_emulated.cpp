@@ -6,16 +6,9 @@
 #include "w4_sm90_plan.h"
 #include "w4_ways.h"
 
-using namespace qcore_cuda;
+#include "w4_arguments.h"
 
-struct Arguments {
-  const void *x, *words, *scales, *zeros, *column_scales, *bias;
-  void* out;
-  int64_t x_stride;
-  int m, x_k, k, n, n_out, groups, group_size;
-  int bits, floats, zero, add, bfloat, bias_float, out_float;
-  int row_tiles, column_warps, split, k_warps, seed;
-};
+using namespace qcore_cuda;
 
 template <typename T, class KIND>
 void run(const mid_m::Problem& p, const CUtensorMap (&maps)[4], int seed) {

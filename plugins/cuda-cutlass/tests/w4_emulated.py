@@ -1,4 +1,4 @@
-"""Runs csrc/w4_mid_m_kernel.cuh on the processor, compiled with w4_emulation.h."""
+"""Runs csrc/w4_mid_m_kernel.cuh and w4_sm90_kernel.cuh on the processor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Tensor = torch.Tensor
 
 
 class Arguments(ctypes.Structure):
-    """Of w4_emulated.cpp."""
+    """Of w4_arguments.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "words", "scales", "zeros")),
@@ -38,8 +38,8 @@ class Arguments(ctypes.Structure):
 
 
 @cache
-def _library() -> ctypes.CDLL:
-    source = (HERE / "w4_emulated.cpp").read_text(encoding="utf-8")
+def _library(name: str = "w4_emulated") -> ctypes.CDLL:
+    source = (HERE / f"{name}.cpp").read_text(encoding="utf-8")
     return compiled(source, f"-I{HERE / 'emulated'}", f"-I{HERE}")
 
 
@@ -66,6 +66,7 @@ def emulated(
     split: int = 0,
     k_warps: int = 0,
     seed: int = 1,
+    many: int = 0,
 ) -> Tensor:
     """``x`` [M, K or less] times integers or floats of 4 or 8 bits, K and N multiples of 32.
 
@@ -82,6 +83,9 @@ def emulated(
         split: 1, 2, 4 or 8, where column_warps is given.
         k_warps: likewise, 1 ... 8; 0 for as many as where two blocks share a processor.
         seed: the order of threads and copies.
+        many: clusters at a time of the kernel for many rows, which is meant then: `row_tiles` and
+            `column_warps` are its tile, `split` the parts of K or 0, `k_warps` the stages that
+            clusters without a tile take over from others.
     """
     K, N = w.codes.shape
     groups = w.scales.shape[0]
@@ -109,7 +113,13 @@ def emulated(
         int(bias is not None and bias.dtype == torch.float32), int(out_float),
         row_tiles, column_warps, split, k_warps, seed,
     )  # fmt: skip
-    _library().multiply(ctypes.byref(arguments))
+    if many:
+        found = (ctypes.c_int * 2)()
+        _library("w4_sm90_emulated").multiply_many(ctypes.byref(arguments), many, found)
+        assert (found[0] > 0) == (k_warps > 0)
+        assert found[1] == 0  # flags are as they were
+    else:
+        _library().multiply(ctypes.byref(arguments))
     return out
 
 
