@@ -4,7 +4,9 @@
 //
 // Every kernel that is launched so calls begin_turn in every block, before it touches what another kernel may
 // have written or may still read: activations, their scales, outputs, workspace.
+// With QCORE_EMULATED tests put their own in its place, for a processor without a GPU.
 #pragma once
+#ifndef QCORE_EMULATED
 
 #include "op_support.h"
 
@@ -61,3 +63,5 @@ void launch_kernel(const char* op, const LaunchShape& shape, void (*kernel)(Para
 }
 
 }  // namespace qcore_cuda
+
+#endif  // QCORE_EMULATED

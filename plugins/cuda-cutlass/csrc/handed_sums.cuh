@@ -2,9 +2,7 @@
 // for the one who gives, who must wait for nobody and have begun before: blocks begin in the order of their numbers.
 #pragma once
 
-#ifndef QCORE_SM90_EMULATED
 #include "sm90_ptx.cuh"
-#endif
 
 namespace qcore_cuda::sm90 {
 

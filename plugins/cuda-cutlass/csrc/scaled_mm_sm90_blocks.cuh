@@ -20,13 +20,11 @@
 #include <type_traits>
 #include <utility>
 
+#include "early_launch.cuh"
 #include "handed_sums.cuh"
 #include "scaled_mm.cuh"
 #include "scaled_mm_sm90_store.cuh"
 #include "scaled_mm_sm90_walk.cuh"
-#ifndef QCORE_SM90_EMULATED  // tests put the same functions, for a processor without a GPU, before this file
-#include "early_launch.cuh"
-#endif
 
 namespace qcore_cuda {
 namespace {

@@ -2,9 +2,7 @@
 #pragma once
 
 #include "scaled_mm.cuh"
-#ifndef QCORE_SM90_EMULATED
 #include "sm90_ptx.cuh"
-#endif
 
 namespace qcore_cuda::sm90 {
 

@@ -1,6 +1,8 @@
 // SM90's instructions by name: barriers in shared memory, the tensor copy engine, clusters, wgmma.
 // Semantics: PTX ISA, "Asynchronous copy", "mbarrier", "wgmma".
+// With QCORE_EMULATED tests put their own in its place, for a processor without a GPU.
 #pragma once
+#ifndef QCORE_EMULATED
 
 #include <cuda.h>
 #include <cuda_runtime.h>
@@ -304,3 +306,5 @@ __device__ __forceinline__ void wgmma_from_registers(const uint32_t (&a)[4], uin
 }
 
 }  // namespace qcore_cuda::sm90
+
+#endif  // QCORE_EMULATED

@@ -73,7 +73,7 @@ __device__ __forceinline__ float from_16(T v) {
   else return __bfloat162float(v);
 }
 
-#ifndef QCORE_W4_EMULATED
+#ifndef QCORE_EMULATED
 // (a & mask) | base, by one instruction: which has room for one constant, so that the other has to be in
 // a register. The compiler, which sees two constants, would take two instructions.
 __device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t mask, uint32_t base) {
@@ -223,7 +223,7 @@ __device__ __forceinline__ float float_of(uint32_t code) {
 // A scale's byte as float32.
 __device__ __forceinline__ float nvfp4_scale(uint32_t byte) { return __uint_as_float((byte << 20) + (117u << 23)); }
 
-#ifndef QCORE_W4_EMULATED
+#ifndef QCORE_EMULATED
 // d += a * b on tensor cores: 16 x 16 by 16 x 8, sums in float32.
 template <typename T>
 __device__ __forceinline__ void mma_16816(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,

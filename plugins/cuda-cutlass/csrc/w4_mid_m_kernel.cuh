@@ -39,10 +39,8 @@
 // a part of K each; they and the warps of a block add up through shared memory, always in the same order.
 #pragma once
 
-#ifndef QCORE_W4_EMULATED  // tests put the same functions, for a processor without a GPU, before this file
 #include "early_launch.cuh"
 #include "sm90_ptx.cuh"
-#endif
 #include "w4_codes.cuh"
 #include "w4_mid_m_problem.cuh"
 #include "w4_mid_m_sums.cuh"

@@ -18,10 +18,8 @@
 // a cluster have a part of K each and add up through shared memory. All sums have one order. w4_sm90_plan.h chooses.
 #pragma once
 
-#include "w4_sm90_sums.cuh"
-#ifndef QCORE_SM90_EMULATED  // tests put the same functions, for a processor without a GPU, before this file
 #include "early_launch.cuh"
-#endif
+#include "w4_sm90_sums.cuh"
 
 namespace qcore_cuda {
 namespace {

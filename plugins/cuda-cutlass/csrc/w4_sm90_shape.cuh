@@ -4,9 +4,7 @@
 #include "handed_sums.cuh"
 #include "tile_bands.cuh"
 #include "w4_codes.cuh"
-#ifndef QCORE_SM90_EMULATED
 #include "sm90_ptx.cuh"
-#endif
 
 namespace qcore_cuda {
 namespace {

@@ -3,7 +3,6 @@
 // waited for. What has been given back by then and is fetched anew reads as NaN.
 #pragma once
 
-#define QCORE_SM90_EMULATED
 #define __host__
 #define __cluster_dims__(...)
 #include "w4_emulation.h"

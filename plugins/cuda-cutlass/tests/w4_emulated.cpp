@@ -1,5 +1,4 @@
 // What tests ask of csrc/w4_mid_m_*: the whole kernel on the processor, and how it divides the work.
-#define QCORE_W4_EMULATED
 #include "w4_emulation.h"
 
 #include "w4_mid_m_kernel.cuh"

@@ -18,6 +18,7 @@
 #include <type_traits>
 #include <vector>
 
+#define QCORE_EMULATED
 #define __device__
 #define __global__
 #define __forceinline__ inline

@@ -1,5 +1,4 @@
 // csrc/w4_sm90_kernel.cuh on the processor: a whole product, cluster after cluster.
-#define QCORE_W4_EMULATED
 #include "sm90_emulation.h"
 
 #include "w4_sm90_kernel.cuh"
