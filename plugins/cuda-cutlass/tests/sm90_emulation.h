@@ -13,9 +13,6 @@
 using std::max;
 
 inline float2 make_float2(float x, float y) { return {x, y}; }
-struct int2 {
-  int x, y;
-};
 
 namespace emulation {
 
