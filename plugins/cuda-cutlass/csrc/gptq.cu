@@ -280,10 +280,8 @@ Tensor wna16_sm90(const Tensor& a, const Tensor& q_weight, const Tensor& scales,
   QCORE_CHECK(fits_w4_sm90(w, dtype_of(a), a.get_device_index()), op, ": bits=", bits, ", group_size=", group_size,
                   ", scales of ", dtype_name(dtype_of(scales)), "; it runs 4 and 8 bits in groups of a multiple of 32, "
                   "with scales of a's dtype, on sm_90");
-  many::Plan wish{-1, static_cast<int>(std::max<int64_t>(parts, 0)), static_cast<int>(std::max<int64_t>(-parts, 0))};
-  for (int i = 0; i < many::kTileCount; ++i) {
-    if (many::kTiles[i].rows == rows && many::kTiles[i].columns == columns) wish.tile = i;
-  }
+  const many::Plan wish{many::tile_of(rows, columns), static_cast<int>(std::max<int64_t>(parts, 0)),
+                        static_cast<int>(std::max<int64_t>(-parts, 0))};
   QCORE_CHECK((rows == 0 || wish.tile >= 0) && parts >= -w.k && parts <= many::kMostParts, op, ": rows=", rows, ", columns=",
               columns, ", parts=", parts, "; allowed: tiles of 64 x 128, 128 x 128, 128 x 256, 256 x 128, parts -K ... 8");
   return w4_sm90(op, a, w, nullptr, w.n, Launch(a), rows ? &wish : nullptr);

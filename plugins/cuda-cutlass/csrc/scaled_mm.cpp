@@ -112,8 +112,7 @@ void run(const ScaledMM& p, std::string_view path) {
   }
   for (const OwnTile& tile : kOwnTiles) {
     if (path != tile.name) continue;
-    QCORE_CHECK(!p.by_block || tile.rows != 128 || p.k <= kBlocksMostK, kOp, ": with scales by block this path takes K up to ",
-                kBlocksMostK, "; it is ", p.k);
+    QCORE_CHECK(tile.has_room(p), kOp, ": with scales by block this path takes K up to ", kBlocksMostK, "; it is ", p.k);
     QCORE_CHECK(p.capability == 90 && tile.takes(p) && in_pieces_of_16(p) && scales_near(p), kOp,
                 ": this path needs sm_90, FP8, scales by row", tile.rows > 128 ? "" : " or block",
                 ", N in multiples of 8, and a_scales that span less than 2^31 elements");

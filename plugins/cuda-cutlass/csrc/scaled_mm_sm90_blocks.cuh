@@ -228,8 +228,9 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
                   const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ScaledMM p,
                   const __grid_constant__ Tiles tiles, const Meeting meeting) {
   using Tour = std::conditional_t<SHARED, Walk<kCluster>, WholeTiles<kCluster>>;
+  QCORE_SHARED_BYTES(raw);
   // From a lane, as the descriptors: or the compiler would compute them anew for every stage.
-  const uint32_t ring = __shfl_sync(0xffffffff, (shared_address(shared_bytes()) + 1023) / 1024 * 1024, 0);
+  const uint32_t ring = __shfl_sync(0xffffffff, (shared_address(raw) + 1023) / 1024 * 1024, 0);
   auto* const stages = at_shared(ring);
 
   if (threadIdx.x == kConsumers) {

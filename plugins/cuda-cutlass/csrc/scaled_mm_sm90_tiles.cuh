@@ -160,8 +160,9 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
     tiles_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
                  const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ScaledMM p,
                  const __grid_constant__ Tiles tiles, const Meeting meeting) {
+  QCORE_SHARED_BYTES(raw);
   // From a lane: or the compiler would compute the address anew for every stage, before it can be waited for.
-  const uint32_t start = __shfl_sync(0xffffffff, (shared_address(shared_bytes()) + 1023) / 1024 * 1024, 0);
+  const uint32_t start = __shfl_sync(0xffffffff, (shared_address(raw) + 1023) / 1024 * 1024, 0);
   auto* const stages = at_shared(start);
   uint8_t* const behind = stages + S::kStages * S::kStageBytes;
   auto* exchange = reinterpret_cast<float*>(behind);

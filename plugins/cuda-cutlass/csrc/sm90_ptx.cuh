@@ -24,13 +24,9 @@ __device__ __forceinline__ uint8_t* shared_memory(uint32_t alignment) {
   return dynamic_bytes + (-shared_address(dynamic_bytes) & (alignment - 1));
 }
 
-// All of it, declared in place (a function around it makes the compiler lay out the largest kernels' code otherwise) or
-// by a function; and what lies at an address in it.
+// All of it, declared in place: with a function around it the compiler lays out the largest kernels' code otherwise. And
+// what lies at an address in it.
 #define QCORE_SHARED_BYTES(name) extern __shared__ uint8_t name[]
-__device__ __forceinline__ uint8_t* shared_bytes() {
-  extern __shared__ uint8_t raw_bytes[];
-  return raw_bytes;
-}
 __device__ __forceinline__ uint8_t* at_shared(uint32_t address) {
   return static_cast<uint8_t*>(__cvta_shared_to_generic(address));
 }
@@ -104,10 +100,13 @@ __device__ __forceinline__ void barrier_init(uint64_t* barrier, uint32_t arrival
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals));
 }
 
+// What this thread stored in shared memory comes before what the copy engine and tensor cores read there.
+__device__ __forceinline__ void store_before_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // Makes initialized barriers visible to the copy engine and to the cluster.
 __device__ __forceinline__ void barrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  store_before_copies();
 }
 
 __device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
@@ -231,9 +230,6 @@ __device__ __forceinline__ void load_box_for(uint16_t blocks, void* target, cons
       "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "h"(blocks)
       : "memory");
 }
-
-// What this thread stored in shared memory comes before what the copy engine and tensor cores read there.
-__device__ __forceinline__ void store_before_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // By a warp: four matrices of 8 x 8 elements of 16 bits, of which a lane (4g + q) has elements 2q and 2q + 1 of row g, in
 // a word each. Row r of matrix i goes to the address that lane 8i + r has.

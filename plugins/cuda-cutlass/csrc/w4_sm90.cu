@@ -37,30 +37,6 @@ int clusters_at_a_time(int blocks, int32_t device) {
   return count.load(std::memory_order_relaxed);
 }
 
-template <int TILE>
-constexpr many::Tile kTileAt = many::kTiles[TILE];
-
-// Halves of a piece whose weights are made at once, as was faster: one where a product is short and weights are made by
-// few instructions, or registers are few; else both.
-template <class KIND, int TILE>
-constexpr int kTogether =
-    kTileAt<TILE>.columns == 256 || (kTileAt<TILE>.rows < 256 && std::is_same<KIND, Integer<4>>::value) ? 1 : 2;
-
-template <class KIND, int TILE>
-using ShapeAt = Shape<KIND::kBits, kTileAt<TILE>.rows, kTileAt<TILE>.columns, kTogether<KIND, TILE>>;
-
-// Calls `use` with a tile's number as a constant.
-template <typename Use>
-auto with_tile(int tile, Use use) {
-  static_assert(many::kTileCount == 4);
-  switch (tile) {
-    case 0: return use(std::integral_constant<int, 0>{});
-    case 1: return use(std::integral_constant<int, 1>{});
-    case 2: return use(std::integral_constant<int, 2>{});
-    default: return use(std::integral_constant<int, 3>{});
-  }
-}
-
 // Lets clusters that have no tile help the others with the last `given` times 64 inputs. Returns the memory in which they
 // leave their sums, or nothing where that can't be done.
 template <class S>
@@ -113,18 +89,11 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
   const int32_t device = a.get_device_index();
   const Tensor words = aligned(w.words), scales = aligned(w.scales);
   const bool early = in_place(words, w.words) && in_place(scales, w.scales);
-  Problem p = {};
+  Problem p = problem_of(rows.m, w.k, columns, w.bits, w.group_size, w.zeros, w.scaled);
   p.column_scales = w.column_scales;
   p.bias = bias ? bias->data_ptr() : nullptr;
   p.bias_float = bias && dtype_of(*bias) == ScalarType::Float;
   p.out = out.data_ptr();
-  p.m = static_cast<int>(rows.m);
-  p.n = static_cast<int>(columns);
-  const int64_t k_pieces = ceil_div(w.k, kPieceK);
-  p.group_halves = w.scaled ? 1 : static_cast<int>(w.group_size >= w.k ? 4 * k_pieces : w.group_size / 32);
-  p.zero = w.zeros.constant;
-  p.has_zeros = w.zeros.words != nullptr;
-  p.zero_ones = !w.zeros.add ? 0 : w.bits == 4 ? 0x11111111u : 0x01010101u;
   const auto run = [&](auto zero, auto kind) {
     using T = decltype(zero);
     using Kind = decltype(kind);
@@ -139,9 +108,7 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
     p.parts = plan.parts;
     with_tile(plan.tile, [&](auto tile) {
       using S = ShapeAt<Kind, decltype(tile)::value>;
-      p.tiles_m = static_cast<int>(ceil_div(rows.m, S::kRows));
-      p.tiles_n = static_cast<int>(ceil_div(columns, S::kColumns));
-      p.k_stages = static_cast<int>(ceil_div(w.k, S::kStageK));
+      take_tiles<S>(p, w.k);
       if (p.parts) launch<T, Kind, S, true>(op, rows, w, words, scales, p, 0, early, device, at.stream());
       else launch<T, Kind, S, false>(op, rows, w, words, scales, p, plan.given, early, device, at.stream());
     });

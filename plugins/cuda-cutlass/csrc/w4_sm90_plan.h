@@ -19,6 +19,14 @@ constexpr Tile kTiles[] = {{64, 128, 458, 881}, {128, 128, 646, 646}, {128, 256,
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 constexpr int kMostParts = 8, kLeastPartK = 256;
 
+// The number of the tile of so many rows and columns; -1: there is none.
+inline int tile_of(int64_t rows, int64_t columns) {
+  for (int i = 0; i < kTileCount; ++i) {
+    if (kTiles[i].rows == rows && kTiles[i].columns == columns) return i;
+  }
+  return -1;
+}
+
 struct Plan {
   int tile = 0;   // of kTiles
   int parts = 0;  // of K; 0: whole tiles, which pairs of blocks take one after another

@@ -2,9 +2,10 @@
 #pragma once
 
 #include "handed_sums.cuh"
+#include "sm90_ptx.cuh"
 #include "tile_bands.cuh"
 #include "w4_codes.cuh"
-#include "sm90_ptx.cuh"
+#include "w4_sm90_plan.h"
 
 namespace qcore_cuda {
 namespace {
@@ -35,6 +36,19 @@ struct Problem {
   int tiles_m, tiles_n, parts;
   Helped helped;
 };
+
+// All but the addresses and what depends on the tile. `columns` of out.
+inline Problem problem_of(int64_t m, int64_t k, int64_t columns, int bits, int64_t group_size, const GptqZeros& zeros,
+                          bool scaled) {
+  Problem p{};
+  p.m = static_cast<int>(m);
+  p.n = static_cast<int>(columns);
+  p.group_halves = scaled ? 1 : static_cast<int>(group_size >= k ? 4 * ceil_div(k, kPieceK) : group_size / 32);
+  p.zero = zeros.constant;
+  p.has_zeros = zeros.words != nullptr;
+  p.zero_ones = !zeros.add ? 0 : bits == 4 ? 0x11111111u : 0x01010101u;
+  return p;
+}
 
 template <typename T, int ROWS>
 struct AtomOf;
@@ -86,6 +100,38 @@ struct Shape {
     return group_halves % kHalves == 0 ? 1 : group_halves % 2 == 0 ? kPieces : kHalves;
   }
 };
+
+template <int TILE>
+constexpr many::Tile kTileAt = many::kTiles[TILE];
+
+// Halves of a piece whose weights are made at once, as was faster: one where a product is short and weights are made by
+// few instructions, or registers are few; else both.
+template <class KIND, int TILE>
+constexpr int kTogether =
+    kTileAt<TILE>.columns == 256 || (kTileAt<TILE>.rows < 256 && std::is_same<KIND, Integer<4>>::value) ? 1 : 2;
+
+template <class KIND, int TILE>
+using ShapeAt = Shape<KIND::kBits, kTileAt<TILE>.rows, kTileAt<TILE>.columns, kTogether<KIND, TILE>>;
+
+// Calls `use` with a tile's number as a constant.
+template <typename Use>
+auto with_tile(int tile, Use use) {
+  static_assert(many::kTileCount == 4);
+  switch (tile) {
+    case 0: return use(std::integral_constant<int, 0>{});
+    case 1: return use(std::integral_constant<int, 1>{});
+    case 2: return use(std::integral_constant<int, 2>{});
+    default: return use(std::integral_constant<int, 3>{});
+  }
+}
+
+// The tiles of a problem, and stages of K, which it is `k` of.
+template <class S>
+void take_tiles(Problem& p, int64_t k) {
+  p.tiles_m = static_cast<int>(ceil_div(p.m, S::kRows));
+  p.tiles_n = static_cast<int>(ceil_div(p.n, S::kColumns));
+  p.k_stages = static_cast<int>(ceil_div(k, S::kStageK));
+}
 
 // A tile of its own, beside that of the other block of a pair; or a part of K of a tile.
 struct Place {

@@ -44,15 +44,9 @@ void multiply_by(const Arguments& g, bool by_block, int rows, int blocks, int gr
   const int clusters = std::max(tiles.sharers, std::min(tiles.whole, g.clusters));
   std::vector<float4> sums(static_cast<size_t>(clusters) * blocks * groups * fours * 128);
   std::vector<uint8_t> flags(clusters * blocks * groups);
-  emulation::blocks_of_grid = clusters * blocks;
-  for (int cluster = 0; cluster < clusters; ++cluster) {
-    emulation::run_cluster(threads, shared_bytes, blocks, 0, 0, g.seed + cluster, [&] {
-      emulation::block().index.x = cluster * blocks + emulation::self().block;
-      kernel(a_map, b_map, out_map, problem_of(g, by_block), tiles, sm90::Meeting{sums.data(), flags.data()});
-    });
-    emulation::begun.clear();
-    emulation::asked.clear();
-  }
+  emulation::run_grid(clusters, blocks, threads, shared_bytes, g.seed, [&] {
+    kernel(a_map, b_map, out_map, problem_of(g, by_block), tiles, sm90::Meeting{sums.data(), flags.data()});
+  });
   found[0] = tiles.count(), found[1] = tiles.sharers;
   found[2] = static_cast<int>(std::count(flags.begin(), flags.end(), 1));
 }

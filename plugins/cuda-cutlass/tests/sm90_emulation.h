@@ -43,6 +43,19 @@ inline std::map<Fiber*, Group> asked;
 // Of each block and warp: what lanes have in registers for a product that is being made.
 inline uint32_t left_operands[8][8][32][4];
 
+// The clusters of a launch, one after another: who gives sums has a lower number than who takes them.
+inline void run_grid(int clusters, int blocks, int threads, int bytes, int seed, const std::function<void()>& kernel) {
+  blocks_of_grid = clusters * blocks;
+  for (int number = 0; number < clusters; ++number) {
+    run_cluster(threads, bytes, blocks, 0, 0, seed + number, [&] {
+      block().index.x = number * blocks + self().block;
+      kernel();
+    });
+    begun.clear();
+    asked.clear();
+  }
+}
+
 struct Matrices {
   uint32_t address;
   const uint32_t* words;
@@ -104,8 +117,7 @@ inline uint8_t* at_shared(uint32_t address) { return emulation::block().first() 
 inline uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(static_cast<const uint8_t*>(p) - emulation::block().first());
 }
-#define QCORE_SHARED_BYTES(name) uint8_t* const name = shared_bytes()
-inline uint8_t* shared_bytes() { return at_shared(16); }  // not a multiple of 1024
+#define QCORE_SHARED_BYTES(name) uint8_t* const name = at_shared(16)  // not a multiple of 1024
 template <int COUNT>
 void shared_words(uint32_t (&v)[COUNT], uint32_t address) {
   if (address % (4 * COUNT)) emulation::stop("words that begin anywhere");

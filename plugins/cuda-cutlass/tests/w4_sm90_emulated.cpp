@@ -19,20 +19,13 @@ void run(const Arguments& g, int clusters, int* found) {
                           S::kColumns * 4};
   const CUtensorMap scale_map{bytes(g.scales), g.groups, g.n * 2, g.n * 2, 1, 1, 2, S::kColumns * 2};
   const CUtensorMap zero_map{bytes(g.zeros), g.groups, g.n * KIND::kBits / 8, g.n * KIND::kBits / 8, 1, 1, 4, kZeroBytes};
-  Problem p{};
+  const auto* const zeros = static_cast<const uint32_t*>(g.zeros);
+  Problem p = problem_of(g.m, g.k, g.n_out, KIND::kBits, g.group_size, {zeros, 0, g.zero, g.add}, KIND::kScaled);
   p.column_scales = static_cast<const float*>(g.column_scales);
   p.bias = g.bias;
   p.bias_float = g.bias_float;
   p.out = g.out;
-  p.m = g.m, p.n = g.n_out;
-  const int pieces = (g.k + kPieceK - 1) / kPieceK;
-  p.group_halves = KIND::kScaled ? 1 : g.group_size >= g.k ? 4 * pieces : g.group_size / 32;
-  p.zero = g.zero;
-  p.has_zeros = g.zeros != nullptr;
-  p.zero_ones = !g.add ? 0 : KIND::kBits == 4 ? 0x11111111u : 0x01010101u;
-  p.tiles_m = (g.m + S::kRows - 1) / S::kRows;
-  p.tiles_n = (g.n_out + S::kColumns - 1) / S::kColumns;
-  p.k_stages = (g.k + S::kStageK - 1) / S::kStageK;
+  take_tiles<S>(p, g.k);
   p.parts = PARTS ? g.split : 0;
   std::vector<float4> sums;
   std::vector<uint8_t> flags;
@@ -49,30 +42,18 @@ void run(const Arguments& g, int clusters, int* found) {
       clusters = static_cast<int>(help.owners + help.helpers);
     }
   }
-  const int blocks = PARTS ? g.split : 2;
-  emulation::blocks_of_grid = clusters * blocks;
-  for (int cluster = 0; cluster < clusters; ++cluster) {
-    emulation::run_cluster(S::kThreads, S::kSharedBytes, blocks, 0, 0, g.seed + cluster, [&] {
-      emulation::block().index.x = cluster * blocks + emulation::self().block;
-      w4_sm90_kernel<T, KIND, S, PARTS>(x_map, w_map, scale_map, zero_map, p);
-    });
-    emulation::begun.clear();
-  }
+  emulation::run_grid(clusters, PARTS ? g.split : 2, S::kThreads, S::kSharedBytes, g.seed,
+                      [&] { w4_sm90_kernel<T, KIND, S, PARTS>(x_map, w_map, scale_map, zero_map, p); });
   found[0] = p.helped.helpers;
   found[1] = static_cast<int>(std::count(flags.begin(), flags.end(), 1));
 }
 
 template <typename T, class KIND>
 void run(const Arguments& g, int clusters, int* found) {
-  const auto of_shape = [&](auto shape) {
-    using S = decltype(shape);
+  with_tile(many::tile_of(g.row_tiles, g.column_warps), [&](auto tile) {
+    using S = ShapeAt<KIND, decltype(tile)::value>;
     g.split ? run<T, KIND, S, true>(g, clusters, found) : run<T, KIND, S, false>(g, clusters, found);
-  };
-  constexpr int B = KIND::kBits;
-  if (g.row_tiles == 64) of_shape(Shape<B, 64, 128, 2>{});
-  else if (g.row_tiles == 256) of_shape(Shape<B, 256, 128, 2>{});
-  else if (g.column_warps == 256) of_shape(Shape<B, 128, 256, 1>{});
-  else of_shape(Shape<B, 128, 128, 1>{});
+  });
 }
 
 // `found`: how many clusters helped, and flags that are left.
