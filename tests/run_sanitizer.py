@@ -142,7 +142,7 @@ def sanitize(tool: str, pattern: str, limit: float) -> dict[str, object]:
         "tool": tool,
         "finished": finished,
         "exit_code": process.returncode,
-        "summary": summary[-1] if summary else None,
+        "summary": summary[0] if summary else None,
         "ran": ran,
         "findings": findings[:60] if not finished or "SUMMARY: 0 " not in "".join(summary) else [],
         "tail": [] if process.returncode == 0 and summary else _tail(output),
