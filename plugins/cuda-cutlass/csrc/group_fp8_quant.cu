@@ -290,10 +290,10 @@ std::tuple<Tensor, Tensor> new_packed(const Tensor& input, int64_t group_size, d
 
 }  // namespace
 
-void fp8_by_group_of_128(const Where& at, const Rows& x, void* codes, float* scale, float eps) {
+void fp8_by_group_of_128(const Where& at, const Rows& x, void* codes, float* scale, int64_t group_stride, float eps) {
   const GroupParams p = fill_params(x, 128, eps, -kMost, kMost, false);
   if (p.items == 0) return;
-  const FloatScales scales{scale, 1, x.m};
+  const FloatScales scales{scale, 1, group_stride};
   with_float_type(at.op, "the input", x.tensor.scalar_type(), [&](auto zero) {
     launch_group_quant<decltype(zero)>(at, x, static_cast<__nv_fp8_storage_t*>(codes), scales, p);
   });

@@ -18,24 +18,29 @@ __device__ __forceinline__ int meeting_place(int number, int rank, int group) {
   return (number * BLOCKS + rank) * GROUPS + group;
 }
 
+// Integers are left as the same bits.
+__device__ __forceinline__ float as_left(float sum) { return sum; }
+__device__ __forceinline__ float as_left(uint32_t sum) { return __uint_as_float(sum); }
+__device__ __forceinline__ void add_left(float& sum, float left) { sum += left; }
+__device__ __forceinline__ void add_left(uint32_t& sum, float left) { sum += __float_as_uint(left); }
+
 // By all threads of a warpgroup: the first FOURS times four of its sums, in the order in which they lie, left at `place`.
-template <int FOURS, int COUNT, int REGISTERS>
-__device__ __forceinline__ void give(const Meeting& meeting, const float (&sums)[COUNT][REGISTERS], int place,
-                                     int group) {
+template <int FOURS, int COUNT, typename Sum, int REGISTERS>
+__device__ __forceinline__ void give(const Meeting& meeting, const Sum (&sums)[COUNT][REGISTERS], int place, int group) {
   const int thread = threadIdx.x % 128;
   float4* const to = meeting.sums + int64_t{place} * FOURS * 128 + thread;
 #pragma unroll
   for (int i = 0; i < FOURS; ++i) {
-    const float* const four = sums[4 * i / REGISTERS] + 4 * i % REGISTERS;
-    __stcg(to + i * 128, make_float4(four[0], four[1], four[2], four[3]));
+    const Sum* const four = sums[4 * i / REGISTERS] + 4 * i % REGISTERS;
+    __stcg(to + i * 128, make_float4(as_left(four[0]), as_left(four[1]), as_left(four[2]), as_left(four[3])));
   }
   sync_group(group);
   if (thread == 0) store_release(meeting.flags + place, 1);
 }
 
 // Adds them, and leaves the flag as it was before; likewise.
-template <int FOURS, int COUNT, int REGISTERS>
-__device__ __forceinline__ void take(const Meeting& meeting, float (&sums)[COUNT][REGISTERS], int place, int group) {
+template <int FOURS, int COUNT, typename Sum, int REGISTERS>
+__device__ __forceinline__ void take(const Meeting& meeting, Sum (&sums)[COUNT][REGISTERS], int place, int group) {
   const int thread = threadIdx.x % 128;
   const float4* const from = meeting.sums + int64_t{place} * FOURS * 128 + thread;
   if (thread == 0) {
@@ -47,8 +52,8 @@ __device__ __forceinline__ void take(const Meeting& meeting, float (&sums)[COUNT
 #pragma unroll
   for (int i = 0; i < FOURS; ++i) {
     const float4 four = __ldcg(from + i * 128);
-    float* const to = sums[4 * i / REGISTERS] + 4 * i % REGISTERS;
-    to[0] += four.x, to[1] += four.y, to[2] += four.z, to[3] += four.w;
+    Sum* const to = sums[4 * i / REGISTERS] + 4 * i % REGISTERS;
+    add_left(to[0], four.x), add_left(to[1], four.y), add_left(to[2], four.z), add_left(to[3], four.w);
   }
 }
 

@@ -26,7 +26,7 @@ void fp8_by_scale(const Where& at, const Rows& x, void* codes, const float* scal
 void fp8_by_tensor(const Where& at, const Rows& x, void* codes, float* scale, uint32_t* amax);
 // With a scale for each row; `upper_bound` may be null.
 void fp8_by_row(const Where& at, const Rows& x, void* codes, float* scale, const float* upper_bound);
-// With a scale for each 128 elements of a row, that of group g of row r at [r + g * rows].
-void fp8_by_group_of_128(const Where& at, const Rows& x, void* codes, float* scale, float eps);
+// With a scale for each 128 elements of a row, that of group g of row r at [r + g * group_stride].
+void fp8_by_group_of_128(const Where& at, const Rows& x, void* codes, float* scale, int64_t group_stride, float eps);
 
 }  // namespace qcore_cuda

@@ -313,19 +313,21 @@ void fp8_block_linear_out(const Tensor& x, const Tensor& weight, const Tensor& w
   check_float(op, x);
   ScaledLinear layer(op, x, weight, ScalarType::Float8_e4m3fn, bias, out);
   ScaledMM& p = layer.problem();
-  const int64_t m = layer.x().m, k_blocks = ceil_div(layer.x().k, 128);
-  check_tensor(op, "weight_scale", weight_scale, x, {ScalarType::Float}, {ceil_div(p.n, 128), k_blocks});
+  const int64_t k_blocks = ceil_div(layer.x().k, 128), wide = ceil_div(k_blocks, 4) * 4;
+  const int64_t width = weight_scale.dim() == 2 && weight_scale.size(1) == wide ? wide : k_blocks;
+  check_tensor(op, "weight_scale", weight_scale, x, {ScalarType::Float}, {ceil_div(p.n, 128), width});
   p.by_block = true;
   p.b_scale = static_cast<const float*>(weight_scale.data_ptr());
-  p.b_scale_n = k_blocks;
+  p.b_scale_n = width;
   p.b_scale_k = 1;
-  const int64_t scales = layer.space().add(m * k_blocks * 4);
+  // Columns of multiples of 16 bytes, as the copy engine wants them.
+  const int64_t column = ceil_div(layer.x().m, 4) * 4, scales = layer.space().add(column * k_blocks * 4);
   layer.space().allocate(x);
   auto* scale = layer.space().at<float>(scales);
   p.a_scale = scale;
   p.a_scale_m = 1;
-  p.a_scale_k = m;
-  layer.run([&](const Where& at, void* codes) { fp8_by_group_of_128(at, layer.x(), codes, scale, kEps); });
+  p.a_scale_k = column;
+  layer.run([&](const Where& at, void* codes) { fp8_by_group_of_128(at, layer.x(), codes, scale, column, kEps); });
 }
 
 Tensor fp8_block_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_scale, const MaybeTensor& bias,

@@ -114,7 +114,7 @@ void run(const ScaledMM& p, std::string_view path) {
     if (path != tile.name) continue;
     QCORE_CHECK(tile.has_room(p), kOp, ": with scales by block this path takes K up to ", kBlocksMostK, "; it is ", p.k);
     QCORE_CHECK(p.capability == 90 && tile.takes(p) && in_pieces_of_16(p) && scales_near(p), kOp,
-                ": this path needs sm_90, FP8, scales by row", tile.rows > 128 ? "" : " or block",
+                ": this path needs sm_90, scales by row", tile.rows > 128 ? "" : " or block",
                 ", N in multiples of 8, and a_scales that span less than 2^31 elements");
     return tile.run(p);
   }

@@ -27,7 +27,7 @@ void scaled_mm_sm90_columns(const ScaledMM& p);
 bool scaled_mm_sm90_fp8_by_row(const ScaledMM& p, const Rows& x, const float* upper_bound);
 bool scaled_mm_sm90_int8_by_row(const ScaledMM& p, const Rows& x);
 
-// SM90, FP8, any M, in tiles of 64, 128 or 256 rows (with scales by block of 64); N and the rows of out in multiples of
+// SM90, any M, in tiles of 64, 128 or 256 rows (with scales by block of 64); N and the rows of out in multiples of
 // 16 bytes. `shared`: the last tiles by several processors each, if there are not as many tiles for all.
 void scaled_mm_sm90_tiles(const ScaledMM& p, int rows, bool shared);
 

@@ -265,7 +265,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
                             address_in_block(ring + kEmpty, lane % kCluster),
                             descriptor(stages + group * kGroupRows * kTile), descriptor(stages + kMatrixBytes)};
     uint8_t* const room = stages + kRingBytes + threadIdx.x / 32 * kBoxBytes;
-    auto* const columns = reinterpret_cast<float2*>(stages + kColumnsAt) + group * kTile;
+    const ColumnEnds columns{reinterpret_cast<float2*>(stages + kColumnsAt) + group * kTile, nullptr};
     const ScaledEnd<Out> end(p);
     begin_turn();
     TwoStages two;
@@ -290,11 +290,10 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
       if (p.bias) {
         const auto mine = end.column(min(column + static_cast<int>(threadIdx.x) % 128, p.n - 1));
         sync_group(group);  // all are done with the columns of the tile before
-        columns[threadIdx.x % 128] = make_float2(mine.scale, mine.bias);
+        columns.scale_and_bias[threadIdx.x % 128] = make_float2(mine.scale, mine.bias);
         sync_group(group);
       }
-      constexpr float kScaled[2] = {};
-      store<kTile, 1, Out, true>(p, &out_map, total[0], kScaled, columns, room,
+      store<kTile, 1, Out, true>(p, &out_map, total[0], RowEnds{}, columns, room,
                                  at.m * kTile + group * kGroupRows + warp * 16, column);
     }
   }

@@ -1,6 +1,8 @@
 // How the 8-bit kernels of large tiles on SM90 store: through shared memory, by the copy engine.
 #pragma once
 
+#include <type_traits>
+
 #include "scaled_mm.cuh"
 #include "sm90_ptx.cuh"
 
@@ -16,12 +18,25 @@ __device__ __forceinline__ uint32_t packed(float low, float high) {
   return word;
 }
 
+// What becomes of the sums of a thread's two rows and of columns.
+struct RowEnds {
+  float scale[2];
+  int32_t azp[2];
+};
+struct ColumnEnds {
+  float2* scale_and_bias;
+  int32_t* azp_adj;
+
+  __device__ __forceinline__ ColumnEnds operator+(int columns) const {
+    return {scale_and_bias + columns, azp_adj + columns};
+  }
+};
+
 // A warp's 16 rows and COLUMNS columns, by way of `room` for BOXES times 64 columns. Of these, 128 bytes of a row, piece
-// c of 16 bytes stands at c ^ row % 8, as the copy engine wants it. `columns`: scale and bias of each. SCALED: the sums
-// are scaled already.
-template <int COLUMNS, int BOXES, typename Out, bool SCALED, int REGISTERS>
-__device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_map, const float (&sums)[REGISTERS],
-                                      const float (&row_scale)[2], const float2* columns, uint8_t* room, int row,
+// c of 16 bytes stands at c ^ row % 8, as the copy engine wants it. SCALED: the sums are scaled already.
+template <int COLUMNS, int BOXES, typename Out, bool SCALED, typename Sum, int REGISTERS>
+__device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_map, const Sum (&sums)[REGISTERS],
+                                      const RowEnds& rows, const ColumnEnds& columns, uint8_t* room, int row,
                                       int column) {
   const int lane = threadIdx.x % 32, q = lane % 4;
 #pragma unroll
@@ -35,13 +50,24 @@ __device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_
       uint32_t words[4];
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const float* const d = sums + (box * (kStoreColumns / 8) + j + c) * 4;
-        float v[4] = {d[0], d[1], d[2], d[3]};
-        if (!SCALED || p.bias) {
-          const float4 two = *reinterpret_cast<const float4*>(columns + box * kStoreColumns + (j + c) * 8 + 2 * q);
+        const Sum* const d = sums + (box * (kStoreColumns / 8) + j + c) * 4;
+        const int first = box * kStoreColumns + (j + c) * 8 + 2 * q;
+        float v[4];
+        if constexpr (std::is_same<Sum, float>::value) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) v[i] = d[i];
+        } else {
+          const int2 adj = p.azp_adj ? *reinterpret_cast<const int2*>(columns.azp_adj + first) : int2{0, 0};
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            if (!SCALED) v[i] = (i % 2 ? two.z : two.x) * (row_scale[i / 2] * v[i]);
+            v[i] = static_cast<float>(static_cast<int32_t>(d[i]) - rows.azp[i / 2] * (i % 2 ? adj.y : adj.x));
+          }
+        }
+        if (!SCALED || p.bias) {
+          const float4 two = *reinterpret_cast<const float4*>(columns.scale_and_bias + first);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            if (!SCALED) v[i] = (i % 2 ? two.z : two.x) * (rows.scale[i / 2] * v[i]);
             if (p.bias) v[i] += i % 2 ? two.w : two.y;
           }
         }
@@ -52,8 +78,8 @@ __device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_
     }
     store_before_copies();
     __syncwarp();
-    const int first = column + box * kStoreColumns;
-    if (lane == 0 && row < p.m && first < p.n) store_box(out_map, at, first * 2, row);
+    const int left = column + box * kStoreColumns;
+    if (lane == 0 && row < p.m && left < p.n) store_box(out_map, at, left * 2, row);
     if (lane == 0) commit_stores();
   }
 }

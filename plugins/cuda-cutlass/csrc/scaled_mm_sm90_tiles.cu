@@ -1,4 +1,4 @@
-// SM90, FP8, tiles of 64, 128 or 256 rows (scaled_mm_sm90_tiles.cuh): the launch.
+// SM90, FP8 and int8, tiles of 64, 128 or 256 rows (scaled_mm_sm90_tiles.cuh): the launch.
 
 #include "scaled_mm.h"
 #include "scaled_mm_sm90_sharing.h"
@@ -8,10 +8,10 @@
 namespace qcore_cuda {
 namespace {
 
-template <typename S, typename Out, bool BY_BLOCK>
+template <class Element, typename S, typename Out, bool BY_BLOCK>
 void launch(const ScaledMM& p, bool shared) {
   const char* op = "cutlass_scaled_mm";
-  const auto kernel = tiles_kernel<S, Out, BY_BLOCK>;
+  const auto kernel = tiles_kernel<Element, S, Out, BY_BLOCK>;
   static_assert(S::kStages >= 3 && S::kStages * 16 <= 1024);
   static std::atomic<uint64_t> allowed{0};
   allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, p.device, allowed);
@@ -27,14 +27,19 @@ void launch(const ScaledMM& p, bool shared) {
 
 template <typename S>
 void launch_by_row(const ScaledMM& p, bool shared) {
-  with_out_type(p.out_bf16, [&](auto zero) { launch<S, decltype(zero), false>(p, shared); });
+  with_out_type(p.out_bf16, [&](auto zero) {
+    using Out = decltype(zero);
+    p.is_fp8 ? launch<E4m3, S, Out, false>(p, shared) : launch<Int8, S, Out, false>(p, shared);
+  });
 }
 
 }  // namespace
 
 void scaled_mm_sm90_tiles(const ScaledMM& p, int rows, bool shared) {
   if (p.by_block) {
-    return with_out_type(p.out_bf16, [&](auto zero) { launch<Shape<1, true, 1>, decltype(zero), true>(p, shared); });
+    return with_out_type(p.out_bf16, [&](auto zero) {
+      launch<E4m3, Shape<1, true, 1>, decltype(zero), true>(p, shared);
+    });
   }
   if (rows == 64) return launch_by_row<Shape<1, true, 1>>(p, shared);
   if (rows == 128) return launch_by_row<Shape<1, false, 2>>(p, shared);

@@ -1,12 +1,12 @@
-// SM90, FP8, many rows: tiles of 64, 128 or 256 rows and 128 columns.
+// SM90, FP8 and int8, many rows: tiles of 64, 128 or 256 rows and 128 columns.
 //
 // A block of threads has a processor for itself and takes tile after tile. A warp keeps the copy engine
 // busy, and two warpgroups multiply: each has half of the rows or, of 64 rows, every other piece of K. Two
 // blocks with tiles side by side form a cluster, in which each fetches half of a's rows, for both.
 //
-// With scales by block (a has one for each row and 128 of K, b one for each 128 x 128; tiles of 64 rows, larger ones are
-// scaled_mm_sm90_blocks.cuh's), the tensor core adds 128 products, and those sums are scaled and added in float32. A warp
-// of its own brings the scales.
+// With scales by block (FP8; a has one for each row and 128 of K, b one for each 128 x 128; tiles of 64 rows, larger ones
+// are scaled_mm_sm90_blocks.cuh's), the tensor core adds 128 products, and those sums are scaled and added in float32. A
+// warp of its own brings the scales.
 //
 // What is finished leaves by the copy engine, too, while the next tile is multiplied.
 //
@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "early_launch.cuh"
@@ -38,9 +39,20 @@ constexpr int kThreads = kConsumers + 128;  // registers are given to whole warp
 constexpr int kWarpsThatStore = kConsumers / 32;
 constexpr int kSharedBytes = 227 * 1024;
 
-using Atom = gmma::MMA_64x128x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>;
 constexpr int kRegisters = kTileN / 2;  // of a thread, for 64 rows
-using Sums = float[kRegisters];
+
+template <class Element>
+struct Products;
+template <>
+struct Products<E4m3> {
+  using Atom = gmma::MMA_64x128x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>;
+  using Sums = float[kRegisters];
+};
+template <>
+struct Products<Int8> {
+  using Atom = gmma::MMA_64x128x32_S32S8S8_SS_TN;
+  using Sums = uint32_t[kRegisters];
+};
 
 // Each warpgroup has PARTS times 64 rows, of its own or, if they take turns along K, the same.
 template <int PARTS, bool ALONG_K, int CLUSTER>
@@ -52,7 +64,7 @@ struct Shape {
   static constexpr int kStageBytes = kABytes + kBBytes;
   static constexpr int kBoxes = PARTS == 1 ? 2 : 1;  // that a warp has room for
   static constexpr int kStoreBytes = kWarpsThatStore * kBoxes * kBoxBytes;
-  static constexpr int kColumnBytes = kGroups * kTileN * 8;
+  static constexpr int kColumnBytes = kGroups * kTileN * 12;
   static constexpr int kExchangeBytes = ALONG_K ? kRows * kTileN * 4 : 0;
   static constexpr int kBarrierBytes = 1024;
   static constexpr int kFours = PARTS * kRegisters / 4 / (ALONG_K ? kGroups : 1);  // of a thread's sums of a tile
@@ -142,7 +154,8 @@ __device__ __forceinline__ void sync_consumers() { sync_threads(1 + kGroups, kCo
 
 // The two warpgroups' sums of the same rows and columns: each leaves with the total of half of the columns,
 // the first half of its registers.
-__device__ __forceinline__ void add_groups(Sums& sums, float* room, int group) {
+template <typename Sum>
+__device__ __forceinline__ void add_groups(Sum (&sums)[kRegisters], Sum* room, int group) {
   const int thread = threadIdx.x % 128, other = 1 - group;
   constexpr int kHalf = kRegisters / 2;
 #pragma unroll
@@ -155,22 +168,26 @@ __device__ __forceinline__ void add_groups(Sums& sums, float* room, int group) {
   sync_consumers();
 }
 
-template <typename S, typename Out, bool BY_BLOCK>
+template <class Element, typename S, typename Out, bool BY_BLOCK>
 __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     tiles_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
                  const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ScaledMM p,
                  const __grid_constant__ Tiles tiles, const Meeting meeting) {
+  using Atom = typename Products<Element>::Atom;
+  using Sums = typename Products<Element>::Sums;
+  using Sum = std::remove_extent_t<Sums>;
   QCORE_SHARED_BYTES(raw);
   // From a lane: or the compiler would compute the address anew for every stage, before it can be waited for.
   const uint32_t start = __shfl_sync(0xffffffff, (shared_address(raw) + 1023) / 1024 * 1024, 0);
   auto* const stages = at_shared(start);
   uint8_t* const behind = stages + S::kStages * S::kStageBytes;
-  auto* exchange = reinterpret_cast<float*>(behind);
+  auto* exchange = reinterpret_cast<Sum*>(behind);
   uint8_t* room = behind + S::kExchangeBytes;
   auto* full = reinterpret_cast<uint64_t*>(behind + S::kExchangeBytes + S::kStoreBytes);
   uint64_t* empty = full + S::kStages;
-  auto* columns = reinterpret_cast<float2*>(behind + S::kExchangeBytes + S::kStoreBytes + S::kBarrierBytes);
-  auto* scales = reinterpret_cast<float*>(columns + kGroups * kTileN);
+  auto* const scale_and_bias = reinterpret_cast<float2*>(behind + S::kExchangeBytes + S::kStoreBytes + S::kBarrierBytes);
+  auto* const azp_adj = reinterpret_cast<int32_t*>(scale_and_bias + kGroups * kTileN);
+  auto* const scales = reinterpret_cast<float*>(azp_adj + kGroups * kTileN);
 
   if (threadIdx.x == kConsumers) {
     prefetch_map(&a_map);
@@ -202,7 +219,7 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
     const ScaledEnd<Out> end(p);
     begin_turn();
     room += threadIdx.x / 32 * S::kBoxes * kBoxBytes;
-    columns += group * kTileN;
+    const ColumnEnds columns{scale_and_bias + group * kTileN, azp_adj + group * kTileN};
     const uint64_t a_first = matrix_descriptor(stages + group_row * kPiece);
     const uint64_t b_first = matrix_descriptor(stages + S::kABytes);
     uint32_t fetched = 0;  // steps of the places before
@@ -241,11 +258,12 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
       const int row = at.m * S::kRows + group_row + warp * 16;
       // What the end needs is here by then.
       const auto my_column = end.column(min(tile_n * kTileN + static_cast<int>(threadIdx.x) % 128, p.n - 1));
-      float row_scale[S::kParts][2] = {};
+      RowEnds rows[S::kParts] = {};
       if constexpr (!BY_BLOCK) {
 #pragma unroll
         for (int i = 0; i < S::kParts * 2; ++i) {
-          row_scale[i / 2][i % 2] = end.row(min(row + i / 2 * 64 + i % 2 * 8 + lane / 4, p.m - 1)).scale;
+          const auto mine = end.row(min(row + i / 2 * 64 + i % 2 * 8 + lane / 4, p.m - 1));
+          rows[i / 2].scale[i % 2] = mine.scale, rows[i / 2].azp[i % 2] = mine.azp;
         }
       }
       Sums total[S::kParts];
@@ -301,17 +319,18 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
         take<S::kFours>(meeting, total, meeting_place<S::kCluster, kGroups>(from, rank, group), group);
       }
       sync_group(group);  // all are done with the columns of the tile before
-      columns[threadIdx.x % 128] = make_float2(my_column.scale, my_column.bias);
+      columns.scale_and_bias[threadIdx.x % 128] = make_float2(my_column.scale, my_column.bias);
+      if constexpr (std::is_same<Element, Int8>::value) columns.azp_adj[threadIdx.x % 128] = my_column.azp_adj;
       sync_group(group);
       if constexpr (S::kAlongK) {
         constexpr int kHalf = kTileN / 2;
-        store<kHalf, S::kBoxes, Out, BY_BLOCK>(p, &out_map, total[0], row_scale[0], columns + group * kHalf, room, row,
+        store<kHalf, S::kBoxes, Out, BY_BLOCK>(p, &out_map, total[0], rows[0], columns + group * kHalf, room, row,
                                                tile_n * kTileN + group * kHalf);
       } else {
 #pragma unroll
         for (int part = 0; part < S::kParts; ++part) {
-          store<kTileN, S::kBoxes, Out, BY_BLOCK>(p, &out_map, total[part], row_scale[part], columns, room,
-                                                  row + part * 64, tile_n * kTileN);
+          store<kTileN, S::kBoxes, Out, BY_BLOCK>(p, &out_map, total[part], rows[part], columns, room, row + part * 64,
+                                                  tile_n * kTileN);
         }
       }
     }

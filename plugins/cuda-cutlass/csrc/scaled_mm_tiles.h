@@ -56,7 +56,7 @@ struct OwnTile {
 
   bool blocks(const ScaledMM& p) const { return p.by_block && rows == 128; }  // scaled_mm_sm90_blocks takes it
   bool has_room(const ScaledMM& p) const { return !blocks(p) || p.k <= kBlocksMostK; }
-  bool takes(const ScaledMM& p) const { return p.is_fp8 && !(p.by_block && rows > 128) && has_room(p); }
+  bool takes(const ScaledMM& p) const { return !(p.by_block && rows > 128) && has_room(p); }
   void run(const ScaledMM& p) const {
     if (blocks(p)) scaled_mm_sm90_blocks(p, shared);
     else scaled_mm_sm90_tiles(p, rows, shared);

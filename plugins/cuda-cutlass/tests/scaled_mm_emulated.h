@@ -6,10 +6,10 @@
 using namespace qcore_cuda;
 
 struct Arguments {
-  const void *a, *b, *a_scale, *b_scale, *bias;
+  const void *a, *b, *a_scale, *b_scale, *bias, *azp, *azp_adj;
   void* out;
   int m, n, k, a_scale_row, b_scale_row;  // elements from row to row of scales by block: [steps, M], [columns / 128, steps]
-  int clusters, shared, rows, seed;
+  int clusters, shared, rows, int8, seed;
 };
 
 inline const uint8_t* bytes_of(const void* data) { return static_cast<const uint8_t*>(data); }
@@ -22,6 +22,8 @@ inline ScaledMM problem_of(const Arguments& g, bool by_block) {
   p.by_block = by_block;
   p.a_scale_m = 1, p.a_scale_k = g.a_scale_row, p.b_scale_n = g.b_scale_row, p.b_scale_k = 1;
   p.bias = g.bias;
+  p.azp = static_cast<const int32_t*>(g.azp), p.azp_adj = static_cast<const int32_t*>(g.azp_adj);
+  p.azp_per_token = true;
   return p;
 }
 

@@ -12,7 +12,11 @@
 
 using std::max;
 
+struct int2 {
+  int x, y;
+};
 inline float2 make_float2(float x, float y) { return {x, y}; }
+inline uint32_t __float_as_uint(float v) { return reinterpret_cast<const uint32_t&>(v); }
 
 namespace emulation {
 
@@ -92,7 +96,12 @@ namespace SM90::GMMA {
 enum class ScaleIn { One };
 enum class Major { K };
 template <ScaleIn, ScaleIn>
-struct MMA_64x128x32_F32E4M3E4M3_SS_TN {};
+struct MMA_64x128x32_F32E4M3E4M3_SS_TN {
+  static float number(uint8_t v) { return emulation::e4m3(v); }
+};
+struct MMA_64x128x32_S32S8S8_SS_TN {
+  static uint32_t number(uint8_t v) { return static_cast<uint32_t>(static_cast<int8_t>(v)); }
+};
 #define QCORE_EMULATED_ATOMS(ROWS)                                    \
   template <Major, Major>                                             \
   struct MMA_64x##ROWS##x16_F32F16F16_RS {                            \
@@ -198,27 +207,27 @@ template <typename Register, int COUNT>
 void fence_registers(Register (&)[COUNT]) {}
 
 // PTX ISA, "Register Fragments for wgmma.mma_async.m64nNk32": of d a thread has the columns 2q, 2q + 1 of rows g, g + 8.
-template <typename Atom, int COUNT, size_t... I>
-void wgmma(uint64_t a, uint64_t b, float (&d)[COUNT], bool accumulate, std::index_sequence<I...>) {
+template <typename Atom, typename Number, int COUNT, size_t... I>
+void wgmma(uint64_t a, uint64_t b, Number (&d)[COUNT], bool accumulate, std::index_sequence<I...>) {
   auto& groups = emulation::begun[&emulation::self()];
   if (groups.empty()) groups.emplace_back();
   groups.back().push_back([=, &d] {
     const uint8_t* const shared = emulation::block().first();
     const int thread = threadIdx.x % 128, g = thread % 32 / 4, q = thread % 4;
-    const auto row_of = [&](uint64_t descriptor, int row, float (&values)[32]) {
+    const auto row_of = [&](uint64_t descriptor, int row, Number (&values)[32]) {
       const uint32_t first = static_cast<uint32_t>(descriptor & 0x3fff) << 4;
       for (int k = 0; k < 32; ++k) {
         const uint32_t at = first + row * 128 + k;
-        values[k] = emulation::e4m3(shared[at ^ (at >> 7 & 7) << 4]);
+        values[k] = Atom::number(shared[at ^ (at >> 7 & 7) << 4]);
       }
     };
-    float rows[2][32], column[32];
+    Number rows[2][32], column[32];
     for (int h = 0; h < 2; ++h) row_of(a, thread / 32 * 16 + g + 8 * h, rows[h]);
     for (int i = 0; i < COUNT; i += 4) {
       for (int e = 0; e < 2; ++e) {
         row_of(b, 2 * i + 2 * q + e, column);
         for (int h = 0; h < 2; ++h) {
-          float sum = accumulate ? d[i + 2 * h + e] : 0.0f;
+          Number sum = accumulate ? d[i + 2 * h + e] : 0;
           for (int k = 0; k < 32; ++k) sum += rows[h][k] * column[k];
           d[i + 2 * h + e] = sum;
         }

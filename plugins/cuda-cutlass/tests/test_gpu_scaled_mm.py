@@ -29,8 +29,7 @@ if library.unusable_here() is None:
 else:
     PATHS = ("skinny",)
 
-OWN_TILES = tuple(p for p in PATHS if p.startswith("sm90_") and p != "sm90_columns")  # for FP8
-INT8_PATHS = tuple(p for p in PATHS if not p.endswith("_promoted") and p not in OWN_TILES)
+INT8_PATHS = tuple(p for p in PATHS if not p.endswith("_promoted"))
 
 SHAPES = [
     (1, 8, 16),
@@ -216,17 +215,18 @@ def test_more_scales_than_a_row_has() -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in PATHS if p.endswith("_shared")])
-@pytest.mark.parametrize("by_block", [False, True])
-def test_shared_tiles_on_streams_and_in_graphs(path: str, by_block: bool) -> None:
+@pytest.mark.parametrize("kind", ["fp8", "int8", "fp8 block"])
+def test_shared_tiles_on_streams_and_in_graphs(path: str, kind: str) -> None:
     """Flags by which blocks wait for each other are those of one launch only."""
-    b = codes((5120, 2048), torch.float8_e4m3fn, 2).t()
-    if by_block and path not in BLOCK_PATHS:
+    dtype = torch.int8 if kind == "int8" else torch.float8_e4m3fn
+    b = codes((5120, 2048), dtype, 2).t()
+    if kind == "fp8 block" and path not in BLOCK_PATHS:
         pytest.skip("for scales by row alone")
     calls = []
     for M in (60, 100, 500):
-        sizes = ((M, 16), (16, 40)) if by_block else ((1,), (1,))
+        sizes = ((M, 16), (16, 40)) if kind == "fp8 block" else ((1,), (1,))
         scales = [torch.ones(size, device="cuda") for size in sizes]
-        a = codes((M, 2048), torch.float8_e4m3fn, M)
+        a = codes((M, 2048), dtype, M)
         calls.append(partial(ops.scaled_mm_by, path, a, b, *scales, torch.bfloat16))
     assert_same_at_once(calls, [call() for call in calls])
 

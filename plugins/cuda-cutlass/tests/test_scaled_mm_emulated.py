@@ -1,4 +1,4 @@
-"""SM90's kernels of large FP8 tiles on the processor: nothing is read or given back too early.
+"""SM90's kernels of large 8-bit tiles on the processor: nothing is read or given back too early.
 
 And all is added, once. What their instructions really do, the tests on a GPU find out.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,14 @@ from host_compiler import COMPILER, compiled
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++ to compile the kernels")
 
 HERE = Path(__file__).parent
-POINTERS = ("a", "b", "a_scale", "b_scale", "bias", "out")
-NUMBERS = ("m", "n", "k", "a_scale_row", "b_scale_row", "clusters", "shared", "rows", "seed")
+POINTERS = ("a", "b", "a_scale", "b_scale", "bias", "azp", "azp_adj", "out")
+SIZES = ("m", "n", "k", "a_scale_row", "b_scale_row")
+NUMBERS = (*SIZES, "clusters", "shared", "rows", "int8", "seed")
 
-TILES = [(64, False), (128, False), (256, False), (64, True), (128, True)]
+TILES = [
+    *product((64, 128, 256), ("fp8", "int8")),
+    *product((64, 128), ("fp8 block",)),
+]
 WHOLE = [
     (1, 8, 16, 2),
     (130, 136, 304, 2),  # odd numbers of steps, tiles that end within
@@ -53,6 +58,12 @@ def library(name: str) -> ctypes.CDLL:
     return compiled(source, f"-I{HERE / 'emulated'}", f"-I{HERE}")
 
 
+def codes(rows: int, K: int, int8: bool, random: torch.Generator) -> torch.Tensor:
+    if int8:
+        return torch.randint(-128, 128, (rows, K), generator=random, dtype=torch.int8)
+    return torch.randn(rows, K, generator=random).mul(4).to(torch.float8_e4m3fn)
+
+
 def padded_rows(scales: torch.Tensor) -> torch.Tensor:
     """Of multiples of four floats, as the copy engine wants them; NaN behind."""
     missing = -scales.shape[1] % 4
@@ -60,20 +71,27 @@ def padded_rows(scales: torch.Tensor) -> torch.Tensor:
 
 
 def check(
-    M: int, N: int, K: int, clusters: int, rows: int, *, by_block: bool, shared: bool, bias: bool
+    M: int, N: int, K: int, clusters: int, rows: int, *, kind: str, shared: bool, bias: bool
 ) -> int:
     """Multiply in tiles of so many rows, compare; how many clusters shared tiles."""
+    by_block, int8 = kind == "fp8 block", kind == "int8"
     random = torch.Generator().manual_seed(M + N)
-    a, b = (torch.randn(R, K, generator=random).mul(4).to(torch.float8_e4m3fn) for R in (M, N))
+    a, b = (codes(R, K, int8, random) for R in (M, N))
     k_blocks, n_blocks = -(-K // 128), -(-N // 128)
     shapes = ((k_blocks, M), (n_blocks, k_blocks)) if by_block else ((1, M), (1, N))
     of_a, of_b = (padded_rows(torch.rand(shape, generator=random) + 0.5) for shape in shapes)
     of_columns = torch.randn(N, generator=random).bfloat16() if bias else None
+    azp, azp_adj = None, None
+    if int8:
+        azp = torch.randint(-128, 128, (M,), generator=random, dtype=torch.int32)
+        azp_adj = b.sum(1, dtype=torch.int32)
     out = torch.full((M, N), torch.nan, dtype=torch.bfloat16)
-    pointers = (0 if t is None else t.data_ptr() for t in (a, b, of_a, of_b, of_columns, out))
+    tensors = (a, b, of_a, of_b, of_columns, azp, azp_adj, out)
+    pointers = (0 if t is None else t.data_ptr() for t in tensors)
     widths = (of_a.shape[1], of_b.shape[1]) if by_block else (0, 0)
     found = (ctypes.c_int * 3)()
-    arguments = Arguments(*pointers, M, N, K, *widths, clusters, int(shared), rows, M + N)
+    division = (clusters, int(shared), rows)
+    arguments = Arguments(*pointers, M, N, K, *widths, *division, int(int8), M + N)
     kernel = "blocks" if by_block and rows == 128 else "tiles"
     library(kernel).multiply(ctypes.byref(arguments), found)
 
@@ -83,27 +101,29 @@ def check(
         wide_b = wide_b.repeat_interleave(128, 0)[:N].repeat_interleave(128, 1)[:, :K]
     else:
         wide_b = of_b.double()[:, :N].t()
-    scaled_a, scaled_b = a.double() * wide_a, b.double() * wide_b
+    meant = a.double() if azp is None else a.double() - azp.double()[:, None]
+    scaled_a, scaled_b = meant * wide_a, b.double() * wide_b
     exact, size = scaled_a @ scaled_b.t(), scaled_a.abs() @ scaled_b.abs().t()
     if of_columns is not None:
         exact += of_columns.double()
-    slack = exact.abs() * 2.0**-8 + size * (128 + K) * 2.0**-24
+    roundings = 4 if int8 else 128 + K
+    slack = exact.abs() * 2.0**-8 + size * roundings * 2.0**-24
     assert ((out.double() - exact).abs() <= slack).all()
     assert found[2] == 0  # flags are as they were
     return found[1]
 
 
-@pytest.mark.parametrize(("rows", "by_block"), TILES)
+@pytest.mark.parametrize(("rows", "kind"), TILES)
 @pytest.mark.parametrize(("M", "N", "K", "clusters"), WHOLE)
-def test_whole_tiles(M: int, N: int, K: int, clusters: int, rows: int, by_block: bool) -> None:
-    check(M, N, K, clusters, rows, by_block=by_block, shared=False, bias=M % 2 == 0)
+def test_whole_tiles(M: int, N: int, K: int, clusters: int, rows: int, kind: str) -> None:
+    check(M, N, K, clusters, rows, kind=kind, shared=False, bias=M % 2 == 0)
 
 
-@pytest.mark.parametrize(("rows", "by_block"), TILES)
+@pytest.mark.parametrize(("rows", "kind"), TILES)
 @pytest.mark.parametrize(("M", "N", "K", "clusters"), SHARED)
-def test_shared_tiles(M: int, N: int, K: int, clusters: int, rows: int, by_block: bool) -> None:
-    assert check(M, N, K, clusters, rows, by_block=by_block, shared=True, bias=True) > 1
+def test_shared_tiles(M: int, N: int, K: int, clusters: int, rows: int, kind: str) -> None:
+    assert check(M, N, K, clusters, rows, kind=kind, shared=True, bias=True) > 1
 
 
 def test_scales_in_several_boxes() -> None:
-    check(3, 128, 9216, 1, 128, by_block=True, shared=False, bias=False)
+    check(3, 128, 9216, 1, 128, kind="fp8 block", shared=False, bias=False)

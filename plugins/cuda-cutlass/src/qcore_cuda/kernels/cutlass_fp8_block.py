@@ -54,10 +54,10 @@ class CutlassFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
         )
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """Bytes [N, K] with K padded to 16, and the scales in float32."""
+        """Bytes [N, K] with K padded to 16; scales in float32, their rows in multiples of 4."""
         library.load()
         weight = pad_to(tensors["weight"].view(torch.uint8), 1, 16)
-        scale = tensors["weight_scale_inv"].to(torch.float32).contiguous()
+        scale = pad_to(tensors["weight_scale_inv"].to(torch.float32), 1, 4).contiguous()
         return {"weight": weight.contiguous(), "weight_scale_inv": scale}
 
     def apply_weights(
@@ -84,6 +84,7 @@ class CutlassFp8BlockScaledMMKernel(Fp8BlockScaledMMLinearKernel):
         if A.shape[1] != B.shape[1]:
             A = pad_to(A, 1, 16)
         codes, scale = ops.per_token_group_fp8_quant(A, 128, _EPS, column_major_scales=True)
+        b_scale = Bs[:, : scale.shape[1]].t()
         return ops.cutlass_scaled_mm(
-            codes, B.view(codes.dtype).t(), scale, Bs.t(), self.config.out_dtype
+            codes, B.view(codes.dtype).t(), scale, b_scale, self.config.out_dtype
         )

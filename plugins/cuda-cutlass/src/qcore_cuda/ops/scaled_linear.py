@@ -114,7 +114,9 @@ def fp8_block_linear(
     Args:
         x: float32, float16 or bfloat16 [..., K].
         weight: float8_e4m3fn [N', K'], or its bytes as uint8.
-        weight_scale: float32 [ceil(N' / 128), ceil(K / 128)].
+        weight_scale: float32 [ceil(N' / 128), ceil(K / 128)], or with columns behind, to a multiple
+            of 4, that are never looked at: SM90's copy engine wants rows in multiples of 16 bytes;
+            others are copied at each call.
         bias: [N] of ``out_dtype``.
         out_features: N.
         out_dtype: of the result; None for that of ``x``.
