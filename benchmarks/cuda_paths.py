@@ -3,7 +3,7 @@
     python benchmarks/cuda_paths.py OUT.json            on a GPU: time every kernel
     python benchmarks/cuda_paths.py --from IN.json --table FILE.h     write the table of a run
     python benchmarks/cuda_paths.py OUT.json --from IN.json --others-from BEFORE.json
-                                    a run of some kinds and, of the others, one before it
+                                    a run of some problems and, of the others, one before it
 
 For each kind of scales, shape of weight and number of rows every kernel ("path") is timed as
 `cuda_scaled_mm.py` times contenders. The table, `plugins/cuda-cutlass/csrc/scaled_mm_path_table.h`,
@@ -223,26 +223,30 @@ def regrets(results: list[Row], left_out: bool) -> dict[str, list[float]]:
 
 
 def with_others(document: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """A run, and what an earlier one has of kinds that it has not."""
-    measured = {row["kind"] for row in document["results"]}
-    commits = commits_of(before) | commits_of(document)
-    others = [row for row in before["results"] if row["kind"] not in measured]
-    return document | {"commits": commits, "results": others + document["results"]}
+    """A run, and what an earlier one has of problems that it has not, in the order of that one."""
+    measured = {_problem(row): row for row in document["results"]}
+    results = [measured.pop(_problem(row), row) for row in before["results"]]
+    return document | {"results": [*results, *measured.values()]}
 
 
-def commits_of(document: dict[str, Any]) -> dict[str, str]:
+def _problem(row: Row) -> tuple[str, int, int, int]:
+    return row["kind"], row["N"], row["K"], row["M"]
+
+
+def commits_of(results: list[Row]) -> dict[str, str]:
     """What was measured, by kind."""
-    commit: str = document["environment"]["commit"]
-    return dict.fromkeys((row["kind"] for row in document["results"]), commit) | document.get(
-        "commits", {}
-    )
+    found: dict[str, list[str]] = {}
+    for row in results:
+        found.setdefault(row["kind"], []).append(row["commit"])
+    return {kind: " and ".join(dict.fromkeys(commits)) for kind, commits in found.items()}
 
 
 def table(document: dict[str, Any]) -> str:
     """The header's text."""
     choice = Choice(document["results"])
     torch = document["environment"]["versions"]["torch"]
-    commits = ", ".join(f"{kind} {commit}" for kind, commit in commits_of(document).items())
+    by_kind = commits_of(document["results"])
+    commits = ", ".join(f"{kind} {commit}" for kind, commit in by_kind.items())
     weights = ", ".join(f"{{{N}, {K}}}" for N, K in choice.weights)
     lines = [
         "// Made by benchmarks/cuda_paths.py; do not edit. Every kernel's time for some problems,",
@@ -304,7 +308,7 @@ def main() -> None:
         "--from", type=Path, dest="source", help="take these results, measure nothing"
     )
     parser.add_argument(
-        "--others-from", type=Path, help="take the kinds that --from has not from this earlier run"
+        "--others-from", type=Path, help="take problems that --from has not from this earlier run"
     )
     parser.add_argument("--table", type=Path, help="write the table here, a C++ header")
     args = parser.parse_args()
@@ -329,7 +333,8 @@ def main() -> None:
         }
 
         def keep(results: list[Row]) -> None:
-            document["results"] = results
+            commit = document["environment"]["commit"]
+            document["results"] = [{"commit": commit, **row} for row in results]
             if args.output:
                 args.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

@@ -100,12 +100,14 @@ def _ops() -> None:
     of_b = (torch.ones(10, 16, device="cuda").t(), torch.ones(16, 10, device="cuda"))
     for path in ("sm90_64_shared", "sm90_128", "sm90_128_shared"):
         calls += [(path, "fp8", scales) for scales in product(of_a, of_b)]
+    calls += [("sm90_columns", "few", (of_a[0][:30], of_b[0]))]  # two blocks share K
+    kinds["few"] = kinds["fp8"][0][:30], kinds["fp8"][1]
     for path, kind, scales in calls:
         a, b = kinds[kind]
         for _ in range(3):
             ops.scaled_mm_by(path, a, b.t(), *scales, torch.bfloat16)
     torch.cuda.synchronize()
-    print(f"ran scaled_mm: {len(calls)} of shared tiles and scales by block", flush=True)
+    print(f"ran scaled_mm: {len(calls)} of shared tiles and K, and scales by block", flush=True)
 
 
 def _tail(output: str) -> list[str]:

@@ -1,5 +1,5 @@
 // SM90, few rows (M <= 64): a product that takes as long as reading b does. Every block has some of b's
-// columns, all of K and nobody to wait for.
+// columns, all of K and nobody to wait for; or two that form a cluster have half of K each (BLOCKS).
 //
 // Rows and columns change places: b's columns are the rows of a wgmma, 64 at a time, a's rows its N. A
 // block has up to 256 columns, a multiple of 8, as many as give every processor the same. Its four
@@ -62,7 +62,7 @@ QCORE_ATOM(64)
 struct Cut {
   int columns;  // of a block
   int shares;   // warpgroups that share K: 1, 2 or 4, and so pieces in a stage
-  int steps;    // stages that K takes
+  int steps;    // stages that K takes, of all blocks that share it
   int stages;   // in shared memory
   bool boxes;   // K is whole pieces, of which those of a stage are one copy
 
@@ -146,16 +146,37 @@ struct QuantizedHere {
   }
 };
 
-template <typename Out, typename Acc>
-__device__ __forceinline__ void store_all(const ScaledMM& p, const Cut& cut, const Acc* sums, int rows, int first) {
+// `sums`: of every share, one behind the other; in a cluster each block stores half of them.
+template <int BLOCKS, typename Out, typename Acc>
+__device__ __forceinline__ void store_all(const ScaledMM& p, const Cut& cut, Acc* sums, int rows, int first, int rank) {
   const ScaledEnd<Out> end(p);
   const int width = cut.tiles() * kTile + 1;
-  const int columns = min(cut.columns, p.n - first);
-  for (int item = threadIdx.x; item < p.m * columns; item += kConsumers) {
+  const int columns = min(cut.columns, p.n - first), items = p.m * columns;
+  const auto sum_of = [&](int item, const auto& use) {
     const int row = item / columns, column = item - row * columns;
+    Acc* const at = sums + row * width + column;
     Acc sum = 0;
-    for (int share = 0; share < cut.shares; ++share) sum += sums[(share * rows + row) * width + column];
-    end.store(row, first + column, sum);
+    for (int share = 0; share < cut.shares; ++share) sum += at[share * rows * width];
+    use(row, column, at, sum);
+  };
+  if constexpr (BLOCKS == 1) {
+    for (int item = threadIdx.x; item < items; item += kConsumers) {
+      sum_of(item, [&](int row, int column, Acc*, Acc sum) { end.store(row, first + column, sum); });
+    }
+  } else {
+    const int half = items / 2;
+    const auto of_rank = [&](int which, const auto& use) {
+      for (int item = (which ? half : 0) + threadIdx.x; item < (which ? items : half); item += kConsumers) sum_of(item, use);
+    };
+    of_rank(1 - rank, [&](int, int, Acc* at, Acc sum) { *at = sum; });  // for the other
+    cluster_sync();
+    of_rank(rank, [&](int row, int column, Acc* at, Acc sum) {
+      const uint32_t word = word_of_block(at, 1 - rank);
+      Acc others;
+      __builtin_memcpy(&others, &word, 4);
+      end.store(row, first + column, sum + others);
+    });
+    cluster_leave();
   }
 }
 
@@ -195,7 +216,7 @@ struct BlockScales {
   __device__ __forceinline__ float of(int i) const { return b * a[i / 4 * 2 + i % 2]; }
 };
 
-template <typename Element, int ROWS, bool BY_BLOCK, class Source>
+template <typename Element, int ROWS, bool BY_BLOCK, int BLOCKS, class Source>
 __global__ void __launch_bounds__(kThreads, 1)
     columns_kernel(const __grid_constant__ CUtensorMap b_map, const __grid_constant__ CUtensorMap a_map,
                    const __grid_constant__ ScaledMM p, const Cut cut, const Source source) {
@@ -207,7 +228,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   uint8_t* const codes = shared + kBarrierBytes;  // if they are made here
   uint8_t* const stages = codes + (Source::kHere ? cut.steps * cut.a_bytes(ROWS) : 0);
   const int b_bytes = cut.b_bytes(), stage_bytes = b_bytes + (Source::kHere ? 0 : cut.a_bytes(ROWS));
-  const int first = blockIdx.x * cut.columns;
+  const int first = blockIdx.x / BLOCKS * cut.columns, rank = BLOCKS > 1 ? static_cast<int>(cluster_rank()) : 0;
+  const int first_step = cut.steps * rank / BLOCKS, steps = cut.steps * (rank + 1) / BLOCKS - first_step;
 
   if (threadIdx.x == kConsumers) {
     prefetch_map(&b_map);
@@ -223,23 +245,25 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x >= kConsumers) {
     if (elect_one()) {
       const auto load_b = [&](int step, int stage) {
+        const int piece = (first_step + step) * cut.shares;
         barrier_expect(&full[stage], stage_bytes);
         if (cut.boxes) {
-          return load_boxes(stages + stage * stage_bytes, &b_map, &full[stage], step * cut.shares, first, kEvictFirst);
+          return load_boxes(stages + stage * stage_bytes, &b_map, &full[stage], piece, first, kEvictFirst);
         }
         for (int share = 0; share < cut.shares; ++share) {
-          const int k = (step * cut.shares + share) * kPiece;  // beyond the end zeros come
+          const int k = (piece + share) * kPiece;  // beyond the end zeros come
           load_box(stages + stage * stage_bytes + share * cut.columns * kPiece, &b_map, &full[stage], k, first,
                    kEvictFirst);
         }
       };
       const auto load_a = [&](int step, int stage) {
         if constexpr (Source::kHere) return;
+        const int piece = (first_step + step) * cut.shares;
         if (cut.boxes) {
-          return load_boxes(stages + stage * stage_bytes + b_bytes, &a_map, &full[stage], step * cut.shares, 0, kEvictLast);
+          return load_boxes(stages + stage * stage_bytes + b_bytes, &a_map, &full[stage], piece, 0, kEvictLast);
         }
         for (int share = 0; share < cut.shares; ++share) {
-          const int k = (step * cut.shares + share) * kPiece;
+          const int k = (piece + share) * kPiece;
           load_box(stages + stage * stage_bytes + b_bytes + share * ROWS * kPiece, &a_map, &full[stage], k, 0,
                    kEvictLast);
         }
@@ -249,7 +273,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int step = 0; step < cut.stages; ++step) load_a(step, step);
       int stage = 0;
       uint32_t round = 0;
-      for (int step = cut.stages; step < cut.steps; ++step) {
+      for (int step = cut.stages; step < steps; ++step) {
         barrier_wait(&empty[stage], round);
         load_b(step, stage);
         load_a(step, stage);
@@ -314,14 +338,15 @@ __global__ void __launch_bounds__(kThreads, 1)
     cute::warpgroup_commit_batch();
   };
   if (!has_columns) {
-    for (int step = 0; step < cut.steps; ++step, advance()) {
+    for (int step = 0; step < steps; ++step, advance()) {
       barrier_wait(&full[stage], round);
       if (first_of_group) barrier_arrive(&empty[stage]);
     }
   } else if constexpr (BY_BLOCK) {
     // In float32 as they are made; meanwhile the other groups have the tensor cores.
-    BlockScales<ROWS> scales(p, first + tile * kTile + 16 * warp + lane / 4, lane % 4, share, cut.shares);
-    for (int step = 0; step < cut.steps; ++step, advance()) {
+    BlockScales<ROWS> scales(p, first + tile * kTile + 16 * warp + lane / 4, lane % 4,
+                             first_step * cut.shares + share, cut.shares);
+    for (int step = 0; step < steps; ++step, advance()) {
       scales.next();
       Sums part;
       multiply(part);
@@ -333,7 +358,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     multiply(d);
-    for (int step = 1; step < cut.steps; ++step) {
+    for (int step = 1; step < steps; ++step) {
       const int before = stage;
       advance();
       multiply(d);
@@ -359,46 +384,46 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   sync_consumers();
   if (p.out_bf16) {
-    store_all<__nv_bfloat16>(known, cut, sums, ROWS, first);
+    store_all<BLOCKS, __nv_bfloat16>(known, cut, sums, ROWS, first, rank);
   } else {
-    store_all<__half>(known, cut, sums, ROWS, first);
+    store_all<BLOCKS, __half>(known, cut, sums, ROWS, first, rank);
   }
 }
 
 // As few rounds of blocks as can be, and in them the same number of columns for all.
 template <class Source>
-Cut cut_columns(const ScaledMM& p, int rows) {
+Cut cut_columns(const ScaledMM& p, int rows, int blocks) {
   Cut cut{};
-  const int64_t rounds = ceil_div(p.n, static_cast<int64_t>(p.sm_count) * kMostColumns);
+  const int64_t clusters = p.sm_count / blocks, rounds = ceil_div(p.n, clusters * kMostColumns);
   const int step = p.by_block ? 16 : 8;
-  cut.columns = static_cast<int>(ceil_div(ceil_div(p.n, rounds * p.sm_count), step) * step);
+  cut.columns = static_cast<int>(ceil_div(ceil_div(p.n, rounds * clusters), step) * step);
   cut.shares = cut.columns <= kTile ? 4 : cut.columns <= 2 * kTile ? 2 : 1;
   cut.steps = static_cast<int>(ceil_div(p.k, cut.shares * kPiece));
   cut.boxes = p.k % kPiece == 0;
   int room = kSharedBytes - 1024 - kBarrierBytes - kSlackBytes, stage = cut.b_bytes();
   if (Source::kHere) room -= cut.steps * cut.a_bytes(rows);
   else stage += cut.a_bytes(rows);
-  cut.stages = std::min({kMostStages, room / stage, std::max(cut.steps, 1)});
+  cut.stages = std::min({kMostStages, room / stage, std::max(cut.steps / blocks, 1)});
   return cut;
 }
 
-template <typename Element, int ROWS, bool BY_BLOCK, class Source = Given>
+template <typename Element, int ROWS, bool BY_BLOCK, int BLOCKS = 1, class Source = Given>
 void launch_columns(const ScaledMM& p, const Source& source = {}) {
   const char* op = "cutlass_scaled_mm";
-  const auto kernel = columns_kernel<Element, ROWS, BY_BLOCK, Source>;
+  const auto kernel = columns_kernel<Element, ROWS, BY_BLOCK, BLOCKS, Source>;
   // The sums take the stages' place.
   static_assert(kGroups * ROWS * (kTile + 1) * 4 <= kSharedBytes - 1024 - kBarrierBytes);
   static std::atomic<uint64_t> allowed{0};
   allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, p.device, allowed);
-  const Cut cut = cut_columns<Source>(p, ROWS);
+  const Cut cut = cut_columns<Source>(p, ROWS, BLOCKS);
   const auto map = [&](const void* data, int64_t rows, int64_t stride, int box_rows) {
     return cut.boxes ? byte_boxes_map(op, data, rows, p.k, stride, box_rows, cut.shares)
                      : byte_matrix_map(op, data, rows, p.k, stride, box_rows);
   };
   const CUtensorMap b_map = map(p.b, p.n, p.b_stride, cut.columns);
   const CUtensorMap a_map = Source::kHere ? b_map : map(p.a, p.m, p.a_stride, ROWS);
-  const LaunchShape shape{dim3(static_cast<unsigned>(ceil_div(p.n, cut.columns))), kThreads, kSharedBytes, p.stream,
-                          p.early_launch};
+  const auto clusters = static_cast<unsigned>(ceil_div(p.n, cut.columns));
+  const LaunchShape shape{dim3(clusters * BLOCKS), kThreads, kSharedBytes, p.stream, p.early_launch, {BLOCKS, 1, 1}};
   launch_kernel(op, shape, kernel, b_map, a_map, p, cut, source);
 }
 

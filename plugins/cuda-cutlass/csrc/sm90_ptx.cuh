@@ -190,6 +190,12 @@ __device__ __forceinline__ float4 of_block(const float* p, uint32_t rank) {
   return v;
 }
 
+__device__ __forceinline__ uint32_t word_of_block(const void* p, uint32_t rank) {
+  uint32_t word;
+  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(word) : "r"(address_in_block(shared_address(p), rank)) : "memory");
+  return word;
+}
+
 // ---- the tensor copy engine ----------------------------------------------------------------------
 
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {

@@ -44,6 +44,8 @@ SHAPES = [
     (40, 17960, 272),
     (3, 34000, 144),  # two rounds of blocks
     (65, 264, 144),
+    (8, 2056, 1168),  # with scales by block, pairs of blocks share K: an odd number of steps
+    (30, 4000, 2048),
     (96, 2568, 4096),  # tiles in four parts
     (70, 5000, 1424),  # in parts that are not the same
     (129, 136, 256),
