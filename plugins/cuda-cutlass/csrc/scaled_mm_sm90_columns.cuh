@@ -392,7 +392,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // As few rounds of blocks as can be, and in them the same number of columns for all.
 template <class Source>
-Cut cut_columns(const ScaledMM& p, int rows, int blocks) {
+Cut cut_columns(const ScaledMM& p, int rows, int blocks = 1) {
   Cut cut{};
   const int64_t clusters = p.sm_count / blocks, rounds = ceil_div(p.n, clusters * kMostColumns);
   const int step = p.by_block ? 16 : 8;
