@@ -1,6 +1,6 @@
 // SM90, few rows of codes: launches of scaled_mm_sm90_columns.cuh.
 
-#include "scaled_mm_sm90_columns.cuh"
+#include "scaled_mm_sm90_columns_launch.cuh"
 
 namespace qcore_cuda {
 namespace {

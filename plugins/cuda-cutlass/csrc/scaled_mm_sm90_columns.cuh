@@ -9,14 +9,17 @@
 // memory, always in the same order, and leave it in rows of the output.
 //
 // Activations come as codes, piece by piece with b's; or the block makes codes of them itself, all rows and all of
-// K, while b's first stages are on their way (`QuantizedHere`). That is one kernel less to wait for.
+// K, while b's first stages are on their way (scaled_mm_sm90_rows.cuh). That is one kernel less to wait for.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+#include "ceil_div.h"
 #include "early_launch.cuh"
-#include "row_codecs.cuh"
 #include "scaled_mm.cuh"
 #include "sm90_ptx.cuh"
-#include "tensor_map.h"
 
 namespace qcore_cuda {
 namespace {
@@ -37,7 +40,7 @@ constexpr int kBarrierBytes = 1024;
 constexpr int kSlackBytes = kTile * kPiece;
 constexpr int kSharedBytes = 227 * 1024;
 
-__device__ __forceinline__ void sync_consumers() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory"); }
+__device__ __forceinline__ void sync_consumers() { sync_threads(1, kConsumers); }
 
 template <typename Element, int ROWS>
 struct Atom;
@@ -71,79 +74,9 @@ struct Cut {
   __host__ __device__ int a_bytes(int rows) const { return shares * rows * kPiece; }  // of a step
 };
 
-// Where a's codes come from: memory.
+// Where a's codes come from: memory. Or the block makes them (scaled_mm_sm90_rows.cuh).
 struct Given {
   static constexpr bool kHere = false;
-};
-
-// Or rows of 16-bit floats, at most kMostRows, that every block makes codes of.
-template <typename Float, class Codec>
-struct QuantizedHere {
-  static constexpr bool kHere = true;
-  static constexpr int kMostRows = 8;
-  static constexpr int kVec = 16 / sizeof(Float), kVecs = 8;  // elements of a vector; vectors that a thread has
-
-  const Float* x;
-  int64_t stride;  // elements
-  int k;           // a multiple of kVec; p.k may be more
-  typename Codec::Params params;  // but where scales and zero points go: to Room
-
-  // Threads that have a row; a power of two of warps.
-  static __host__ __device__ int threads_of_row(int m) { return kConsumers / (m <= 1 ? 1 : m <= 2 ? 2 : m <= 4 ? 4 : 8); }
-  static bool fits(int m, int64_t k) {
-    return m <= kMostRows && k > 0 && k % kVec == 0 && k <= kVec * kVecs * threads_of_row(m);
-  }
-
-  // For scales, zero points and what warps tell each other.
-  struct Room {
-    float scale[kMostRows];
-    int32_t azp[kMostRows];
-    typename Codec::Reduction::Value of_warp[kConsumers / 32];
-  };
-  // Makes codes of all rows, in so many pieces, which lie as the copy engine would have put them.
-  __device__ __forceinline__ void quantize(int m, int pieces, uint8_t* codes, Room* room) const {
-    using Reduction = typename Codec::Reduction;
-    const int threads = threads_of_row(m), row = threadIdx.x / threads, at = threadIdx.x % threads;
-    const int vecs = row < m ? k / kVec : 0;
-    const auto* const source = reinterpret_cast<const Vec<Float, kVec>*>(x + row * stride);
-    Vec<Float, kVec> held[kVecs] = {};
-#pragma unroll
-    for (int i = 0; i < kVecs; ++i) {
-      if (at + i * threads < vecs) held[i] = source[at + i * threads];
-    }
-    auto reduced = Reduction::warp(reduce_vecs<Reduction>(held));
-    if (threadIdx.x % 32 == 0) room->of_warp[threadIdx.x / 32] = reduced;
-    sync_consumers();
-    const int warps = threads / 32, lane = threadIdx.x % 32;
-    reduced = Reduction::warp(lane < warps ? room->of_warp[threadIdx.x / threads * warps + lane] : Reduction::identity());
-    if (row >= m) return;
-    auto told = params;
-    told.scale = room->scale;
-    if constexpr (std::is_same_v<typename Codec::Params, Int8Row::Params>) told.azp = room->azp;
-    const auto scale = Codec::scale(told, reduced, row, at == 0);
-    const auto store = [&](int vec, const Vec<typename Codec::Code, kVec>& eight) {
-      const int piece = vec / (kPiece / kVec), byte = vec % (kPiece / kVec) * kVec;
-      const int swizzled = byte ^ row * 16;
-      *reinterpret_cast<Vec<typename Codec::Code, kVec>*>(codes + (piece * kMostRows + row) * kPiece + swizzled) = eight;
-    };
-#pragma unroll
-    for (int i = 0; i < kVecs; ++i) {
-      if (at + i * threads >= vecs) continue;
-      store(at + i * threads, encode_vec<typename Codec::Code>(
-                                  held[i], [&](float f) { return Codec::encode(f, scale); },
-                                  [&](const float(&f)[4]) { return Codec::encode4(f, scale); }));
-    }
-    for (int vec = vecs + at; vec < pieces * (kPiece / kVec); vec += threads) store(vec, {});
-    // The tensor cores read what is written here.
-    store_before_copies();
-  }
-  // With what was found out about the rows.
-  __device__ __forceinline__ void tell(ScaledMM& p, const Room* room) const {
-    p.a_scale = room->scale;
-    p.a_per_token = true;
-    if (p.azp_adj) p.azp = room->azp;
-    p.azp_per_token = true;
-  }
 };
 
 // `sums`: of every share, one behind the other; in a cluster each block stores half of them.
@@ -221,7 +154,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     columns_kernel(const __grid_constant__ CUtensorMap b_map, const __grid_constant__ CUtensorMap a_map,
                    const __grid_constant__ ScaledMM p, const Cut cut, const Source source) {
   using Acc = typename Element::Acc;
-  extern __shared__ uint8_t raw[];
+  QCORE_SHARED_BYTES(raw);
   uint8_t* const shared = raw + (-shared_address(raw) & 1023);
   auto* full = reinterpret_cast<uint64_t*>(shared);
   uint64_t* empty = full + kMostStages;
@@ -295,9 +228,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   // What the end needs is in the cache by then.
   if (threadIdx.x < cut.columns && first + threadIdx.x < p.n) {
     const int n = first + threadIdx.x;
-    if (p.b_per_channel) asm volatile("prefetch.global.L2 [%0];" ::"l"(p.b_scale + n));
-    if (p.bias) asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const uint16_t*>(p.bias) + n));
-    if (p.azp_adj) asm volatile("prefetch.global.L2 [%0];" ::"l"(p.azp_adj + n));
+    if (p.b_per_channel) prefetch(p.b_scale + n);
+    if (p.bias) prefetch(static_cast<const uint16_t*>(p.bias) + n);
+    if (p.azp_adj) prefetch(p.azp_adj + n);
   }
   begin_turn();
 
@@ -338,9 +271,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     cute::warpgroup_commit_batch();
   };
   if (!has_columns) {
-    for (int step = 0; step < steps; ++step, advance()) {
+    // By one thread: the others, whom no product keeps together, could miss that a stage was full.
+    for (int step = 0; first_of_group && step < steps; ++step, advance()) {
       barrier_wait(&full[stage], round);
-      if (first_of_group) barrier_arrive(&empty[stage]);
+      barrier_arrive(&empty[stage]);
     }
   } else if constexpr (BY_BLOCK) {
     // In float32 as they are made; meanwhile the other groups have the tensor cores.
@@ -405,26 +339,6 @@ Cut cut_columns(const ScaledMM& p, int rows, int blocks = 1) {
   else stage += cut.a_bytes(rows);
   cut.stages = std::min({kMostStages, room / stage, std::max(cut.steps / blocks, 1)});
   return cut;
-}
-
-template <typename Element, int ROWS, bool BY_BLOCK, int BLOCKS = 1, class Source = Given>
-void launch_columns(const ScaledMM& p, const Source& source = {}) {
-  const char* op = "cutlass_scaled_mm";
-  const auto kernel = columns_kernel<Element, ROWS, BY_BLOCK, BLOCKS, Source>;
-  // The sums take the stages' place.
-  static_assert(kGroups * ROWS * (kTile + 1) * 4 <= kSharedBytes - 1024 - kBarrierBytes);
-  static std::atomic<uint64_t> allowed{0};
-  allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, p.device, allowed);
-  const Cut cut = cut_columns<Source>(p, ROWS, BLOCKS);
-  const auto map = [&](const void* data, int64_t rows, int64_t stride, int box_rows) {
-    return cut.boxes ? byte_boxes_map(op, data, rows, p.k, stride, box_rows, cut.shares)
-                     : byte_matrix_map(op, data, rows, p.k, stride, box_rows);
-  };
-  const CUtensorMap b_map = map(p.b, p.n, p.b_stride, cut.columns);
-  const CUtensorMap a_map = Source::kHere ? b_map : map(p.a, p.m, p.a_stride, ROWS);
-  const auto clusters = static_cast<unsigned>(ceil_div(p.n, cut.columns));
-  const LaunchShape shape{dim3(clusters * BLOCKS), kThreads, kSharedBytes, p.stream, p.early_launch, {BLOCKS, 1, 1}};
-  launch_kernel(op, shape, kernel, b_map, a_map, p, cut, source);
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
 // SM90, a few rows of floats that are quantized by the kernel that multiplies them (scaled_mm_sm90_columns.cuh).
 
 #include "quantize_rows.h"
-#include "scaled_mm_sm90_columns.cuh"
+#include "scaled_mm_sm90_columns_launch.cuh"
+#include "scaled_mm_sm90_rows.cuh"
 
 namespace qcore_cuda {
 namespace {

@@ -82,6 +82,9 @@ __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
+// Asks for what will be read later.
+__device__ __forceinline__ void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
 // ---- flags in global memory --------------------------------------------------------------------
 
 // Who sees the flag sees all that this thread, and those that it met at a barrier, had stored before.

@@ -25,13 +25,26 @@ inline unsigned blocks_of_grid = 0;
 // Products of a thread that were begun, group after group.
 using Group = std::vector<std::function<void()>>;
 inline std::map<Fiber*, std::vector<Group>> begun;
+inline std::map<Fiber*, size_t> committed;  // groups
 
-inline void finish_products(size_t but) {
-  auto& groups = begun[&self()];
+inline void finish_products(Fiber* of, size_t but) {
+  auto& groups = begun[of];
   while (groups.size() > but + 1) {  // the last one has not been committed
     for (const auto& product : groups.front()) product();
     groups.erase(groups.begin());
   }
+}
+
+// The kernel takes it that a warpgroup's products are done for all of it or for none. Otherwise each warp's are done when
+// that one waits for them, which is later than what the instructions promise.
+inline bool whole_warpgroups = false;
+
+inline void finish_whole_products(size_t but) {
+  Fiber* const first = &self() - self().thread.x % 128;
+  const size_t due = committed[&self()] - but;
+  const auto behind = [&](Fiber& fiber) { return committed[&fiber] < due; };
+  while (std::any_of(first, first + 128, behind)) yield();
+  for (Fiber* fiber = first; fiber < first + 128; ++fiber) finish_products(fiber, committed[fiber] - due);
 }
 
 inline float e4m3(uint8_t v) {
@@ -56,6 +69,7 @@ inline void run_grid(int clusters, int blocks, int threads, int bytes, int seed,
       kernel();
     });
     begun.clear();
+    committed.clear();
     asked.clear();
   }
 }
@@ -77,6 +91,10 @@ inline void store_all(Matrices* const* lanes) {
 
 #define gridDim (emulation::Index{emulation::blocks_of_grid})
 
+template <typename T>
+T __ldg(const T* p) {
+  return *p;
+}
 inline void __stcg(float4* p, const float4& v) { *p = v; }
 inline float4 __ldcg(const float4* p) { return *p; }
 
@@ -86,22 +104,31 @@ inline void warpgroup_commit_batch() {
   auto& groups = emulation::begun[&emulation::self()];
   if (groups.empty()) groups.emplace_back();
   groups.emplace_back();
+  ++emulation::committed[&emulation::self()];
 }
 template <int BUT>
 void warpgroup_wait() {
   emulation::yield();  // others may do what they should not
-  emulation::finish_products(BUT);
+  if (emulation::whole_warpgroups) emulation::finish_whole_products(BUT);
+  else emulation::finish_products(&emulation::self(), BUT);
 }
 namespace SM90::GMMA {
 enum class ScaleIn { One };
 enum class Major { K };
-template <ScaleIn, ScaleIn>
-struct MMA_64x128x32_F32E4M3E4M3_SS_TN {
-  static float number(uint8_t v) { return emulation::e4m3(v); }
-};
-struct MMA_64x128x32_S32S8S8_SS_TN {
-  static uint32_t number(uint8_t v) { return static_cast<uint32_t>(static_cast<int8_t>(v)); }
-};
+#define QCORE_EMULATED_ATOMS(ROWS)                                                            \
+  template <ScaleIn, ScaleIn>                                                                 \
+  struct MMA_64x##ROWS##x32_F32E4M3E4M3_SS_TN {                                               \
+    static float number(uint8_t v) { return emulation::e4m3(v); }                             \
+  };                                                                                          \
+  struct MMA_64x##ROWS##x32_S32S8S8_SS_TN {                                                   \
+    static uint32_t number(uint8_t v) { return static_cast<uint32_t>(static_cast<int8_t>(v)); } \
+  };
+QCORE_EMULATED_ATOMS(8)
+QCORE_EMULATED_ATOMS(16)
+QCORE_EMULATED_ATOMS(32)
+QCORE_EMULATED_ATOMS(64)
+QCORE_EMULATED_ATOMS(128)
+#undef QCORE_EMULATED_ATOMS
 #define QCORE_EMULATED_ATOMS(ROWS)                                    \
   template <Major, Major>                                             \
   struct MMA_64x##ROWS##x16_F32F16F16_RS {                            \
@@ -133,6 +160,11 @@ void shared_words(uint32_t (&v)[COUNT], uint32_t address) {
   std::memcpy(v, at_shared(address), 4 * COUNT);
 }
 inline float load_shared(uint32_t address) { return *reinterpret_cast<const float*>(at_shared(address)); }
+inline void prefetch(const void*) {}
+inline uint32_t word_of_block(const void* p, uint32_t rank) {
+  const uint32_t at = shared_address(p);
+  return *reinterpret_cast<const uint32_t*>(emulation::memory_of(rank) + at);
+}
 inline int cluster_rank() { return emulation::self().block; }
 inline void sync_group(int group) { sync_threads(1 + group, 128); }
 template <int COUNT>
@@ -148,7 +180,7 @@ inline uint32_t load_acquire(const uint8_t* p) {
 
 // Of another block, where the address has its number and one above 24 bits.
 inline uint8_t* in_cluster(uint32_t address) {
-  return emulation::cluster->blocks[(address >> 24) - 1].first() + (address & 0xffffff);
+  return emulation::memory_of((address >> 24) - 1) + (address & 0xffffff);
 }
 inline uint32_t address_in_block(uint32_t address, uint32_t rank) { return address | (rank + 1) << 24; }
 inline void barrier_arrive_there(uint32_t address) { barrier_arrive(reinterpret_cast<uint64_t*>(in_cluster(address))); }
@@ -211,9 +243,10 @@ template <typename Atom, typename Number, int COUNT, size_t... I>
 void wgmma(uint64_t a, uint64_t b, Number (&d)[COUNT], bool accumulate, std::index_sequence<I...>) {
   auto& groups = emulation::begun[&emulation::self()];
   if (groups.empty()) groups.emplace_back();
+  const uint8_t* const shared = emulation::block().first();
+  const int thread = threadIdx.x % 128;
   groups.back().push_back([=, &d] {
-    const uint8_t* const shared = emulation::block().first();
-    const int thread = threadIdx.x % 128, g = thread % 32 / 4, q = thread % 4;
+    const int g = thread % 32 / 4, q = thread % 4;
     const auto row_of = [&](uint64_t descriptor, int row, Number (&values)[32]) {
       const uint32_t first = static_cast<uint32_t>(descriptor & 0x3fff) << 4;
       for (int k = 0; k < 32; ++k) {

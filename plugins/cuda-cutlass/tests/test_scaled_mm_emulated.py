@@ -1,4 +1,4 @@
-"""SM90's kernels of large 8-bit tiles on the processor: nothing is read or given back too early.
+"""SM90's 8-bit kernels on the processor: nothing is read or given back too early.
 
 And all is added, once. What their instructions really do, the tests on a GPU find out.
 """
@@ -73,7 +73,7 @@ def padded_rows(scales: torch.Tensor) -> torch.Tensor:
 def check(
     M: int, N: int, K: int, clusters: int, rows: int, *, kind: str, shared: bool, bias: bool
 ) -> int:
-    """Multiply in tiles of so many rows, compare; how many clusters shared tiles."""
+    """Multiply in tiles of so many rows, or of few columns, compare; how many clusters share."""
     by_block, int8 = kind == "fp8 block", kind == "int8"
     random = torch.Generator().manual_seed(M + N)
     a, b = (codes(R, K, int8, random) for R in (M, N))
@@ -92,7 +92,7 @@ def check(
     found = (ctypes.c_int * 3)()
     division = (clusters, int(shared), rows)
     arguments = Arguments(*pointers, M, N, K, *widths, *division, int(int8), M + N)
-    kernel = "blocks" if by_block and rows == 128 else "tiles"
+    kernel = "columns" if rows == 0 else "blocks" if by_block and rows == 128 else "tiles"
     library(kernel).multiply(ctypes.byref(arguments), found)
 
     wide_a, wide_b = of_a.double()[:, :M].t(), of_b.double()[:, :k_blocks]
@@ -123,6 +123,25 @@ def test_whole_tiles(M: int, N: int, K: int, clusters: int, rows: int, kind: str
 @pytest.mark.parametrize(("M", "N", "K", "clusters"), SHARED)
 def test_shared_tiles(M: int, N: int, K: int, clusters: int, rows: int, kind: str) -> None:
     assert check(M, N, K, clusters, rows, kind=kind, shared=True, bias=True) > 1
+
+
+@pytest.mark.parametrize("kind", ["fp8", "int8", "fp8 block", "pairs"])
+@pytest.mark.parametrize(
+    ("M", "N", "K", "processors"),
+    [
+        (1, 8, 1152, 2),
+        (5, 200, 1424, 4),  # four warpgroups share K, or two; pieces of K that end within
+        (16, 520, 2048, 2),  # several rounds of blocks
+        (31, 250, 4224, 2),  # one warpgroup has no columns; an odd number of steps
+        (64, 130, 1408, 2),
+    ],
+)
+def test_few_rows(M: int, N: int, K: int, processors: int, kind: str) -> None:
+    if M > 32 and kind in ("fp8 block", "pairs"):
+        pytest.skip("up to 32 rows")
+    pairs = kind == "pairs"
+    kind = "fp8 block" if pairs else kind
+    check(M, N // 8 * 8, K, processors, 0, kind=kind, shared=pairs, bias=M % 2 == 0)
 
 
 def test_scales_in_several_boxes() -> None:

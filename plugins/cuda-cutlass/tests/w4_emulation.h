@@ -161,6 +161,7 @@ struct Block {
   std::vector<uint8_t> memory;
   std::vector<Meeting> warps;
   Meeting named[16];
+  int left = 0;  // threads that have not ended
   uint8_t* first() { return memory.data() + (-reinterpret_cast<uintptr_t>(memory.data()) & 1023); }
 };
 
@@ -172,6 +173,7 @@ struct Cluster {
   ucontext_t start;
   jmp_buf scheduler;
   Fiber* current = nullptr;
+  int left = 0;  // threads that have not ended
   std::function<void()> body;
   uint32_t random = 1;
   uint32_t next_random() { return random = random * 1664525u + 1013904223u, random >> 8; }
@@ -180,6 +182,11 @@ struct Cluster {
 inline Cluster* cluster = nullptr;
 inline Fiber& self() { return *cluster->current; }
 inline Block& block() { return cluster->blocks[self().block]; }
+// Shared memory of a block, which must be there still.
+inline uint8_t* memory_of(uint32_t rank) {
+  if (cluster->blocks[rank].left == 0) stop("a block ended before its memory was read");
+  return cluster->blocks[rank].first();
+}
 inline void yield() {
   if (!_setjmp(self().place)) _longjmp(cluster->scheduler, 1);
 }
@@ -212,6 +219,7 @@ void with_warp(Arguments& mine, void (*together)(Arguments* const*)) {
 inline void entry() {
   cluster->body();
   self().done = true;
+  --cluster->left, --block().left;
   yield();
 }
 
@@ -228,6 +236,7 @@ inline void run_cluster(int threads, int bytes, int split, unsigned x, unsigned 
     c.blocks[b].index = {x, static_cast<unsigned>(b), z};
     c.blocks[b].memory.assign(bytes + 1024, 0xff);
     c.blocks[b].warps.resize(threads / 32);
+    c.blocks[b].left = threads;
   }
   for (size_t i = 0; i < c.fibers.size(); ++i) {
     Fiber& fiber = c.fibers[i];
@@ -241,8 +250,9 @@ inline void run_cluster(int threads, int bytes, int split, unsigned x, unsigned 
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, entry, 0);
   }
-  size_t left = c.fibers.size(), slow = 0;
-  for (int turn = 0; left; ++turn) {
+  c.left = static_cast<int>(c.fibers.size());
+  size_t slow = 0;
+  for (int turn = 0; c.left; ++turn) {
     if (turn > 1000000) stop("nobody goes on");
     // Some warps are far ahead of others, until others are.
     if (turn % 64 == 0) slow = c.next_random() % (c.fibers.size() / 32);
@@ -250,7 +260,6 @@ inline void run_cluster(int threads, int bytes, int split, unsigned x, unsigned 
       Fiber& fiber = c.fibers[i];
       if (fiber.done || (i / 32 == slow && turn % 64 < 60)) continue;
       go_on(fiber);
-      if (fiber.done) --left;
     }
     if (!c.copies.empty() && c.next_random() % 2) {
       const size_t which = c.next_random() % c.copies.size();
@@ -376,13 +385,19 @@ inline uint4 shared_vector(const uint8_t* p) {
 }
 inline void store_vector(float* p, const float4& v) { *reinterpret_cast<float4*>(p) = v; }
 inline void sync_threads(int barrier, int threads) { emulation::meet(emulation::block().named[barrier], threads); }
-inline void cluster_sync() {
-  emulation::meet(emulation::cluster->all, static_cast<int>(emulation::cluster->fibers.size()));
+inline void cluster_sync() {  // of all threads that have not ended
+  emulation::Meeting& all = emulation::cluster->all;
+  const int generation = all.generation;
+  ++all.arrived;
+  while (all.generation == generation) {
+    if (all.arrived == emulation::cluster->left) all.arrived = 0, ++all.generation;
+    else emulation::yield();
+  }
 }
 inline void cluster_leave() { cluster_sync(); }
 inline float4 of_block(const float* p, uint32_t rank) {
   const auto at = reinterpret_cast<const uint8_t*>(p) - emulation::block().first();
-  return *reinterpret_cast<const float4*>(emulation::cluster->blocks[rank].first() + at);
+  return *reinterpret_cast<const float4*>(emulation::memory_of(rank) + at);
 }
 
 inline void barrier_init(uint64_t* barrier, uint32_t arrivals) {
