@@ -9,10 +9,6 @@
 // numbers too, which become such and then what they are. A NaN of e4m3 becomes 480 here: whoever packs
 // weights gives its column a scale that is NaN.
 //
-// Integers whose zero point is 8, in bfloat16, with their scale at once (Centred): as its bits a code is a subnormal
-// number, 2^-133 of it, and (code - 8) * scale is one multiplication and addition, rounded once. It comes out as 2^-32 of
-// what it is, so that what the code is multiplied with, 2^101 * scale, is no infinity for scales below 2^27.
-//
 // NVFP4: e2m1 with a scale of e4m3 for each 16 inputs. Their product has at most 6 bits (3 * 15 = 45), so that
 // half and bfloat16 hold it exactly, and it can be made before it is multiplied. One multiplication does both: a
 // code that is less by a power of two times a scale that is more by another.
@@ -32,11 +28,6 @@ struct Integer {
   static constexpr bool kFloat = false, kScaled = false;
   static constexpr float kMore = 1.0f;
 };
-struct Centred {
-  static constexpr int kBits = 4;
-  static constexpr bool kFloat = false, kScaled = false;
-  static constexpr float kMore = 4294967296.0f;  // 2^32
-};
 struct E4M3 {
   static constexpr int kBits = 8;
   static constexpr bool kFloat = true, kScaled = false;
@@ -48,7 +39,7 @@ struct E2M1 {
   static constexpr float kMore = 1.0f;
 };
 // kScaled: pairs are weights times their scales, of which there are two, in a byte each, where other kinds have
-// one of 16 bits for 32 inputs. The sums are to be multiplied by kMore.
+// one of 16 bits for 32 inputs; and the sums are to be multiplied by kMore.
 struct NvFp4 {
   static constexpr int kBits = 4;
   static constexpr bool kFloat = true, kScaled = true;
@@ -122,20 +113,6 @@ struct Codes {
     } else {
       return as_bits(__hsub2(as_pair<T>(and_or(x >> (BITS * I), kMask, kBase)), as_pair<T>(z.low)));
     }
-  }
-};
-
-template <>
-struct Codes<Centred, __nv_bfloat16> {
-  using Pair = __nv_bfloat162;
-  struct Scale {
-    Pair factor, offset;
-  };
-  static __device__ __forceinline__ Scale scale(Pair twice) {
-    return {__hmul2(twice, as_pair<__nv_bfloat16>(0x72007200u)), __hmul2(twice, as_pair<__nv_bfloat16>(0xb100b100u))};
-  }
-  static __device__ __forceinline__ uint32_t weights(uint32_t x, const Scale& s) {  // of pair 0, scaled
-    return as_bits(__hfma2(as_pair<__nv_bfloat16>(x & 0x000f000fu), s.factor, s.offset));
   }
 };
 
@@ -328,8 +305,5 @@ struct GptqZeros {
     return (BITS == 3 ? z + add : z) & ((1 << BITS) - 1);
   }
 };
-
-// Whether codes are Centred.
-inline bool is_centred(const GptqZeros& zeros) { return !zeros.words && zeros.constant == 8; }
 
 }  // namespace qcore_cuda
