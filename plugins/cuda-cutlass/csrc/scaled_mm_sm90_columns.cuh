@@ -66,7 +66,8 @@ struct Cut {
   int columns;  // of a block
   int shares;   // warpgroups that share K: 1, 2 or 4, and so pieces in a stage
   int steps;    // stages that K takes, of all blocks that share it
-  int stages;   // in shared memory
+  int stages;   // of b in shared memory
+  int a_stages; // of a: fewer, as a comes from the cache
   bool boxes;   // K is whole pieces, of which those of a stage are one copy
 
   __host__ __device__ int tiles() const { return kGroups / shares; }
@@ -160,7 +161,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   uint64_t* empty = full + kMostStages;
   uint8_t* const codes = shared + kBarrierBytes;  // if they are made here
   uint8_t* const stages = codes + (Source::kHere ? cut.steps * cut.a_bytes(ROWS) : 0);
-  const int b_bytes = cut.b_bytes(), stage_bytes = b_bytes + (Source::kHere ? 0 : cut.a_bytes(ROWS));
+  const int b_bytes = cut.b_bytes(), a_bytes = Source::kHere ? 0 : cut.a_bytes(ROWS);
+  uint8_t* const a_stages = stages + cut.stages * b_bytes;
   const int first = blockIdx.x / BLOCKS * cut.columns, rank = BLOCKS > 1 ? static_cast<int>(cluster_rank()) : 0;
   const int first_step = cut.steps * rank / BLOCKS, steps = cut.steps * (rank + 1) / BLOCKS - first_step;
 
@@ -179,37 +181,36 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (elect_one()) {
       const auto load_b = [&](int step, int stage) {
         const int piece = (first_step + step) * cut.shares;
-        barrier_expect(&full[stage], stage_bytes);
-        if (cut.boxes) {
-          return load_boxes(stages + stage * stage_bytes, &b_map, &full[stage], piece, first, kEvictFirst);
-        }
+        uint8_t* const to = stages + stage * b_bytes;
+        barrier_expect(&full[stage], b_bytes + a_bytes);
+        if (cut.boxes) return load_boxes(to, &b_map, &full[stage], piece, first, kEvictFirst);
         for (int share = 0; share < cut.shares; ++share) {
           const int k = (piece + share) * kPiece;  // beyond the end zeros come
-          load_box(stages + stage * stage_bytes + share * cut.columns * kPiece, &b_map, &full[stage], k, first,
-                   kEvictFirst);
+          load_box(to + share * cut.columns * kPiece, &b_map, &full[stage], k, first, kEvictFirst);
         }
       };
-      const auto load_a = [&](int step, int stage) {
+      const auto load_a = [&](int step, int stage, int a_stage) {
         if constexpr (Source::kHere) return;
         const int piece = (first_step + step) * cut.shares;
-        if (cut.boxes) {
-          return load_boxes(stages + stage * stage_bytes + b_bytes, &a_map, &full[stage], piece, 0, kEvictLast);
-        }
+        uint8_t* const to = a_stages + a_stage * a_bytes;
+        if (cut.boxes) return load_boxes(to, &a_map, &full[stage], piece, 0, kEvictLast);
         for (int share = 0; share < cut.shares; ++share) {
           const int k = (piece + share) * kPiece;
-          load_box(stages + stage * stage_bytes + b_bytes + share * ROWS * kPiece, &a_map, &full[stage], k, 0,
-                   kEvictLast);
+          load_box(to + share * ROWS * kPiece, &a_map, &full[stage], k, 0, kEvictLast);
         }
       };
       for (int step = 0; step < cut.stages; ++step) load_b(step, step);
       begin_turn();
-      for (int step = 0; step < cut.stages; ++step) load_a(step, step);
-      int stage = 0;
+      for (int step = 0; step < cut.a_stages; ++step) load_a(step, step, step);
+      // A step that is done leaves room for one of b and one of a, which is sooner due.
+      int stage = 0, a_stage = 0, stage_of_a = cut.a_stages % cut.stages;
       uint32_t round = 0;
-      for (int step = cut.stages; step < steps; ++step) {
+      for (int step = 0; step + cut.a_stages < steps; ++step) {
         barrier_wait(&empty[stage], round);
-        load_b(step, stage);
-        load_a(step, stage);
+        if (step + cut.stages < steps) load_b(step + cut.stages, stage);
+        load_a(step + cut.a_stages, stage_of_a, a_stage);
+        if (++a_stage == cut.a_stages) a_stage = 0;
+        if (++stage_of_a == cut.stages) stage_of_a = 0;
         if (++stage == cut.stages) {
           stage = 0;
           round ^= 1;
@@ -248,9 +249,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
   for (int i = 0; i < ROWS / 2; ++i) d[i] = 0;
   const uint8_t* const of_b = stages + (share * cut.columns + tile * kTile) * kPiece;
-  const uint8_t* const of_a = (Source::kHere ? codes : stages + b_bytes) + share * ROWS * kPiece;
-  const int a_step = Source::kHere ? cut.a_bytes(ROWS) : 0;  // codes made here lie step after step
-  int stage = 0, step_of_a = 0;
+  const uint8_t* const of_a = (Source::kHere ? codes : a_stages) + share * ROWS * kPiece;
+  const int a_rounds = Source::kHere ? cut.steps : cut.a_stages;  // codes made here lie step after step
+  int stage = 0, a_stage = 0;
   uint32_t round = 0;
   const auto advance = [&] {
     if (++stage == cut.stages) {
@@ -262,8 +263,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     barrier_wait(&full[stage], round);
     fence_registers(to);
     cute::warpgroup_arrive();
-    const uint64_t b = matrix_descriptor(of_b + stage * stage_bytes);
-    const uint64_t a = matrix_descriptor(of_a + (Source::kHere ? step_of_a++ * a_step : stage * stage_bytes));
+    const uint64_t b = matrix_descriptor(of_b + stage * b_bytes);
+    const uint64_t a = matrix_descriptor(of_a + a_stage * cut.a_bytes(ROWS));
+    if (++a_stage == a_rounds) a_stage = 0;
 #pragma unroll
     for (int i = 0; i < kPiece / 32; ++i) {
       wgmma<typename A::Type>(b + 2 * i, a + 2 * i, to, !BY_BLOCK || i > 0, std::make_index_sequence<ROWS / 2>{});
@@ -334,10 +336,11 @@ Cut cut_columns(const ScaledMM& p, int rows, int blocks = 1) {
   cut.shares = cut.columns <= kTile ? 4 : cut.columns <= 2 * kTile ? 2 : 1;
   cut.steps = static_cast<int>(ceil_div(p.k, cut.shares * kPiece));
   cut.boxes = p.k % kPiece == 0;
-  int room = kSharedBytes - 1024 - kBarrierBytes - kSlackBytes, stage = cut.b_bytes();
-  if (Source::kHere) room -= cut.steps * cut.a_bytes(rows);
-  else stage += cut.a_bytes(rows);
-  cut.stages = std::min({kMostStages, room / stage, std::max(cut.steps / blocks, 1)});
+  const int room = kSharedBytes - 1024 - kBarrierBytes - kSlackBytes, steps = std::max(cut.steps / blocks, 1);
+  cut.a_stages = std::min(steps, rows > 32 ? 3 : 4);
+  const int of_a = (Source::kHere ? cut.steps : cut.a_stages) * cut.a_bytes(rows);
+  cut.stages = std::min({kMostStages, (room - of_a) / cut.b_bytes(), steps});
+  cut.a_stages = std::min(cut.a_stages, cut.stages);
   return cut;
 }
 
