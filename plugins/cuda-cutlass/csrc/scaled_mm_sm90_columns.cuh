@@ -1,5 +1,6 @@
 // SM90, few rows (M <= 64): a product that takes as long as reading b does. Every block has some of b's
-// columns, all of K and nobody to wait for; or two that form a cluster have half of K each (BLOCKS).
+// columns, all of K and nobody to wait for; or two that form a cluster have half of K each, or fetch half of a each, for
+// both (Pair).
 //
 // Rows and columns change places: b's columns are the rows of a wgmma, 64 at a time, a's rows its N. A
 // block has up to 256 columns, a multiple of 8, as many as give every processor the same. Its four
@@ -73,7 +74,13 @@ struct Cut {
   __host__ __device__ int tiles() const { return kGroups / shares; }
   __host__ __device__ int b_bytes() const { return shares * columns * kPiece; }
   __host__ __device__ int a_bytes(int rows) const { return shares * rows * kPiece; }  // of a step
+  // What one of so many blocks fetches of these, one behind the other: some of the pieces, or rows of one.
+  __host__ __device__ int a_pieces(int blocks) const { return shares / blocks > 1 ? shares / blocks : 1; }
+  __host__ __device__ int a_rows(int rows, int blocks) const { return rows * shares / blocks / a_pieces(blocks); }
 };
+
+// What two blocks that form a cluster share, if they do.
+enum class Pair { kNone, kK, kA };
 
 // Where a's codes come from: memory. Or the block makes them (scaled_mm_sm90_rows.cuh).
 struct Given {
@@ -150,11 +157,12 @@ struct BlockScales {
   __device__ __forceinline__ float of(int i) const { return b * a[i / 4 * 2 + i % 2]; }
 };
 
-template <typename Element, int ROWS, bool BY_BLOCK, int BLOCKS, class Source>
+template <typename Element, int ROWS, bool BY_BLOCK, Pair PAIR, class Source>
 __global__ void __launch_bounds__(kThreads, 1)
     columns_kernel(const __grid_constant__ CUtensorMap b_map, const __grid_constant__ CUtensorMap a_map,
                    const __grid_constant__ ScaledMM p, const Cut cut, const Source source) {
   using Acc = typename Element::Acc;
+  constexpr int BLOCKS = PAIR == Pair::kK ? 2 : 1;  // that share K
   QCORE_SHARED_BYTES(raw);
   uint8_t* const shared = raw + (-shared_address(raw) & 1023);
   auto* full = reinterpret_cast<uint64_t*>(shared);
@@ -163,19 +171,22 @@ __global__ void __launch_bounds__(kThreads, 1)
   uint8_t* const stages = codes + (Source::kHere ? cut.steps * cut.a_bytes(ROWS) : 0);
   const int b_bytes = cut.b_bytes(), a_bytes = Source::kHere ? 0 : cut.a_bytes(ROWS);
   uint8_t* const a_stages = stages + cut.stages * b_bytes;
-  const int first = blockIdx.x / BLOCKS * cut.columns, rank = BLOCKS > 1 ? static_cast<int>(cluster_rank()) : 0;
-  const int first_step = cut.steps * rank / BLOCKS, steps = cut.steps * (rank + 1) / BLOCKS - first_step;
+  const int first = blockIdx.x / BLOCKS * cut.columns, rank = PAIR == Pair::kNone ? 0 : static_cast<int>(cluster_rank());
+  const int part_of_k = PAIR == Pair::kK ? rank : 0;
+  const int first_step = cut.steps * part_of_k / BLOCKS, steps = cut.steps * (part_of_k + 1) / BLOCKS - first_step;
+  constexpr int kFetchers = PAIR == Pair::kA ? 2 : 1;
 
   if (threadIdx.x == kConsumers) {
     prefetch_map(&b_map);
     if constexpr (!Source::kHere) prefetch_map(&a_map);
     for (int i = 0; i < cut.stages; ++i) {
       barrier_init(&full[i], 1);
-      barrier_init(&empty[i], kGroups);
+      barrier_init(&empty[i], kGroups * kFetchers);
     }
     barrier_init_fence();
   }
   __syncthreads();
+  if constexpr (PAIR == Pair::kA) cluster_sync();
 
   if (threadIdx.x >= kConsumers) {
     if (elect_one()) {
@@ -191,12 +202,17 @@ __global__ void __launch_bounds__(kThreads, 1)
       };
       const auto load_a = [&](int step, int stage, int a_stage) {
         if constexpr (Source::kHere) return;
-        const int piece = (first_step + step) * cut.shares;
-        uint8_t* const to = a_stages + a_stage * a_bytes;
-        if (cut.boxes) return load_boxes(to, &a_map, &full[stage], piece, 0, kEvictLast);
-        for (int share = 0; share < cut.shares; ++share) {
-          const int k = (piece + share) * kPiece;
-          load_box(to + share * ROWS * kPiece, &a_map, &full[stage], k, 0, kEvictLast);
+        const int part = PAIR == Pair::kA ? a_bytes / 2 * rank : 0;
+        const int piece = (first_step + step) * cut.shares + part / (ROWS * kPiece), row = part / kPiece % ROWS;
+        uint8_t* const to = a_stages + a_stage * a_bytes + part;
+        if (cut.boxes) {
+          if constexpr (PAIR == Pair::kA) return load_boxes_for(3, to, &a_map, &full[stage], piece, row);
+          return load_boxes(to, &a_map, &full[stage], piece, row, kEvictLast);
+        }
+        for (int i = 0; i < cut.a_pieces(kFetchers); ++i) {
+          const int k = (piece + i) * kPiece;
+          if constexpr (PAIR == Pair::kA) load_box_for(3, to + i * ROWS * kPiece, &a_map, &full[stage], k, row);
+          else load_box(to + i * ROWS * kPiece, &a_map, &full[stage], k, row, kEvictLast);
         }
       };
       for (int step = 0; step < cut.stages; ++step) load_b(step, step);
@@ -223,7 +239,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   using A = Atom<Element, ROWS>;
   const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const int tile = group % cut.tiles(), share = group / cut.tiles();
-  const bool first_of_group = threadIdx.x % 128 == 0;
+  const auto release = [&](int which) {
+    const int thread = threadIdx.x % 128;
+    if constexpr (PAIR == Pair::kA) {
+      if (thread < 2) barrier_arrive_remote(&empty[which], thread);
+    } else {
+      if (thread == 0) barrier_arrive(&empty[which]);
+    }
+  };
   const bool has_columns = tile * kTile < cut.columns;
 
   // What the end needs is in the cache by then.
@@ -273,10 +296,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     cute::warpgroup_commit_batch();
   };
   if (!has_columns) {
-    // By one thread: the others, whom no product keeps together, could miss that a stage was full.
-    for (int step = 0; first_of_group && step < steps; ++step, advance()) {
+    // By those who release: others, whom no product keeps together, could miss that a stage was full.
+    for (int step = 0; threadIdx.x % 128 < kFetchers && step < steps; ++step, advance()) {
       barrier_wait(&full[stage], round);
-      barrier_arrive(&empty[stage]);
+      release(stage);
     }
   } else if constexpr (BY_BLOCK) {
     // In float32 as they are made; meanwhile the other groups have the tensor cores.
@@ -288,7 +311,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       multiply(part);
       cute::warpgroup_wait<0>();
       fence_registers(part);
-      if (first_of_group) barrier_arrive(&empty[stage]);
+      release(stage);
 #pragma unroll
       for (int i = 0; i < ROWS / 2; ++i) d[i] = fmaf(part[i], scales.of(i), d[i]);
     }
@@ -300,7 +323,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       multiply(d);
       cute::warpgroup_wait<1>();
       fence_registers(d);
-      if (first_of_group) barrier_arrive(&empty[before]);
+      release(before);
     }
     cute::warpgroup_wait<0>();
     fence_registers(d);
@@ -324,6 +347,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else {
     store_all<BLOCKS, __half>(known, cut, sums, ROWS, first, rank);
   }
+  if constexpr (PAIR == Pair::kA) cluster_leave();  // the other's half of a and its arrivals come here
 }
 
 // As few rounds of blocks as can be, and in them the same number of columns for all.
