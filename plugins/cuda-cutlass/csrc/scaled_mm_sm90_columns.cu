@@ -5,12 +5,12 @@
 namespace qcore_cuda {
 namespace {
 
-template <typename Element, bool BY_BLOCK, Pair PAIR = Pair::kNone>
+template <typename Element, bool BY_BLOCK, int BLOCKS = 1>
 void launch_for_rows(const ScaledMM& p) {
-  if (p.m <= 8) return launch_columns<Element, 8, BY_BLOCK, PAIR>(p);
-  if (p.m <= 16) return launch_columns<Element, 16, BY_BLOCK, PAIR>(p);
-  if (BY_BLOCK || p.m <= 32) return launch_columns<Element, 32, BY_BLOCK, BY_BLOCK ? PAIR : Pair::kA>(p);
-  if constexpr (!BY_BLOCK) launch_columns<Element, 64, false, Pair::kA>(p);
+  if (p.m <= 8) return launch_columns<Element, 8, BY_BLOCK, BLOCKS>(p);
+  if (p.m <= 16) return launch_columns<Element, 16, BY_BLOCK, BLOCKS>(p);
+  if (BY_BLOCK || p.m <= 32) return launch_columns<Element, 32, BY_BLOCK, BLOCKS>(p);
+  if constexpr (!BY_BLOCK) launch_columns<Element, 64, false>(p);
 }
 
 // With scales by block a step takes long, for however many columns: sums are waited for, and scaled. Two blocks that share
@@ -22,7 +22,7 @@ bool in_pairs(const ScaledMM& p) { return ceil_div(p.n, p.sm_count / 2) <= kTile
 void scaled_mm_sm90_columns(const ScaledMM& p) {
   if (!p.is_fp8) return launch_for_rows<Int8, false>(p);
   if (!p.by_block) return launch_for_rows<E4m3, false>(p);
-  in_pairs(p) ? launch_for_rows<E4m3, true, Pair::kK>(p) : launch_for_rows<E4m3, true>(p);
+  in_pairs(p) ? launch_for_rows<E4m3, true, 2>(p) : launch_for_rows<E4m3, true>(p);
 }
 
 }  // namespace qcore_cuda

@@ -1,6 +1,5 @@
 // SM90, few rows (M <= 64): a product that takes as long as reading b does. Every block has some of b's
-// columns, all of K and nobody to wait for; or two that form a cluster have half of K each, or fetch half of a each, for
-// both (Pair).
+// columns, all of K and nobody to wait for; or two that form a cluster have half of K each (BLOCKS).
 //
 // Rows and columns change places: b's columns are the rows of a wgmma, 64 at a time, a's rows its N. A
 // block has up to 256 columns, a multiple of 8, as many as give every processor the same. Its four
@@ -67,20 +66,13 @@ struct Cut {
   int columns;  // of a block
   int shares;   // warpgroups that share K: 1, 2 or 4, and so pieces in a stage
   int steps;    // stages that K takes, of all blocks that share it
-  int stages;   // of b in shared memory
-  int a_stages; // of a: fewer, as a comes from the cache
+  int stages;   // in shared memory
   bool boxes;   // K is whole pieces, of which those of a stage are one copy
 
   __host__ __device__ int tiles() const { return kGroups / shares; }
   __host__ __device__ int b_bytes() const { return shares * columns * kPiece; }
   __host__ __device__ int a_bytes(int rows) const { return shares * rows * kPiece; }  // of a step
-  // What one of so many blocks fetches of these, one behind the other: some of the pieces, or rows of one.
-  __host__ __device__ int a_pieces(int blocks) const { return shares / blocks > 1 ? shares / blocks : 1; }
-  __host__ __device__ int a_rows(int rows, int blocks) const { return rows * shares / blocks / a_pieces(blocks); }
 };
-
-// What two blocks that form a cluster share, if they do.
-enum class Pair { kNone, kK, kA };
 
 // Where a's codes come from: memory. Or the block makes them (scaled_mm_sm90_rows.cuh).
 struct Given {
@@ -157,76 +149,67 @@ struct BlockScales {
   __device__ __forceinline__ float of(int i) const { return b * a[i / 4 * 2 + i % 2]; }
 };
 
-template <typename Element, int ROWS, bool BY_BLOCK, Pair PAIR, class Source>
+template <typename Element, int ROWS, bool BY_BLOCK, int BLOCKS, class Source>
 __global__ void __launch_bounds__(kThreads, 1)
     columns_kernel(const __grid_constant__ CUtensorMap b_map, const __grid_constant__ CUtensorMap a_map,
                    const __grid_constant__ ScaledMM p, const Cut cut, const Source source) {
   using Acc = typename Element::Acc;
-  constexpr int BLOCKS = PAIR == Pair::kK ? 2 : 1;  // that share K
   QCORE_SHARED_BYTES(raw);
   uint8_t* const shared = raw + (-shared_address(raw) & 1023);
   auto* full = reinterpret_cast<uint64_t*>(shared);
   uint64_t* empty = full + kMostStages;
   uint8_t* const codes = shared + kBarrierBytes;  // if they are made here
   uint8_t* const stages = codes + (Source::kHere ? cut.steps * cut.a_bytes(ROWS) : 0);
-  const int b_bytes = cut.b_bytes(), a_bytes = Source::kHere ? 0 : cut.a_bytes(ROWS);
-  uint8_t* const a_stages = stages + cut.stages * b_bytes;
-  const int first = blockIdx.x / BLOCKS * cut.columns, rank = PAIR == Pair::kNone ? 0 : static_cast<int>(cluster_rank());
-  const int part_of_k = PAIR == Pair::kK ? rank : 0;
-  const int first_step = cut.steps * part_of_k / BLOCKS, steps = cut.steps * (part_of_k + 1) / BLOCKS - first_step;
-  constexpr int kFetchers = PAIR == Pair::kA ? 2 : 1;
+  const int b_bytes = cut.b_bytes(), stage_bytes = b_bytes + (Source::kHere ? 0 : cut.a_bytes(ROWS));
+  const int first = blockIdx.x / BLOCKS * cut.columns, rank = BLOCKS > 1 ? static_cast<int>(cluster_rank()) : 0;
+  const int first_step = cut.steps * rank / BLOCKS, steps = cut.steps * (rank + 1) / BLOCKS - first_step;
 
   if (threadIdx.x == kConsumers) {
     prefetch_map(&b_map);
     if constexpr (!Source::kHere) prefetch_map(&a_map);
     for (int i = 0; i < cut.stages; ++i) {
       barrier_init(&full[i], 1);
-      barrier_init(&empty[i], kGroups * kFetchers);
+      barrier_init(&empty[i], kGroups);
     }
     barrier_init_fence();
   }
   __syncthreads();
-  if constexpr (PAIR == Pair::kA) cluster_sync();
 
   if (threadIdx.x >= kConsumers) {
     if (elect_one()) {
       const auto load_b = [&](int step, int stage) {
         const int piece = (first_step + step) * cut.shares;
-        uint8_t* const to = stages + stage * b_bytes;
-        barrier_expect(&full[stage], b_bytes + a_bytes);
-        if (cut.boxes) return load_boxes(to, &b_map, &full[stage], piece, first, kEvictFirst);
+        barrier_expect(&full[stage], stage_bytes);
+        if (cut.boxes) {
+          return load_boxes(stages + stage * stage_bytes, &b_map, &full[stage], piece, first, kEvictFirst);
+        }
         for (int share = 0; share < cut.shares; ++share) {
           const int k = (piece + share) * kPiece;  // beyond the end zeros come
-          load_box(to + share * cut.columns * kPiece, &b_map, &full[stage], k, first, kEvictFirst);
+          load_box(stages + stage * stage_bytes + share * cut.columns * kPiece, &b_map, &full[stage], k, first,
+                   kEvictFirst);
         }
       };
-      const auto load_a = [&](int step, int stage, int a_stage) {
+      const auto load_a = [&](int step, int stage) {
         if constexpr (Source::kHere) return;
-        const int part = PAIR == Pair::kA ? a_bytes / 2 * rank : 0;
-        const int piece = (first_step + step) * cut.shares + part / (ROWS * kPiece), row = part / kPiece % ROWS;
-        uint8_t* const to = a_stages + a_stage * a_bytes + part;
+        const int piece = (first_step + step) * cut.shares;
         if (cut.boxes) {
-          if constexpr (PAIR == Pair::kA) return load_boxes_for(3, to, &a_map, &full[stage], piece, row);
-          return load_boxes(to, &a_map, &full[stage], piece, row, kEvictLast);
+          return load_boxes(stages + stage * stage_bytes + b_bytes, &a_map, &full[stage], piece, 0, kEvictLast);
         }
-        for (int i = 0; i < cut.a_pieces(kFetchers); ++i) {
-          const int k = (piece + i) * kPiece;
-          if constexpr (PAIR == Pair::kA) load_box_for(3, to + i * ROWS * kPiece, &a_map, &full[stage], k, row);
-          else load_box(to + i * ROWS * kPiece, &a_map, &full[stage], k, row, kEvictLast);
+        for (int share = 0; share < cut.shares; ++share) {
+          const int k = (piece + share) * kPiece;
+          load_box(stages + stage * stage_bytes + b_bytes + share * ROWS * kPiece, &a_map, &full[stage], k, 0,
+                   kEvictLast);
         }
       };
       for (int step = 0; step < cut.stages; ++step) load_b(step, step);
       begin_turn();
-      for (int step = 0; step < cut.a_stages; ++step) load_a(step, step, step);
-      // A step that is done leaves room for one of b and one of a, which is sooner due.
-      int stage = 0, a_stage = 0, stage_of_a = cut.a_stages % cut.stages;
+      for (int step = 0; step < cut.stages; ++step) load_a(step, step);
+      int stage = 0;
       uint32_t round = 0;
-      for (int step = 0; step + cut.a_stages < steps; ++step) {
+      for (int step = cut.stages; step < steps; ++step) {
         barrier_wait(&empty[stage], round);
-        if (step + cut.stages < steps) load_b(step + cut.stages, stage);
-        load_a(step + cut.a_stages, stage_of_a, a_stage);
-        if (++a_stage == cut.a_stages) a_stage = 0;
-        if (++stage_of_a == cut.stages) stage_of_a = 0;
+        load_b(step, stage);
+        load_a(step, stage);
         if (++stage == cut.stages) {
           stage = 0;
           round ^= 1;
@@ -239,14 +222,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   using A = Atom<Element, ROWS>;
   const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const int tile = group % cut.tiles(), share = group / cut.tiles();
-  const auto release = [&](int which) {
-    const int thread = threadIdx.x % 128;
-    if constexpr (PAIR == Pair::kA) {
-      if (thread < 2) barrier_arrive_remote(&empty[which], thread);
-    } else {
-      if (thread == 0) barrier_arrive(&empty[which]);
-    }
-  };
+  const bool first_of_group = threadIdx.x % 128 == 0;
   const bool has_columns = tile * kTile < cut.columns;
 
   // What the end needs is in the cache by then.
@@ -272,9 +248,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
   for (int i = 0; i < ROWS / 2; ++i) d[i] = 0;
   const uint8_t* const of_b = stages + (share * cut.columns + tile * kTile) * kPiece;
-  const uint8_t* const of_a = (Source::kHere ? codes : a_stages) + share * ROWS * kPiece;
-  const int a_rounds = Source::kHere ? cut.steps : cut.a_stages;  // codes made here lie step after step
-  int stage = 0, a_stage = 0;
+  const uint8_t* const of_a = (Source::kHere ? codes : stages + b_bytes) + share * ROWS * kPiece;
+  const int a_step = Source::kHere ? cut.a_bytes(ROWS) : 0;  // codes made here lie step after step
+  int stage = 0, step_of_a = 0;
   uint32_t round = 0;
   const auto advance = [&] {
     if (++stage == cut.stages) {
@@ -286,9 +262,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     barrier_wait(&full[stage], round);
     fence_registers(to);
     cute::warpgroup_arrive();
-    const uint64_t b = matrix_descriptor(of_b + stage * b_bytes);
-    const uint64_t a = matrix_descriptor(of_a + a_stage * cut.a_bytes(ROWS));
-    if (++a_stage == a_rounds) a_stage = 0;
+    const uint64_t b = matrix_descriptor(of_b + stage * stage_bytes);
+    const uint64_t a = matrix_descriptor(of_a + (Source::kHere ? step_of_a++ * a_step : stage * stage_bytes));
 #pragma unroll
     for (int i = 0; i < kPiece / 32; ++i) {
       wgmma<typename A::Type>(b + 2 * i, a + 2 * i, to, !BY_BLOCK || i > 0, std::make_index_sequence<ROWS / 2>{});
@@ -296,10 +271,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     cute::warpgroup_commit_batch();
   };
   if (!has_columns) {
-    // By those who release: others, whom no product keeps together, could miss that a stage was full.
-    for (int step = 0; threadIdx.x % 128 < kFetchers && step < steps; ++step, advance()) {
+    // By one thread: the others, whom no product keeps together, could miss that a stage was full.
+    for (int step = 0; first_of_group && step < steps; ++step, advance()) {
       barrier_wait(&full[stage], round);
-      release(stage);
+      barrier_arrive(&empty[stage]);
     }
   } else if constexpr (BY_BLOCK) {
     // In float32 as they are made; meanwhile the other groups have the tensor cores.
@@ -311,7 +286,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       multiply(part);
       cute::warpgroup_wait<0>();
       fence_registers(part);
-      release(stage);
+      if (first_of_group) barrier_arrive(&empty[stage]);
 #pragma unroll
       for (int i = 0; i < ROWS / 2; ++i) d[i] = fmaf(part[i], scales.of(i), d[i]);
     }
@@ -323,7 +298,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       multiply(d);
       cute::warpgroup_wait<1>();
       fence_registers(d);
-      release(before);
+      if (first_of_group) barrier_arrive(&empty[before]);
     }
     cute::warpgroup_wait<0>();
     fence_registers(d);
@@ -347,7 +322,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else {
     store_all<BLOCKS, __half>(known, cut, sums, ROWS, first, rank);
   }
-  if constexpr (PAIR == Pair::kA) cluster_leave();  // the other's half of a and its arrivals come here
 }
 
 // As few rounds of blocks as can be, and in them the same number of columns for all.
@@ -360,11 +334,10 @@ Cut cut_columns(const ScaledMM& p, int rows, int blocks = 1) {
   cut.shares = cut.columns <= kTile ? 4 : cut.columns <= 2 * kTile ? 2 : 1;
   cut.steps = static_cast<int>(ceil_div(p.k, cut.shares * kPiece));
   cut.boxes = p.k % kPiece == 0;
-  const int room = kSharedBytes - 1024 - kBarrierBytes - kSlackBytes, steps = std::max(cut.steps / blocks, 1);
-  cut.a_stages = std::min(steps, rows > 32 ? 3 : 4);
-  const int of_a = (Source::kHere ? cut.steps : cut.a_stages) * cut.a_bytes(rows);
-  cut.stages = std::min({kMostStages, (room - of_a) / cut.b_bytes(), steps});
-  cut.a_stages = std::min(cut.a_stages, cut.stages);
+  int room = kSharedBytes - 1024 - kBarrierBytes - kSlackBytes, stage = cut.b_bytes();
+  if (Source::kHere) room -= cut.steps * cut.a_bytes(rows);
+  else stage += cut.a_bytes(rows);
+  cut.stages = std::min({kMostStages, room / stage, std::max(cut.steps / blocks, 1)});
   return cut;
 }
 

@@ -10,25 +10,23 @@
 namespace qcore_cuda {
 namespace {
 
-template <typename Element, int ROWS, bool BY_BLOCK, Pair PAIR = Pair::kNone, class Source = Given>
+template <typename Element, int ROWS, bool BY_BLOCK, int BLOCKS = 1, class Source = Given>
 void launch_columns(const ScaledMM& p, const Source& source = {}) {
   const char* op = "cutlass_scaled_mm";
-  constexpr int kBlocks = PAIR == Pair::kNone ? 1 : 2, kOfK = PAIR == Pair::kK ? 2 : 1, kFetchers = PAIR == Pair::kA ? 2 : 1;
-  const auto kernel = columns_kernel<Element, ROWS, BY_BLOCK, PAIR, Source>;
+  const auto kernel = columns_kernel<Element, ROWS, BY_BLOCK, BLOCKS, Source>;
   // The sums take the stages' place.
   static_assert(kGroups * ROWS * (kTile + 1) * 4 <= kSharedBytes - 1024 - kBarrierBytes);
   static std::atomic<uint64_t> allowed{0};
   allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, p.device, allowed);
-  const Cut cut = cut_columns<Source>(p, ROWS, kOfK);
-  const auto map = [&](const void* data, int64_t rows, int64_t stride, int box_rows, int pieces) {
-    return cut.boxes ? byte_boxes_map(op, data, rows, p.k, stride, box_rows, pieces)
+  const Cut cut = cut_columns<Source>(p, ROWS, BLOCKS);
+  const auto map = [&](const void* data, int64_t rows, int64_t stride, int box_rows) {
+    return cut.boxes ? byte_boxes_map(op, data, rows, p.k, stride, box_rows, cut.shares)
                      : byte_matrix_map(op, data, rows, p.k, stride, box_rows);
   };
-  const CUtensorMap b_map = map(p.b, p.n, p.b_stride, cut.columns, cut.shares);
-  const CUtensorMap a_map =
-      Source::kHere ? b_map : map(p.a, p.m, p.a_stride, cut.a_rows(ROWS, kFetchers), cut.a_pieces(kFetchers));
-  const auto clusters = static_cast<unsigned>(ceil_div(p.n, cut.columns * kBlocks / kOfK));
-  const LaunchShape shape{dim3(clusters * kBlocks), kThreads, kSharedBytes, p.stream, p.early_launch, {kBlocks, 1, 1}};
+  const CUtensorMap b_map = map(p.b, p.n, p.b_stride, cut.columns);
+  const CUtensorMap a_map = Source::kHere ? b_map : map(p.a, p.m, p.a_stride, ROWS);
+  const auto clusters = static_cast<unsigned>(ceil_div(p.n, cut.columns));
+  const LaunchShape shape{dim3(clusters * BLOCKS), kThreads, kSharedBytes, p.stream, p.early_launch, {BLOCKS, 1, 1}};
   launch_kernel(op, shape, kernel, b_map, a_map, p, cut, source);
 }
 

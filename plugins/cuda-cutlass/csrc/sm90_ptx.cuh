@@ -170,11 +170,8 @@ __device__ __forceinline__ uint32_t cluster_rank() {
   return rank;
 }
 
-__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_sync() {
-  cluster_arrive();
-  cluster_wait();
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
 // Nobody leaves while others read its shared memory. It orders nothing, and so does not wait for what this thread
@@ -240,15 +237,6 @@ __device__ __forceinline__ void load_box_for(uint16_t blocks, void* target, cons
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
       "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(target)),
       "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "h"(blocks)
-      : "memory");
-}
-
-__device__ __forceinline__ void load_boxes_for(uint16_t blocks, void* target, const CUtensorMap* map, uint64_t* barrier,
-                                               int x, int y) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-      "[%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared_address(target)),
-      "l"(map), "r"(shared_address(barrier)), "r"(0), "r"(y), "r"(x), "h"(blocks)
       : "memory");
 }
 

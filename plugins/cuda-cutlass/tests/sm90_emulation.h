@@ -211,12 +211,6 @@ inline void load_box_for(uint16_t blocks, void* target, const CUtensorMap* map, 
   }
 }
 
-inline void load_boxes_for(uint16_t blocks, void* target, const CUtensorMap* map, uint64_t* barrier, int x, int y) {
-  for (int i = 0; i < map->boxes; ++i) {
-    load_box_for(blocks, static_cast<uint8_t*>(target) + i * map->box_rows * 128, map, barrier, (x + i) * 128, y);
-  }
-}
-
 inline void store_matrices(uint32_t address, const uint32_t (&words)[4]) {
   emulation::Matrices mine{address, words};
   emulation::with_warp<emulation::Matrices>(mine, emulation::store_all);
