@@ -6,7 +6,7 @@
 #include "scaled_mm_arguments.h"
 
 template <class Element, int ROWS, bool BY_BLOCK, int BLOCKS>
-void run_for_rows(const Arguments& g, int* found) {
+void run_for_rows(const Arguments& g) {
   ScaledMM p = problem_of(g, BY_BLOCK);
   p.out = g.out, p.out_stride = g.n, p.out_bf16 = true;
   p.sm_count = g.clusters;
@@ -17,21 +17,20 @@ void run_for_rows(const Arguments& g, int* found) {
   emulation::run_grid(clusters, BLOCKS, kThreads, kSharedBytes, g.seed, [&] {
     columns_kernel<Element, ROWS, BY_BLOCK, BLOCKS, Given>(b_map, a_map, p, cut, Given{});
   });
-  found[0] = cut.shares, found[1] = cut.steps, found[2] = 0;
 }
 
 template <class Element, bool BY_BLOCK, int BLOCKS>
-void run(const Arguments& g, int* found) {
-  if (g.m <= 8) run_for_rows<Element, 8, BY_BLOCK, BLOCKS>(g, found);
-  else if (g.m <= 16) run_for_rows<Element, 16, BY_BLOCK, BLOCKS>(g, found);
-  else if (BY_BLOCK || g.m <= 32) run_for_rows<Element, 32, BY_BLOCK, BLOCKS>(g, found);
-  else if constexpr (!BY_BLOCK) run_for_rows<Element, 64, false, BLOCKS>(g, found);
+void run(const Arguments& g) {
+  if (g.m <= 8) run_for_rows<Element, 8, BY_BLOCK, BLOCKS>(g);
+  else if (g.m <= 16) run_for_rows<Element, 16, BY_BLOCK, BLOCKS>(g);
+  else if (BY_BLOCK || g.m <= 32) run_for_rows<Element, 32, BY_BLOCK, BLOCKS>(g);
+  else if constexpr (!BY_BLOCK) run_for_rows<Element, 64, false, BLOCKS>(g);
 }
 
 // For so many processors as g->clusters says; with scales by block two blocks share K if g->shared says so.
-extern "C" void multiply(const Arguments* g, int* found) {
-  if (g->int8) run<Int8, false, 1>(*g, found);
-  else if (!g->a_scale_row) run<E4m3, false, 1>(*g, found);
-  else if (g->shared) run<E4m3, true, 2>(*g, found);
-  else run<E4m3, true, 1>(*g, found);
+extern "C" void multiply(const Arguments* g, int*) {
+  if (g->int8) run<Int8, false, 1>(*g);
+  else if (!g->a_scale_row) run<E4m3, false, 1>(*g);
+  else if (g->shared) run<E4m3, true, 2>(*g);
+  else run<E4m3, true, 1>(*g);
 }

@@ -7,7 +7,7 @@ struct Arguments {
   const void *a, *b, *a_scale, *b_scale, *bias, *azp, *azp_adj;
   void* out;
   int m, n, k, a_scale_row, b_scale_row;  // elements from row to row of scales by block: [steps, M], [columns / 128, steps]
-  int clusters, shared, rows, int8, seed;
+  int clusters, shared, rows, int8, seed;  // rows of a tile
 };
 
 inline const uint8_t* bytes_of(const void* data) { return static_cast<const uint8_t*>(data); }

@@ -1,5 +1,5 @@
-// What csrc/scaled_mm_sm90_blocks.cuh, scaled_mm_sm90_tiles.cuh and w4_sm90_kernel.cuh need beyond w4_emulation.h: addresses
-// in shared memory, barriers of other blocks, copies for a whole cluster, and wgmma, which reads its operands when it is
+// What csrc/scaled_mm_sm90_{blocks,columns,tiles}.cuh and w4_sm90_kernel.cuh need beyond w4_emulation.h: addresses in
+// shared memory, barriers of other blocks, copies for a whole cluster, and wgmma, which reads its operands when it is
 // waited for. What has been given back by then and is fetched anew reads as NaN.
 #pragma once
 
@@ -35,8 +35,8 @@ inline void finish_products(Fiber* of, size_t but) {
   }
 }
 
-// The kernel takes it that a warpgroup's products are done for all of it or for none. Otherwise each warp's are done when
-// that one waits for them, which is later than what the instructions promise.
+// For kernels in which one thread gives back what its whole warpgroup reads, as CUTLASS's do: a warpgroup's products are
+// done for all of its warps or for none. Otherwise a warp's are done when that warp waits for them, and not before.
 inline bool whole_warpgroups = false;
 
 inline void finish_whole_products(size_t but) {
