@@ -50,7 +50,6 @@ extern "C" void multiply(const Arguments* a) {
   };
   if (a->floats == 2) run(NvFp4{});
   else if (a->floats) a->bits == 4 ? run(E2M1{}) : run(E4M3{});
-  else if (a->bits == 4 && a->bfloat && (p.after || is_centred(p.zeros))) ::run<__nv_bfloat16, Subnormal>(p, maps, a->seed);
   else a->bits == 4 ? run(Integer<4>{}) : run(Integer<8>{});
 }
 

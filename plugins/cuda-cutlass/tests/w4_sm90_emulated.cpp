@@ -64,6 +64,5 @@ extern "C" void multiply_many(const Arguments* g, int clusters, int* found) {
   };
   if (g->floats == 2) run(NvFp4{});
   else if (g->floats) run(E4M3{});
-  else if (g->bits == 4 && g->bfloat && !g->zeros && g->zero == 8) ::run<__nv_bfloat16, Subnormal>(*g, clusters, found);
   else g->bits == 4 ? run(Integer<4>{}) : run(Integer<8>{});
 }
