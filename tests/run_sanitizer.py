@@ -90,20 +90,19 @@ def _ops() -> None:
     print(f"ran wna16_sm90: {len(divisions)} divisions", flush=True)
     # More steps along K than a kernel has stages: so each stage is filled again.
     codes = torch.randint(-64, 64, (1380, 2048), dtype=torch.int8, device="cuda")
-    fp8 = codes.view(torch.float8_e4m3fn)
+    fp8 = codes.view(torch.float8_e4m3fn).split([100, 1280])
     one = torch.ones(1, device="cuda")
     shared = [path for path in ops.scaled_mm_paths() if path.endswith("_shared")]
-    kinds = {"fp8": fp8.split([100, 1280]), "int8": codes.split([100, 1280])}
-    calls = [(path, kind, (one, one)) for path, kind in product(shared, kinds)]
+    kinds = (fp8, codes.split([100, 1280]))
+    calls = [(path, *both, (one, one)) for path, both in product(shared, kinds)]
     # Scales by block: of these layouts, the copy engine brings the first ones.
     of_a = (torch.ones(16, 100, device="cuda").t(), torch.ones(100, 16, device="cuda"))
     of_b = (torch.ones(10, 16, device="cuda").t(), torch.ones(16, 10, device="cuda"))
     for path in ("sm90_64_shared", "sm90_128", "sm90_128_shared"):
-        calls += [(path, "fp8", scales) for scales in product(of_a, of_b)]
-    calls += [("sm90_columns", "few", (of_a[0][:30], of_b[0]))]  # two blocks share K
-    kinds["few"] = kinds["fp8"][0][:30], kinds["fp8"][1]
-    for path, kind, scales in calls:
-        a, b = kinds[kind]
+        calls += [(path, *fp8, scales) for scales in product(of_a, of_b)]
+    # Few rows: two blocks share K.
+    calls += [("sm90_columns", fp8[0][:30], fp8[1], (of_a[0][:30], of_b[0]))]
+    for path, a, b, scales in calls:
         for _ in range(3):
             ops.scaled_mm_by(path, a, b.t(), *scales, torch.bfloat16)
     torch.cuda.synchronize()

@@ -23,6 +23,7 @@
 #include "early_launch.cuh"
 #include "handed_sums.cuh"
 #include "scaled_mm.cuh"
+#include "scaled_mm_sm90_atoms.cuh"
 #include "scaled_mm_sm90_store.cuh"
 #include "scaled_mm_sm90_walk.cuh"
 
@@ -30,7 +31,6 @@ namespace qcore_cuda {
 namespace {
 
 using namespace sm90;
-namespace gmma = cute::SM90::GMMA;
 
 constexpr int kTile = 128;  // rows, columns, and the K of a stage
 constexpr int kCluster = 2;
@@ -55,7 +55,6 @@ constexpr int kColumnsAt = kRingBytes + kStoreBytes, kRowsAt = kColumnsAt + kGro
 constexpr int kRowFull = kRowsAt + kRows * kRowBytes, kRowEmpty = kRowFull + kRows * 8;
 static_assert(1024 + kRowEmpty + kRows * 8 <= kSharedBytes);
 
-using Atom = gmma::MMA_64x128x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>;
 constexpr int kRegisters = kTile / 2;  // of a thread, for 64 rows
 constexpr int kFours = kRegisters / 4;
 using Sums = float[kRegisters];
@@ -161,8 +160,8 @@ __device__ __forceinline__ void begin(Stage<WHICH>, const Operands& operands, co
 #pragma unroll
   for (int i = 0; i < kTile / 32; ++i) {
     constexpr int kUnits = kAt / 16;
-    wgmma<Atom>(kDescriptorHigh | (a + (kUnits + 2 * i)), kDescriptorHigh | (b + (kUnits + 2 * i)), d, i > 0,
-                std::make_index_sequence<kRegisters>{});
+    wgmma<Atom<E4m3, kTile>::Type>(kDescriptorHigh | (a + (kUnits + 2 * i)), kDescriptorHigh | (b + (kUnits + 2 * i)), d,
+                                   i > 0, std::make_index_sequence<kRegisters>{});
   }
   cute::warpgroup_commit_batch();
 #pragma unroll
@@ -293,7 +292,8 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
         columns.scale_and_bias[threadIdx.x % 128] = make_float2(mine.scale, mine.bias);
         sync_group(group);
       }
-      store<kTile, 1, Out, true>(p, &out_map, total[0], RowEnds{}, columns, room,
+      constexpr typename ScaledEnd<Out>::Row kScaled[2] = {};
+      store<kTile, 1, Out, true>(p, &out_map, total[0], kScaled, columns, room,
                                  at.m * kTile + group * kGroupRows + warp * 16, column);
     }
   }

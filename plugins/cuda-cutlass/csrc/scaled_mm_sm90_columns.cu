@@ -7,10 +7,7 @@ namespace {
 
 template <typename Element, bool BY_BLOCK, int BLOCKS = 1>
 void launch_for_rows(const ScaledMM& p) {
-  if (p.m <= 8) return launch_columns<Element, 8, BY_BLOCK, BLOCKS>(p);
-  if (p.m <= 16) return launch_columns<Element, 16, BY_BLOCK, BLOCKS>(p);
-  if (BY_BLOCK || p.m <= 32) return launch_columns<Element, 32, BY_BLOCK, BLOCKS>(p);
-  if constexpr (!BY_BLOCK) launch_columns<Element, 64, false>(p);
+  with_rows<BY_BLOCK>(p.m, [&](auto rows) { launch_columns<Element, decltype(rows)::value, BY_BLOCK, BLOCKS>(p); });
 }
 
 // With scales by block a step takes long, for however many columns: sums are waited for, and scaled. Two blocks that share

@@ -14,18 +14,19 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "ceil_div.h"
 #include "early_launch.cuh"
 #include "scaled_mm.cuh"
+#include "scaled_mm_sm90_atoms.cuh"
 #include "sm90_ptx.cuh"
 
 namespace qcore_cuda {
 namespace {
 
 using namespace sm90;
-namespace gmma = cute::SM90::GMMA;
 
 constexpr int kTile = 64;        // columns of b in a wgmma
 constexpr int kPiece = 128;      // bytes of K
@@ -41,25 +42,6 @@ constexpr int kSlackBytes = kTile * kPiece;
 constexpr int kSharedBytes = 227 * 1024;
 
 __device__ __forceinline__ void sync_consumers() { sync_threads(1, kConsumers); }
-
-template <typename Element, int ROWS>
-struct Atom;
-#define QCORE_ATOM(ROWS)                                                                             \
-  template <>                                                                                        \
-  struct Atom<E4m3, ROWS> {                                                                          \
-    using Type = gmma::MMA_64x##ROWS##x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>; \
-    using Register = float;                                                                          \
-  };                                                                                                 \
-  template <>                                                                                        \
-  struct Atom<Int8, ROWS> {                                                                          \
-    using Type = gmma::MMA_64x##ROWS##x32_S32S8S8_SS_TN;                                             \
-    using Register = uint32_t;                                                                       \
-  };
-QCORE_ATOM(8)
-QCORE_ATOM(16)
-QCORE_ATOM(32)
-QCORE_ATOM(64)
-#undef QCORE_ATOM
 
 // How a problem is cut, the same for all blocks.
 struct Cut {
@@ -85,25 +67,22 @@ __device__ __forceinline__ void store_all(const ScaledMM& p, const Cut& cut, Acc
   const ScaledEnd<Out> end(p);
   const int width = cut.tiles() * kTile + 1;
   const int columns = min(cut.columns, p.n - first), items = p.m * columns;
-  const auto sum_of = [&](int item, const auto& use) {
-    const int row = item / columns, column = item - row * columns;
-    Acc* const at = sums + row * width + column;
-    Acc sum = 0;
-    for (int share = 0; share < cut.shares; ++share) sum += at[share * rows * width];
-    use(row, column, at, sum);
+  const auto add_shares = [&](int begin, int end_of_items, const auto& use) {
+    for (int item = begin + threadIdx.x; item < end_of_items; item += kConsumers) {
+      const int row = item / columns, column = item - row * columns;
+      Acc* const at = sums + row * width + column;
+      Acc sum = 0;
+      for (int share = 0; share < cut.shares; ++share) sum += at[share * rows * width];
+      use(row, column, at, sum);
+    }
   };
   if constexpr (BLOCKS == 1) {
-    for (int item = threadIdx.x; item < items; item += kConsumers) {
-      sum_of(item, [&](int row, int column, Acc*, Acc sum) { end.store(row, first + column, sum); });
-    }
+    add_shares(0, items, [&](int row, int column, Acc*, Acc sum) { end.store(row, first + column, sum); });
   } else {
     const int half = items / 2;
-    const auto of_rank = [&](int which, const auto& use) {
-      for (int item = (which ? half : 0) + threadIdx.x; item < (which ? items : half); item += kConsumers) sum_of(item, use);
-    };
-    of_rank(1 - rank, [&](int, int, Acc* at, Acc sum) { *at = sum; });  // for the other
+    add_shares(rank ? 0 : half, rank ? half : items, [&](int, int, Acc* at, Acc sum) { *at = sum; });  // for the other
     cluster_sync();
-    of_rank(rank, [&](int row, int column, Acc* at, Acc sum) {
+    add_shares(rank ? half : 0, rank ? items : half, [&](int row, int column, Acc* at, Acc sum) {
       const uint32_t word = word_of_block(at, 1 - rank);
       Acc others;
       __builtin_memcpy(&others, &word, 4);
@@ -322,6 +301,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else {
     store_all<BLOCKS, __half>(known, cut, sums, ROWS, first, rank);
   }
+}
+
+// Calls `use` with the number of rows of a wgmma for m rows, as a constant: up to 64, with scales by block up to 32.
+template <bool BY_BLOCK, typename Use>
+void with_rows(int m, Use use) {
+  if (m <= 8) return use(std::integral_constant<int, 8>{});
+  if (m <= 16) return use(std::integral_constant<int, 16>{});
+  if (BY_BLOCK || m <= 32) return use(std::integral_constant<int, 32>{});
+  if constexpr (!BY_BLOCK) use(std::integral_constant<int, 64>{});
 }
 
 // As few rounds of blocks as can be, and in them the same number of columns for all.

@@ -18,11 +18,7 @@ __device__ __forceinline__ uint32_t packed(float low, float high) {
   return word;
 }
 
-// What becomes of the sums of a thread's two rows and of columns.
-struct RowEnds {
-  float scale[2];
-  int32_t azp[2];
-};
+// What becomes of the sums of columns, in shared memory.
 struct ColumnEnds {
   float2* scale_and_bias;
   int32_t* azp_adj;
@@ -36,8 +32,8 @@ struct ColumnEnds {
 // c of 16 bytes stands at c ^ row % 8, as the copy engine wants it. SCALED: the sums are scaled already.
 template <int COLUMNS, int BOXES, typename Out, bool SCALED, typename Sum, int REGISTERS>
 __device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_map, const Sum (&sums)[REGISTERS],
-                                      const RowEnds& rows, const ColumnEnds& columns, uint8_t* room, int row,
-                                      int column) {
+                                      const typename ScaledEnd<Out>::Row (&rows)[2], const ColumnEnds& columns,
+                                      uint8_t* room, int row, int column) {
   const int lane = threadIdx.x % 32, q = lane % 4;
 #pragma unroll
   for (int box = 0; box < COLUMNS / kStoreColumns; ++box) {
@@ -60,14 +56,14 @@ __device__ __forceinline__ void store(const ScaledMM& p, const CUtensorMap* out_
           const int2 adj = p.azp_adj ? *reinterpret_cast<const int2*>(columns.azp_adj + first) : int2{0, 0};
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            v[i] = static_cast<float>(static_cast<int32_t>(d[i]) - rows.azp[i / 2] * (i % 2 ? adj.y : adj.x));
+            v[i] = static_cast<float>(static_cast<int32_t>(d[i]) - rows[i / 2].azp * (i % 2 ? adj.y : adj.x));
           }
         }
         if (!SCALED || p.bias) {
           const float4 two = *reinterpret_cast<const float4*>(columns.scale_and_bias + first);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            if (!SCALED) v[i] = (i % 2 ? two.z : two.x) * (rows.scale[i / 2] * v[i]);
+            if (!SCALED) v[i] = (i % 2 ? two.z : two.x) * (rows[i / 2].scale * v[i]);
             if (p.bias) v[i] += i % 2 ? two.w : two.y;
           }
         }

@@ -22,6 +22,7 @@
 #include "early_launch.cuh"
 #include "handed_sums.cuh"
 #include "scaled_mm.cuh"
+#include "scaled_mm_sm90_atoms.cuh"
 #include "scaled_mm_sm90_store.cuh"
 #include "scaled_mm_sm90_walk.cuh"
 
@@ -29,7 +30,6 @@ namespace qcore_cuda {
 namespace {
 
 using namespace sm90;
-namespace gmma = cute::SM90::GMMA;
 
 constexpr int kPiece = 128;  // bytes of K: a row of shared memory, and what a scale by block is for
 constexpr int kTileN = 128;
@@ -40,19 +40,6 @@ constexpr int kWarpsThatStore = kConsumers / 32;
 constexpr int kSharedBytes = 227 * 1024;
 
 constexpr int kRegisters = kTileN / 2;  // of a thread, for 64 rows
-
-template <class Element>
-struct Products;
-template <>
-struct Products<E4m3> {
-  using Atom = gmma::MMA_64x128x32_F32E4M3E4M3_SS_TN<gmma::ScaleIn::One, gmma::ScaleIn::One>;
-  using Sums = float[kRegisters];
-};
-template <>
-struct Products<Int8> {
-  using Atom = gmma::MMA_64x128x32_S32S8S8_SS_TN;
-  using Sums = uint32_t[kRegisters];
-};
 
 // Each warpgroup has PARTS times 64 rows, of its own or, if they take turns along K, the same.
 template <int PARTS, bool ALONG_K, int CLUSTER>
@@ -173,9 +160,9 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
     tiles_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
                  const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ScaledMM p,
                  const __grid_constant__ Tiles tiles, const Meeting meeting) {
-  using Atom = typename Products<Element>::Atom;
-  using Sums = typename Products<Element>::Sums;
-  using Sum = std::remove_extent_t<Sums>;
+  using A = Atom<Element, kTileN>;
+  using Sum = typename A::Register;
+  using Sums = Sum[kRegisters];
   QCORE_SHARED_BYTES(raw);
   // From a lane: or the compiler would compute the address anew for every stage, before it can be waited for.
   const uint32_t start = __shfl_sync(0xffffffff, (shared_address(raw) + 1023) / 1024 * 1024, 0);
@@ -247,7 +234,7 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
 #pragma unroll
       for (int i = 0; i < kPiece / 32; ++i) {
         const uint64_t a = further(a_first, at + part * (64 * kPiece / 16) + 2 * i);
-        wgmma<Atom>(a, further(b_first, at + 2 * i), d, !BY_BLOCK || i > 0, std::make_index_sequence<kRegisters>{});
+        wgmma<typename A::Type>(a, further(b_first, at + 2 * i), d, !BY_BLOCK || i > 0, std::make_index_sequence<kRegisters>{});
       }
       cute::warpgroup_commit_batch();
     };
@@ -258,12 +245,11 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
       const int row = at.m * S::kRows + group_row + warp * 16;
       // What the end needs is here by then.
       const auto my_column = end.column(min(tile_n * kTileN + static_cast<int>(threadIdx.x) % 128, p.n - 1));
-      RowEnds rows[S::kParts] = {};
+      typename ScaledEnd<Out>::Row rows[S::kParts][2] = {};
       if constexpr (!BY_BLOCK) {
 #pragma unroll
         for (int i = 0; i < S::kParts * 2; ++i) {
-          const auto mine = end.row(min(row + i / 2 * 64 + i % 2 * 8 + lane / 4, p.m - 1));
-          rows[i / 2].scale[i % 2] = mine.scale, rows[i / 2].azp[i % 2] = mine.azp;
+          rows[i / 2][i % 2] = end.row(min(row + i / 2 * 64 + i % 2 * 8 + lane / 4, p.m - 1));
         }
       }
       Sums total[S::kParts];

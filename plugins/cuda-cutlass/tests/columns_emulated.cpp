@@ -21,10 +21,7 @@ void run_for_rows(const Arguments& g) {
 
 template <class Element, bool BY_BLOCK, int BLOCKS>
 void run(const Arguments& g) {
-  if (g.m <= 8) run_for_rows<Element, 8, BY_BLOCK, BLOCKS>(g);
-  else if (g.m <= 16) run_for_rows<Element, 16, BY_BLOCK, BLOCKS>(g);
-  else if (BY_BLOCK || g.m <= 32) run_for_rows<Element, 32, BY_BLOCK, BLOCKS>(g);
-  else if constexpr (!BY_BLOCK) run_for_rows<Element, 64, false, BLOCKS>(g);
+  with_rows<BY_BLOCK>(g.m, [&](auto rows) { run_for_rows<Element, decltype(rows)::value, BY_BLOCK, BLOCKS>(g); });
 }
 
 // For so many processors as g->clusters says; with scales by block two blocks share K if g->shared says so.
