@@ -9,6 +9,11 @@
 // numbers too, which become such and then what they are. A NaN of e4m3 becomes 480 here: whoever packs
 // weights gives its column a scale that is NaN.
 //
+// Integers of 4 and 8 bits in bfloat16, the shorter way (Subnormal): in its lowest 8 bits an integer is a number by itself,
+// 2^-133 of it, and so are 16 codes, those four bits further up. One multiplication and addition makes code - zero of it,
+// or, if the zero point is 8 or 128, (code - zero) * scale, rounded once: zero * scale is exact. All comes out as 2^-32 of what it is, so that
+// what a code is multiplied with, 2^101 * scale, is no infinity for scales below 2^27.
+//
 // NVFP4: e2m1 with a scale of e4m3 for each 16 inputs. Their product has at most 6 bits (3 * 15 = 45), so that
 // half and bfloat16 hold it exactly, and it can be made before it is multiplied. One multiplication does both: a
 // code that is less by a power of two times a scale that is more by another.
@@ -28,6 +33,12 @@ struct Integer {
   static constexpr bool kFloat = false, kScaled = false;
   static constexpr float kMore = 1.0f;
 };
+template <int BITS>
+struct Subnormal {
+  static constexpr int kBits = BITS;
+  static constexpr bool kFloat = false, kScaled = false;
+  static constexpr float kMore = 4294967296.0f;  // 2^32
+};
 struct E4M3 {
   static constexpr int kBits = 8;
   static constexpr bool kFloat = true, kScaled = false;
@@ -39,7 +50,7 @@ struct E2M1 {
   static constexpr float kMore = 1.0f;
 };
 // kScaled: pairs are weights times their scales, of which there are two, in a byte each, where other kinds have
-// one of 16 bits for 32 inputs; and the sums are to be multiplied by kMore.
+// one of 16 bits for 32 inputs. The sums are to be multiplied by kMore.
 struct NvFp4 {
   static constexpr int kBits = 4;
   static constexpr bool kFloat = true, kScaled = true;
@@ -113,6 +124,45 @@ struct Codes {
     } else {
       return as_bits(__hsub2(as_pair<T>(and_or(x >> (BITS * I), kMask, kBase)), as_pair<T>(z.low)));
     }
+  }
+};
+
+template <class KIND>
+constexpr bool kIsSubnormal = false;
+template <int BITS>
+constexpr bool kIsSubnormal<Subnormal<BITS>> = true;
+
+template <int BITS>
+struct Codes<Subnormal<BITS>, __nv_bfloat16> {
+  using Pair = __nv_bfloat162;
+  struct Zero {
+    Pair offset;  // -2^-32 * zero, twice
+  };
+  struct Scale {
+    Pair factor, high, offset;  // 2^101 and 2^97 times it, for codes that were left four bits further up; -zero 2^-32
+  };
+  static __device__ __forceinline__ Zero zero(uint32_t z) {
+    const float offset = static_cast<float>(z) * -2.3283064365386963e-10f;
+    return {__floats2bfloat162_rn(offset, offset)};
+  }
+  static __device__ __forceinline__ Scale scale(Pair twice) {
+    const auto times = [&](uint32_t power) { return __hmul2(twice, as_pair<__nv_bfloat16>(power)); };
+    return {times(0x72007200u), times(0x70007000u), times(BITS == 4 ? 0xb100b100u : 0xb300b300u)};
+  }
+  template <int I>
+  static constexpr bool kHigh = BITS == 4 && I % 2 == 1;
+  template <int I>
+  static __device__ __forceinline__ Pair codes(uint32_t x) {
+    if constexpr (BITS == 8) return as_pair<__nv_bfloat16>(__byte_perm(x, 0, I % 2 ? 0x4342 : 0x4140));
+    return as_pair<__nv_bfloat16>(x >> (8 * (I / 2)) & (I % 2 ? 0x00f000f0u : 0x000f000fu));
+  }
+  template <int I>
+  static __device__ __forceinline__ uint32_t pair(uint32_t x, const Zero& z) {
+    return as_bits(__hfma2(codes<I>(x), as_pair<__nv_bfloat16>(kHigh<I> ? 0x70007000u : 0x72007200u), z.offset));
+  }
+  template <int I>
+  static __device__ __forceinline__ uint32_t weights(uint32_t x, const Scale& s) {
+    return as_bits(__hfma2(codes<I>(x), kHigh<I> ? s.high : s.factor, s.offset));
   }
 };
 
@@ -305,5 +355,8 @@ struct GptqZeros {
     return (BITS == 3 ? z + add : z) & ((1 << BITS) - 1);
   }
 };
+
+// Whether Subnormal codes can be scaled at once.
+inline bool is_centred(const GptqZeros& zeros, int bits) { return !zeros.words && zeros.constant == 1 << (bits - 1); }
 
 }  // namespace qcore_cuda

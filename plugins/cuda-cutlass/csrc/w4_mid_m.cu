@@ -80,6 +80,9 @@ Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tens
     if constexpr (takes_e2m1<T>) {
       if (w.floats) return with(E2M1{});
     }
+    if constexpr (std::is_same<T, __nv_bfloat16>::value) {
+      if (p.after || is_centred(w.zeros, w.bits)) return w.bits == 4 ? with(Subnormal<4>{}) : with(Subnormal<8>{});
+    }
     w.bits == 4 ? with(Integer<4>{}) : with(Integer<8>{});
   };
   if (dtype_of(a) == ScalarType::Half) run(__half{});

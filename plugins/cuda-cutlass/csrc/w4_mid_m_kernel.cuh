@@ -179,12 +179,50 @@ struct Side {
   }
 };
 
+template <int BITS>
+struct Side<__nv_bfloat16, Subnormal<BITS>, false> {
+  using C = Codes<Subnormal<BITS>, __nv_bfloat16>;
+
+  typename C::Scale scale[4];
+
+  __device__ __forceinline__ explicit Side(int) {}
+  __device__ __forceinline__ void load(const GptqZeros&, const uint8_t* scales, const uint8_t*, int) {
+    const uint2 two = *reinterpret_cast<const uint2*>(scales);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const uint32_t twice = __byte_perm(j < 2 ? two.x : two.y, 0, j % 2 ? 0x3232 : 0x1010);
+      scale[j] = C::scale(as_pair<__nv_bfloat16>(twice));
+    }
+  }
+};
+
+// A word's four pairs, or those of two words of bytes, of the lane's column j; times their scale but for AFTER.
+template <typename T, class KIND, bool AFTER>
+__device__ __forceinline__ void make_pairs(uint32_t (&pairs)[4], uint32_t low, uint32_t high,
+                                           const Side<T, KIND, AFTER>& side, int j) {
+  using C = Codes<KIND, T>;
+  if constexpr (kIsSubnormal<KIND> && !AFTER) {
+    pairs[0] = C::template weights<0>(low, side.scale[j]);
+    pairs[1] = C::template weights<1>(low, side.scale[j]);
+    pairs[2] = C::template weights<2>(high, side.scale[j]);
+    pairs[3] = C::template weights<3>(high, side.scale[j]);
+  } else {
+    pairs[0] = C::template pair<0>(low, side.zero[j]);
+    pairs[1] = C::template pair<1>(low, side.zero[j]);
+    pairs[2] = C::template pair<2>(high, side.zero[j]);
+    pairs[3] = C::template pair<3>(high, side.zero[j]);
+    if constexpr (!AFTER && !KIND::kScaled) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) pairs[i] = as_bits(__hmul2(as_pair<T>(pairs[i]), side.scale_pair[j]));
+    }
+  }
+}
+
 // A piece: 32 columns by 64 inputs by all rows.
 template <typename T, class KIND, int ROW_TILES, bool AFTER>
 __device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const uint8_t* words, const uint8_t* x,
                                          const Places<KIND::kBits>& places, const Side<T, KIND, AFTER>& side) {
   constexpr int BITS = KIND::kBits;
-  using C = Codes<KIND, T>;
 #pragma unroll
   for (int b = 0; b < 2; ++b) {
     uint32_t of_column[BITS / 4][4];
@@ -199,18 +237,10 @@ __device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const u
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int j = 2 * t + e;
-        const uint32_t low = of_column[0][j], high = of_column[BITS / 4 - 1][j];
-        w[t][0][e] = C::template pair<0>(low, side.zero[j]);
-        w[t][0][2 + e] = C::template pair<1>(low, side.zero[j]);
-        w[t][1][e] = C::template pair<2>(high, side.zero[j]);
-        w[t][1][2 + e] = C::template pair<3>(high, side.zero[j]);
-        if constexpr (!AFTER && !KIND::kScaled) {
+        uint32_t pairs[4];
+        make_pairs(pairs, of_column[0][j], of_column[BITS / 4 - 1][j], side, j);
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            uint32_t& pair = w[t][i / 2][i % 2 * 2 + e];
-            pair = as_bits(__hmul2(as_pair<T>(pair), side.scale_pair[j]));
-          }
-        }
+        for (int i = 0; i < 4; ++i) w[t][i / 2][i % 2 * 2 + e] = pairs[i];
       }
     }
     // Four tiles at a time where there are eight: a product's second step waits for its first, and so comes after the

@@ -22,7 +22,8 @@ __device__ __forceinline__ void store_four(const Problem& p, int row, int column
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     if (j >= count) break;
-    if (KIND::kFloat && p.column_scales) v[j] *= p.column_scales[column + j] * KIND::kMore;
+    if constexpr (!KIND::kFloat) v[j] *= KIND::kMore;
+    else if (p.column_scales) v[j] *= p.column_scales[column + j] * KIND::kMore;
     if (p.bias) {
       v[j] += p.bias_float ? static_cast<const float*>(p.bias)[column + j]
                            : as_float(static_cast<const T*>(p.bias)[column + j]);

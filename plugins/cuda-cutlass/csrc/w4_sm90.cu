@@ -119,6 +119,9 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
     if constexpr (takes_e2m1<decltype(zero)>) {
       if (w.floats) return run(zero, E2M1{});
     }
+    if constexpr (std::is_same<decltype(zero), __nv_bfloat16>::value) {
+      if (is_centred(w.zeros, w.bits)) return w.bits == 4 ? run(zero, Subnormal<4>{}) : run(zero, Subnormal<8>{});
+    }
     w.bits == 4 ? run(zero, Integer<4>{}) : run(zero, Integer<8>{});
   };
   if (dtype_of(a) == ScalarType::Half) with_kind(__half{});

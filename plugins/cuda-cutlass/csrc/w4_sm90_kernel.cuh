@@ -64,6 +64,24 @@ struct Side {
   }
 };
 
+template <int BITS, int OPERANDS>
+struct Side<__nv_bfloat16, Subnormal<BITS>, OPERANDS> {
+  using C = Codes<Subnormal<BITS>, __nv_bfloat16>;
+
+  typename C::Scale scale[2 * OPERANDS];
+
+  __device__ __forceinline__ explicit Side(int) {}
+  __device__ __forceinline__ void load(const Problem&, uint32_t scales, uint32_t, int) {
+    uint32_t bits[OPERANDS];
+    shared_words(bits, scales);
+#pragma unroll
+    for (int c = 0; c < 2 * OPERANDS; ++c) {
+      const uint32_t twice = __byte_perm(bits[c / 2], 0, c % 2 ? 0x3232 : 0x1010);
+      scale[c] = C::scale(as_pair<__nv_bfloat16>(twice));
+    }
+  }
+};
+
 // The words that hold a thread's weights of half of a piece: of its columns side by side, for each 16 inputs those of
 // inputs 2q and 2q + 1, then of those 8 further on.
 template <class S>
@@ -81,8 +99,13 @@ __device__ __forceinline__ void make_weights(uint32_t (&a)[2][OPERANDS][4], cons
 #pragma unroll
     for (int c = 0; c < 2 * OPERANDS; ++c) {
       uint32_t& pair = a[i / 2][c / 2][i % 2 * 2 + c % 2];
-      pair = pair_at<KIND, T>(raw[i][c], q, side.zero[KIND::kScaled ? i / 2 : 0][c]);
-      if constexpr (!KIND::kScaled) pair = as_bits(__hmul2(as_pair<T>(pair), side.scale[c]));
+      if constexpr (kIsSubnormal<KIND>) {
+        const int bit = KIND::kBits == 8 ? 16 * (q % 2) : 4 * q;
+        pair = Codes<KIND, T>::template weights<0>(raw[i][c] >> bit, side.scale[c]);
+      } else {
+        pair = pair_at<KIND, T>(raw[i][c], q, side.zero[KIND::kScaled ? i / 2 : 0][c]);
+        if constexpr (!KIND::kScaled) pair = as_bits(__hmul2(as_pair<T>(pair), side.scale[c]));
+      }
     }
   }
 }
@@ -331,7 +354,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
 #pragma unroll
             for (int u = 0; u < kOperands; ++u) {
               float low = sums[u][from], high = sums[u][from + 2];
-              if constexpr (KIND::kFloat) low *= factor[2 * u], high *= factor[2 * u + 1];
+              if constexpr (kHasFactor<KIND>) low *= factor[2 * u], high *= factor[2 * u + 1];
               pairs[u] = packed<T>(low + bias[2 * u], high + bias[2 * u + 1]);
             }
             T* const to = room + row * S::kStoreStride + kOperands * (16 * warp + 2 * g);

@@ -108,7 +108,7 @@ constexpr many::Tile kTileAt = many::kTiles[TILE];
 // few instructions, or registers are few; else both.
 template <class KIND, int TILE>
 constexpr int kTogether =
-    kTileAt<TILE>.columns == 256 || (kTileAt<TILE>.rows < 256 && std::is_same<KIND, Integer<4>>::value) ? 1 : 2;
+    kTileAt<TILE>.columns == 256 || (kTileAt<TILE>.rows < 256 && !KIND::kFloat && KIND::kBits == 4) ? 1 : 2;
 
 template <class KIND, int TILE>
 using ShapeAt = Shape<KIND::kBits, kTileAt<TILE>.rows, kTileAt<TILE>.columns, kTogether<KIND, TILE>>;

@@ -19,11 +19,13 @@ __device__ __forceinline__ float bias_at(const Problem& p, int column) {
   return p.bias_float ? static_cast<const float*>(p.bias)[column] : from_16(static_cast<const T*>(p.bias)[column]);
 }
 
-// What a column's sums are multiplied by.
+// What a column's sums are multiplied by, if by anything.
+template <class KIND>
+constexpr bool kHasFactor = KIND::kFloat || KIND::kMore != 1.0f;
 template <class KIND>
 __device__ __forceinline__ float factor_at(const Problem& p, int column) {
   if constexpr (KIND::kFloat) return p.column_scales && column < p.n ? p.column_scales[column] * KIND::kMore : 1.0f;
-  return 1.0f;
+  return KIND::kMore;
 }
 
 // Columns of a row of out, as many as a vector has, as far as there are columns.
@@ -71,7 +73,7 @@ __device__ __forceinline__ void add_up_to(const Problem& p, const Place& at, con
       const int column = at.n * S::kColumns + item % kAcross * 4;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        if constexpr (KIND::kFloat) total[j] *= factor_at<KIND>(p, column + j);
+        if constexpr (kHasFactor<KIND>) total[j] *= factor_at<KIND>(p, column + j);
         total[j] += bias_at<T>(p, column + j);
       }
       store_some<T>(p, at.m * S::kRows + begin + item / kAcross, column,

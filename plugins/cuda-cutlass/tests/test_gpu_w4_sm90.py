@@ -93,6 +93,33 @@ def test_sm90_one_zero_for_all_and_bias() -> None:
 
 
 @needs_sm90
+@pytest.mark.parametrize("group_size", [32, 96, 128, -1])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_zero_point_in_the_middle(bits: int, group_size: int) -> None:
+    """Codes are multiplied as subnormal numbers: to the bit what zero points as words give."""
+    K, N, zero = 1152, 416, 1 << (bits - 1)
+    w = random_weight(K, N, bits, group_size, BFLOAT)
+    w.zeros[:] = zero
+    w.scales *= torch.logspace(-24, 24, N, base=2).to(BFLOAT)
+    w.scales[:, 5] = 0
+    words = w.qweight().cuda()
+    ops.gptq_shuffle(words, torch.empty(0, dtype=torch.int32, device="cuda"), bits)
+    rest = (bits, zero, K if group_size == -1 else group_size)
+    middle, other = ((words, w.scales.cuda(), z, *rest) for z in (None, w.qzeros(True).cuda()))
+    many, medium = torch.ops.qcore_cuda.wna16_sm90, torch.ops.qcore_cuda.wna16_mid_m
+    for M in (1, 8, 16, 17, 40, 64, 300):
+        x = activations(M, K, BFLOAT)
+        for rows, columns, parts in [(0, 0, 0), *WAYS]:
+            way = (rows, columns, parts)
+            out = many(x.cuda(), *middle, *way)
+            assert_product(out, x, w.exact, True, (M, way))
+            assert torch.equal(out, many(x.cuda(), *other, *way))
+        out = medium(x.cuda(), *middle)
+        assert_product(out, x, w.exact, True, M)
+        assert torch.equal(out, medium(x.cuda(), *other))
+
+
+@needs_sm90
 def test_sm90_refuses() -> None:
     w = random_weight(512, 256, 4, 128, HALF)
     args = (w.qweight().cuda(), w.scales.cuda(), None, 4, 8, 128)

@@ -158,3 +158,16 @@ def test_padding_is_zero() -> None:
     assert packed["weight_scale"].shape == (3, 32)
     assert not packed["weight_packed"][:, 19:].any()
     assert not packed["weight_scale"][:, 19:].any()
+
+
+@pytest.mark.parametrize(
+    ("largest", "words"), [(2.0**26, False), (2.0**27, True), (-(2.0**40), True)]
+)
+def test_large_scales_have_zero_points_as_words(largest: float, words: bool) -> None:
+    """Those kernels take scales of any size."""
+    config = _config(full_weight_shape=(64, 40), partition_weight_shape=(64, 40))
+    tensors = random_tensors(config)
+    tensors["weight_scale"][3, 1] = largest
+    packed = ExllamaLinearKernel(config).pack_weights(tensors)
+    zeros = packed["weight_zero_point"]
+    assert zeros.tolist() == ([[-0x77777778] * 5 + [0] * 3] * 2 if words else [])

@@ -71,6 +71,22 @@ def test_padding_and_bias(M: int, dtype: torch.dtype) -> None:
             assert_product(out, with_one, both, M > 16, (bias.dtype, out_float))
 
 
+@pytest.mark.parametrize("M", [20, 40])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group_size", [32, 96, 128, -1])
+def test_zero_point_in_the_middle(group_size: int, bits: int, M: int) -> None:
+    """Codes are multiplied as subnormal numbers: weights are the same for scales of any size."""
+    K, N = 416, 96
+    w = random_weight(K, N, bits, group_size, BFLOAT)
+    w.zeros[:] = 1 << (bits - 1)
+    w.scales *= torch.logspace(-24, 24, N, base=2).to(BFLOAT)
+    w.scales[:, 5] = 0
+    x = activations(M, K, BFLOAT)
+    out = emulated(x, w, constant=1 << (bits - 1))
+    assert_product(out, x, w.exact, True, None)
+    assert torch.equal(out, emulated(x, w, v2=True))
+
+
 SHAPES = [(4096, 4096), (28672, 4096), (4096, 14336), (1024, 4096), (32, 32), (152064, 5120)]
 
 

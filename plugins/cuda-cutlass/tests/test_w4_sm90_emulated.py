@@ -77,6 +77,22 @@ def test_padding_and_bias(dtype: torch.dtype) -> None:
             assert_product(out, with_one, both, True, (bias.dtype, parts))
 
 
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize(("bits", "group_size"), [(4, 32), (4, 64), (4, -1), (8, 96), (8, -1)])
+def test_zero_point_in_the_middle(bits: int, group_size: int, tile: tuple[int, int]) -> None:
+    """Codes are multiplied as subnormal numbers: weights are the same for scales of any size."""
+    M, K, N = 70, 384, 416
+    w = random_weight(K, N, bits, group_size, BFLOAT)
+    w.zeros[:] = 1 << (bits - 1)
+    w.scales *= torch.logspace(-24, 24, N, base=2).to(BFLOAT)
+    w.scales[:, 5] = 0
+    x = activations(M, K, BFLOAT)
+    for parts in (0, 2):
+        out = emulated(x, w, constant=1 << (bits - 1), **division(tile, parts))
+        assert_product(out, x, w.exact, True, (tile, parts))
+        assert torch.equal(out, emulated(x, w, v2=True, **division(tile, parts)))
+
+
 @pytest.mark.parametrize(("bits", "group_size"), [(8, -1), (8, 128), (4, 16)])
 def test_floats(bits: int, group_size: int) -> None:
     """FP8, and NVFP4, whose scales are part of the pairs."""

@@ -50,6 +50,9 @@ extern "C" void multiply(const Arguments* a) {
   };
   if (a->floats == 2) run(NvFp4{});
   else if (a->floats) a->bits == 4 ? run(E2M1{}) : run(E4M3{});
+  else if (a->bfloat && (p.after || is_centred(p.zeros, a->bits))) {
+    a->bits == 4 ? ::run<__nv_bfloat16, Subnormal<4>>(p, maps, a->seed) : ::run<__nv_bfloat16, Subnormal<8>>(p, maps, a->seed);
+  }
   else a->bits == 4 ? run(Integer<4>{}) : run(Integer<8>{});
 }
 

@@ -64,5 +64,9 @@ extern "C" void multiply_many(const Arguments* g, int clusters, int* found) {
   };
   if (g->floats == 2) run(NvFp4{});
   else if (g->floats) run(E4M3{});
+  else if (g->bfloat && !g->zeros && g->zero == 1 << (g->bits - 1)) {
+    if (g->bits == 4) ::run<__nv_bfloat16, Subnormal<4>>(*g, clusters, found);
+    else ::run<__nv_bfloat16, Subnormal<8>>(*g, clusters, found);
+  }
   else g->bits == 4 ? run(Integer<4>{}) : run(Integer<8>{});
 }

@@ -18,6 +18,9 @@ __all__ = ["ExllamaLinearKernel"]
 
 _BITS = (2, 3, 4, 8)
 _ACTIVATIONS = (torch.float16, torch.bfloat16)
+# From here on a scale is infinite to the kernels that scale codes as subnormal numbers, which run
+# weights without zero points (csrc/w4_codes.cuh). No quantizer makes such scales.
+_LARGE_SCALE = 2.0**27
 
 
 class ExllamaLinearKernel(PortableKernel, MPLinearKernel):
@@ -61,7 +64,7 @@ class ExllamaLinearKernel(PortableKernel, MPLinearKernel):
         self._held = (  # what a call takes from the layer
             self.w_q_name,
             self.w_s_name,
-            self.w_zp_name if c.zero_points else None,
+            self.w_zp_name or "weight_zero_point",
             "weight_perm",
             "weight_groups",
         )
@@ -70,8 +73,9 @@ class ExllamaLinearKernel(PortableKernel, MPLinearKernel):
         """GPTQ's layout, shuffled, with K and N padded to 32.
 
         ``weight_perm`` is the input that each row of codes belongs to, where rows are sorted by
-        group; ``weight_groups`` the group of each row where groups are not runs of one size. Either
-        may be empty.
+        group; ``weight_groups`` the group of each row where groups are not runs of one size.
+        ``weight_zero_point`` has rows where the layer has zero points, or scales of 2^27 and more.
+        Each of them may be empty.
         """
         codes, zero = unpack_mp(self.config, tensors)
         if self.config.weight_type.signed:
@@ -90,15 +94,17 @@ class ExllamaLinearKernel(PortableKernel, MPLinearKernel):
                 perm = self._padded(order)
                 codes, scale = codes[order], scale[used]
                 zeros = zeros[used] if zeros is not None else None
-        packed = {
+        if zeros is None and bool((scale.abs() >= _LARGE_SCALE).any()):
+            zeros = torch.full_like(scale, self.zero, dtype=torch.uint8)
+        return {
             "weight_packed": pack_along_k(pad_to_multiple(codes, 32, 32), self.bits),
             "weight_scale": pad_to_multiple(scale, 1, 32),
+            "weight_zero_point": torch.empty(0, dtype=torch.int32, device=scale.device)
+            if zeros is None
+            else pack_along_n(pad_to_multiple(zeros, 1, 32), self.bits),
             "weight_perm": perm,
             "weight_groups": groups,
         }
-        if zeros is not None:
-            packed["weight_zero_point"] = pack_along_n(pad_to_multiple(zeros, 1, 32), self.bits)
-        return packed
 
     def _runs(self, sorted_groups: torch.Tensor) -> torch.Tensor | None:
         """The groups that there are, if each but the last has `group_size` inputs."""
