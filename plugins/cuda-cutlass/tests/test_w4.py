@@ -169,5 +169,5 @@ def test_large_scales_have_zero_points_as_words(largest: float, words: bool) -> 
     tensors = random_tensors(config)
     tensors["weight_scale"][3, 1] = largest
     packed = ExllamaLinearKernel(config).pack_weights(tensors)
-    zeros = packed["weight_zero_point"]
+    zeros = packed["weight_zeros"]
     assert zeros.tolist() == ([[-0x77777778] * 5 + [0] * 3] * 2 if words else [])

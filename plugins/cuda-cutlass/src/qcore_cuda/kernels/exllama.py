@@ -64,7 +64,7 @@ class ExllamaLinearKernel(PortableKernel, MPLinearKernel):
         self._held = (  # what a call takes from the layer
             self.w_q_name,
             self.w_s_name,
-            self.w_zp_name or "weight_zero_point",
+            self.w_zp_name if c.zero_points else "weight_zeros",
             "weight_perm",
             "weight_groups",
         )
@@ -74,8 +74,8 @@ class ExllamaLinearKernel(PortableKernel, MPLinearKernel):
 
         ``weight_perm`` is the input that each row of codes belongs to, where rows are sorted by
         group; ``weight_groups`` the group of each row where groups are not runs of one size.
-        ``weight_zero_point`` has rows where the layer has zero points, or scales of 2^27 and more.
-        Each of them may be empty.
+        ``weight_zeros``, of layers without zero points, are those of a layer that has scales of
+        2^27 or more. Each of them may be empty.
         """
         codes, zero = unpack_mp(self.config, tensors)
         if self.config.weight_type.signed:
@@ -94,17 +94,24 @@ class ExllamaLinearKernel(PortableKernel, MPLinearKernel):
                 perm = self._padded(order)
                 codes, scale = codes[order], scale[used]
                 zeros = zeros[used] if zeros is not None else None
-        if zeros is None and bool((scale.abs() >= _LARGE_SCALE).any()):
-            zeros = torch.full_like(scale, self.zero, dtype=torch.uint8)
-        return {
+        packed = {
             "weight_packed": pack_along_k(pad_to_multiple(codes, 32, 32), self.bits),
             "weight_scale": pad_to_multiple(scale, 1, 32),
-            "weight_zero_point": torch.empty(0, dtype=torch.int32, device=scale.device)
-            if zeros is None
-            else pack_along_n(pad_to_multiple(zeros, 1, 32), self.bits),
             "weight_perm": perm,
             "weight_groups": groups,
         }
+        if zeros is not None:
+            packed["weight_zero_point"] = self._words(zeros)
+        elif bool((scale.abs() >= _LARGE_SCALE).any()):
+            packed["weight_zeros"] = self._words(
+                torch.full_like(scale, self.zero, dtype=torch.uint8)
+            )
+        else:
+            packed["weight_zeros"] = torch.empty(0, dtype=torch.int32, device=scale.device)
+        return packed
+
+    def _words(self, zeros: torch.Tensor) -> torch.Tensor:
+        return pack_along_n(pad_to_multiple(zeros, 1, 32), self.bits)
 
     def _runs(self, sorted_groups: torch.Tensor) -> torch.Tensor | None:
         """The groups that there are, if each but the last has `group_size` inputs."""
