@@ -8,7 +8,8 @@ A division is the warps of a block by columns, the parts of K that blocks of a c
 warps that take turns in a part. Each is timed as `cuda_timing.py` says, 5 rounds. ``chosen`` is
 what the kernel takes by itself, ``many`` the kernel for many rows. A division of that one is the
 rows and the columns of a tile and the parts of K (0: pairs of blocks take whole tiles; less: those
-without a tile help with so many times 64 inputs of the last ones).
+without a tile help with so many times 64 inputs of the last ones); of helped tiles of 64 rows, how
+many pairs of blocks there are at most.
 
 The fit searches constants at random for which the divisions of least cost are the fastest ones. Its
 `Problem.cost` is the cost of `w4_mid_m_plan.h`; a test compares what the two choose.
@@ -38,7 +39,8 @@ CLOCK = 1800  # cycles in a microsecond, about
 TILES = ((64, 128), (128, 128), (128, 256), (256, 128))
 ROWS_OF_MANY = (48, 64, 96, 128, 192, 256, 384, 512, 1024)
 SHAPES_OF_MANY = (*SHAPES, (8192, 8192), (6144, 4096), (2048, 8192), (4096, 11008), (5120, 5120))
-SHAPES_OF_MANY += ((10240, 8192), (34816, 5120), (5120, 17408))
+SHAPES_OF_MANY += ((10240, 8192), (34816, 5120), (5120, 17408), (18944, 3584), (37888, 3584))
+SHAPES_OF_MANY += ((22016, 4096), (57344, 8192))
 
 
 def turns_of(column_warps: int) -> int:
@@ -56,9 +58,9 @@ def row_tiles(M: int) -> int:
     return 1 if M <= 8 else 2 if M <= 16 else 4 if M <= 32 else 8
 
 
-def given(M: int, N: int, K: int, rows: int, columns: int) -> list[int]:
+def given(M: int, N: int, K: int, rows: int, columns: int, clusters: int) -> list[int]:
     """Times 64 inputs that pairs of blocks without a tile may take over from each that has most."""
-    pairs, clusters = up(M, rows) * up(N, 2 * columns), PROCESSORS // 2
+    pairs = up(M, rows) * up(N, 2 * columns)
     rounds = up(pairs, clusters)
     owners = up(pairs, rounds)
     if owners == clusters:
@@ -255,12 +257,17 @@ def measure_many(file: Path) -> None:
                 tiles = up(M, rows) * up(N, columns)
                 if (rows > 64 and rows >= 2 * M) or 8 * rows < M:
                     continue
-                helped = [] if rows == 64 else [-g for g in given(M, N, K, rows, columns)]
-                for parts in (0, *range(2, 9), *helped):
-                    blocks = tiles * parts
-                    if blocks > (3 if rows == 64 else 1.5) * PROCESSORS or 256 * parts > K:
+                ways = [(parts,) for parts in (0, *range(2, 9))]
+                if rows == 64:  # of which a processor may have two, or one
+                    for pairs in (PROCESSORS, PROCESSORS // 2):
+                        ways += [(-g, pairs) for g in given(M, N, K, rows, columns, pairs)]
+                else:
+                    ways += [(-g,) for g in given(M, N, K, rows, columns, PROCESSORS // 2)]
+                for way in ways:
+                    blocks = tiles * way[0]
+                    if blocks > (3 if rows == 64 else 1.5) * PROCESSORS or 256 * way[0] > K:
                         continue
-                    division = (rows, columns, parts)
+                    division = (rows, columns, *way)
                     steps["/".join(map(str, division))] = [
                         partial(many, x, w, *rest, GROUP, *division) for w in words
                     ]

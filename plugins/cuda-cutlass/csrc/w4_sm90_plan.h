@@ -31,6 +31,7 @@ struct Plan {
   int tile = 0;   // of kTiles
   int parts = 0;  // of K; 0: whole tiles, which pairs of blocks take one after another
   int given = 0;  // of whole tiles: times 64 inputs of the last ones, which pairs without a tile take over
+  int pairs = 0;  // of blocks at a time, at most; 0: as many as fit
 };
 
 // Pairs of tiles for so many pairs of blocks. Some of these have tiles of their own, each as many as the others or one
@@ -48,42 +49,53 @@ struct Help {
 
 constexpr double kBegin = 7480, kStore = 793;  // cycles, as the next
 
-// So much is given that who helps is done when the others are; to hand sums over takes time, too.
-inline int given_for(const Help& help, const Tile& tile, int64_t pieces) {
+// So much is given that who helps is done when the others are; to hand sums over takes time, too. `cycles`: of 64 inputs.
+inline int given_for(const Help& help, const Tile& tile, double cycles, int64_t pieces) {
   constexpr double kGive = 1440, kGiveBytes = 36;
-  if (help.helpers == 0 || tile.alone != tile.beside) return 0;
+  if (help.helpers == 0) return 0;
   const double give = kGive + 4.0 * tile.rows * tile.columns / kGiveBytes;
-  const double all = help.rounds * pieces * tile.alone + (help.rounds - 1) * kStore;
-  const int64_t given = static_cast<int64_t>((all - help.each * give) / ((help.each + 1) * tile.alone));
+  const double all = help.rounds * pieces * cycles + (help.rounds - 1) * kStore;
+  const int64_t given = static_cast<int64_t>((all - help.each * give) / ((help.each + 1) * cycles));
   return static_cast<int>(std::clamp<int64_t>(given / 2 * 2, 0, (pieces - 1) / 2 * 2));  // a stage may have two
 }
 
-// Cycles, about. `clusters(tile, blocks)`: how many clusters of so many blocks a device has at a time. Each round of
-// them waits for its first data, and at the end stores, or adds up its parts: blocks wait for the slowest, and what they
-// read of each other comes with so many bytes a cycle. Blocks share processors where there are more clusters than fit
-// without. Help must be worth it by kWorth: without it nothing waits for anything in memory.
+// Cycles of 64 inputs of a tile, where so many clusters of so many blocks are at work: blocks share processors where there
+// are more than fit without. `clusters(tile, blocks)`: how many a device has at a time.
+template <typename Clusters>
+double cycles_of(const Plan& plan, int64_t at_once, const Clusters& clusters) {
+  constexpr int kAlone = 1;  // a tile whose blocks share no processor
+  const Tile& tile = kTiles[plan.tile];
+  return at_once > clusters(kAlone, std::max(plan.parts, 2)) ? tile.beside : tile.alone;
+}
+
+// Cycles, about. Each round of clusters waits for its first data, and at the end stores, or adds up its parts: blocks wait
+// for the slowest, and what they read of each other comes with so many bytes a cycle. Help must be worth it by kWorth:
+// without it nothing waits for anything in memory.
 template <typename Clusters>
 double cost(const Plan& plan, int64_t m, int64_t n, int64_t k, const Clusters& clusters) {
   constexpr double kTake = 2300, kWorth = 1.04, kMeet = 744, kMeetEach = 183, kBytes = 30.4;
-  constexpr int kAlone = 1;  // a tile whose blocks share no processor
   const Tile& tile = kTiles[plan.tile];
   const int64_t across = ceil_div(n, tile.columns), down = ceil_div(m, tile.rows), pieces = ceil_div(k, 64);
   const int blocks = std::max(plan.parts, 2);
   const int64_t wanted = plan.parts ? down * across : down * ceil_div(across, 2);
-  const int64_t at_a_time = std::min<int64_t>(clusters(plan.tile, blocks), wanted);
+  const int64_t places = plan.pairs ? plan.pairs : clusters(plan.tile, blocks), at_a_time = std::min(places, wanted);
   const int64_t rounds = ceil_div(wanted, at_a_time);
-  const auto piece = [&](int64_t at_once) { return at_once > clusters(kAlone, blocks) ? tile.beside : tile.alone; };
-  const double last = piece(wanted - (rounds - 1) * at_a_time), each = (rounds - 1) * piece(at_a_time) + last;
-  if (!plan.parts) {
-    const double whole = kBegin + pieces * each + rounds * kStore;
-    return plan.given ? kWorth * (whole + kTake - plan.given * last) : whole;
+  if (plan.given) {
+    const Help help(wanted, places);
+    const double cycles = cycles_of(plan, help.owners + help.helpers, clusters);
+    return kWorth * (kBegin + (rounds * pieces - plan.given) * cycles + rounds * kStore + kTake);
   }
+  const double last = cycles_of(plan, wanted - (rounds - 1) * at_a_time, clusters);
+  const double each = (rounds - 1) * cycles_of(plan, at_a_time, clusters) + last;
+  if (!plan.parts) return kBegin + pieces * each + rounds * kStore;
   const double read = 4.0 * tile.rows * tile.columns * (plan.parts - 1) / plan.parts;
   return rounds * (kBegin + kMeet + kMeetEach * plan.parts + read / kBytes) + ceil_div(pieces, plan.parts) * each;
 }
 
+// `few_help`: whether clusters with tiles of 64 rows can help each other.
 template <typename Clusters>
-Plan plan_for(int64_t m, int64_t n, int64_t k, const Clusters& clusters) {
+Plan plan_for(int64_t m, int64_t n, int64_t k, bool few_help, const Clusters& clusters) {
+  const int64_t pieces = ceil_div(k, 64);
   Plan best;
   double least = -1;
   const auto weigh = [&](const Plan& plan) {
@@ -98,12 +110,21 @@ Plan plan_for(int64_t m, int64_t n, int64_t k, const Clusters& clusters) {
     if (rows > 64 && m <= rows / 2) continue;
     // Half empty, such tiles took up to a third longer than full ones, why ever.
     if (rows == 256 && m <= 512 && (m - 1) % 256 < 128) continue;
-    const Help help(ceil_div(m, rows) * ceil_div(n, 2 * kTiles[tile].columns), clusters(tile, 2));
-    const int given = given_for(help, kTiles[tile], ceil_div(k, 64));
-    if (given > 0) weigh({tile, 0, given});
+    const int64_t wanted = ceil_div(m, rows) * ceil_div(n, 2 * kTiles[tile].columns);
+    const auto weigh_help = [&](Plan plan, int places) {
+      const Help help(wanted, places);
+      plan.given = given_for(help, kTiles[tile], cycles_of(plan, help.owners + help.helpers, clusters), pieces);
+      if (plan.given > 0) weigh(plan);
+    };
+    if (rows > 64 || few_help) {
+      weigh_help({tile}, clusters(tile, 2));
+      // Or processors have one block each, of tiles that may have two.
+      const int alone = clusters(1, 2);
+      if (rows == 64) weigh_help({tile, 0, 0, alone}, alone);
+    }
     for (int parts = 0; parts <= kMostParts; ++parts) {
       if (parts == 1 || (parts && k < int64_t{kLeastPartK} * parts)) continue;
-      weigh({tile, parts, 0});
+      weigh({tile, parts});
     }
   }
   return best;

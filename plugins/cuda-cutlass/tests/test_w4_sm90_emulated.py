@@ -51,7 +51,7 @@ def test_parts_of_k(parts: int, tile: tuple[int, int]) -> None:
     assert torch.equal(*outs)
 
 
-@pytest.mark.parametrize("tile", TILES[1:])
+@pytest.mark.parametrize("tile", TILES)
 def test_clusters_that_help(tile: tuple[int, int]) -> None:
     M, K, N = 40, 1024, 2 * tile[1]
     w = random_weight(K, N, 4, 128, BFLOAT)
