@@ -8,8 +8,7 @@ A division is the warps of a block by columns, the parts of K that blocks of a c
 warps that take turns in a part. Each is timed as `cuda_timing.py` says, 5 rounds. ``chosen`` is
 what the kernel takes by itself, ``many`` the kernel for many rows. A division of that one is the
 rows and the columns of a tile and the parts of K (0: pairs of blocks take whole tiles; less: those
-without a tile help with so many times 64 inputs of the last ones); of helped tiles of 64 rows, how
-many pairs of blocks there are at most.
+without a tile help with so many times 64 inputs of the last ones).
 
 The fit searches constants at random for which the divisions of least cost are the fastest ones. Its
 `Problem.cost` is the cost of `w4_mid_m_plan.h`; a test compares what the two choose.
@@ -34,7 +33,7 @@ SHAPES_OF_8_BITS = (*SHAPES, (5120, 5120))
 ROWS, MORE_ROWS = (1, 16, 24, 32, 48, 64), (1, 16, 32, 64)
 GROUP, PROCESSORS = 128, 132
 COLUMN_WARPS, PARTS = range(1, 9), (1, 2, 4, 8)
-START = (0.811, 114.0, 15.6, 470.0, 70.9, 3120.0, 185.0, 11.0, 0.304, 0.536)
+START = (0.707, 55.4, 11.2, 310.0, 42.5, 805.0, 402.0, 33.5, 0.383, 0.555, 1210.0, 3.51, 41.7)
 CLOCK = 1800  # cycles in a microsecond, about
 TILES = ((64, 128), (128, 128), (128, 256), (256, 128))
 ROWS_OF_MANY = (48, 64, 96, 128, 192, 256, 384, 512, 1024)
@@ -123,11 +122,13 @@ class Problem:
         comes = share * np.maximum(c[1] * words, c[2] * (words + tiles / columns))
         warps = columns * turns * np.minimum(each, at_a_time)
         comes = comes * (1 + c[8] * np.maximum(0, 1 - warps / 16))
-        work = stages * turns * pieces * columns * comes
+        all_pieces = stages * turns * pieces * columns
+        issued = all_pieces * each * (c[11] * tiles + c[12] * words)
         alone = rounds * stages * pieces * (c[3] * words + c[4] * tiles)
         joined = np.where(parts == 1, 0, c[5] + c[6] * tiles * columns)
         sums = c[7] * tiles * columns * turns
-        return np.maximum(work, alone) + np.maximum(rounds, c[9] * each) * (joined + sums)
+        most = np.maximum(np.maximum(all_pieces * comes, issued), alone)
+        return most + np.maximum(rounds, c[9] * each) * (c[10] + joined + sums)
 
 
 def problems_of(results: list[dict[str, Any]]) -> list[Problem]:
@@ -257,17 +258,13 @@ def measure_many(file: Path) -> None:
                 tiles = up(M, rows) * up(N, columns)
                 if (rows > 64 and rows >= 2 * M) or 8 * rows < M:
                     continue
-                ways = [(parts,) for parts in (0, *range(2, 9))]
-                if rows == 64:  # of which a processor may have two, or one
-                    for pairs in (PROCESSORS, PROCESSORS // 2):
-                        ways += [(-g, pairs) for g in given(M, N, K, rows, columns, pairs)]
-                else:
-                    ways += [(-g,) for g in given(M, N, K, rows, columns, PROCESSORS // 2)]
-                for way in ways:
-                    blocks = tiles * way[0]
-                    if blocks > (3 if rows == 64 else 1.5) * PROCESSORS or 256 * way[0] > K:
+                clusters = PROCESSORS if rows == 64 else PROCESSORS // 2
+                helped = [-g for g in given(M, N, K, rows, columns, clusters)]
+                for parts in (0, *range(2, 9), *helped):
+                    blocks = tiles * parts
+                    if blocks > (3 if rows == 64 else 1.5) * PROCESSORS or 256 * parts > K:
                         continue
-                    division = (rows, columns, *way)
+                    division = (rows, columns, parts)
                     steps["/".join(map(str, division))] = [
                         partial(many, x, w, *rest, GROUP, *division) for w in words
                     ]

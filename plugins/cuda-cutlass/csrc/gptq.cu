@@ -271,11 +271,9 @@ Tensor wna16_small_m(const Tensor& a, const Tensor& q_weight, const Tensor& scal
 }
 
 // SM90's kernel for many rows, likewise: a tile's rows (0: all as it would be) and columns, and parts of K (0: tiles in
-// pairs; less: of which others do the last times 64 inputs, so many as it is below 0), and pairs of blocks at a time at
-// most (0: all that fit).
+// pairs; less: of which others do the last times 64 inputs, so many as it is below 0).
 Tensor wna16_sm90(const Tensor& a, const Tensor& q_weight, const Tensor& scales, const std::optional<Tensor>& zeros,
-                  int64_t bits, int64_t zero, int64_t group_size, int64_t rows, int64_t columns, int64_t parts,
-                  int64_t pairs) {
+                  int64_t bits, int64_t zero, int64_t group_size, int64_t rows, int64_t columns, int64_t parts) {
   const char* op = "wna16_sm90";
   const GptqWeight w = layer_weight(op, a, q_weight, scales, zeros, std::nullopt, std::nullopt, bits, zero, group_size);
 #ifdef QCORE_CUDA_SM90A
@@ -283,10 +281,9 @@ Tensor wna16_sm90(const Tensor& a, const Tensor& q_weight, const Tensor& scales,
                   ", scales of ", dtype_name(dtype_of(scales)), "; it runs 4 and 8 bits in groups of a multiple of 32, "
                   "with scales of a's dtype, on sm_90");
   const many::Plan wish{many::tile_of(rows, columns), static_cast<int>(std::max<int64_t>(parts, 0)),
-                        static_cast<int>(std::max<int64_t>(-parts, 0)), static_cast<int>(pairs)};
-  QCORE_CHECK((rows == 0 || wish.tile >= 0) && parts >= -w.k && parts <= many::kMostParts && pairs >= 0 && pairs <= 1024, op,
-              ": rows=", rows, ", columns=", columns, ", parts=", parts, ", pairs=", pairs,
-              "; allowed: tiles of 64 x 128, 128 x 128, 128 x 256, 256 x 128, parts -K ... 8, pairs 0 ... 1024");
+                        static_cast<int>(std::max<int64_t>(-parts, 0))};
+  QCORE_CHECK((rows == 0 || wish.tile >= 0) && parts >= -w.k && parts <= many::kMostParts, op, ": rows=", rows, ", columns=",
+              columns, ", parts=", parts, "; allowed: tiles of 64 x 128, 128 x 128, 128 x 256, 256 x 128, parts -K ... 8");
   return w4_sm90(op, a, w, nullptr, w.n, Launch(a), rows ? &wish : nullptr);
 #else
   fail(op, ": qcore-cuda was compiled without sm_90a");
@@ -336,7 +333,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore_cuda, m) {
   m.def("wna16_small_m(Tensor a, Tensor q_weight, Tensor scales, Tensor? zeros, int bits, int zero, int group_size, "
         "int column_warps=0, int k_warps=0, int split=0) -> Tensor");
   m.def("wna16_sm90(Tensor a, Tensor q_weight, Tensor scales, Tensor? zeros, int bits, int zero, int group_size, "
-        "int rows=0, int columns=128, int parts=0, int pairs=0) -> Tensor");
+        "int rows=0, int columns=128, int parts=0) -> Tensor");
   m.def("wna16_mid_m(Tensor a, Tensor q_weight, Tensor scales, Tensor? zeros, int bits, int zero, int group_size, "
         "int row_tiles=0, int column_warps=0, int split=0, int k_warps=0) -> Tensor");
 }

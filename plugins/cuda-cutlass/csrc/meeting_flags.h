@@ -7,7 +7,7 @@
 
 namespace qcore_cuda {
 
-constexpr int kMeetingFlags = 288;  // two for each processor of the largest SM90
+constexpr int kMeetingFlags = 576;  // four for each processor of the largest SM90: warpgroups of two blocks
 
 // So many flags in the device's memory, for the next launch on this stream. They are zero before it, and it leaves them
 // zero. Launches that may run at the same time have different ones: each stream has its own, and so has each stream

@@ -86,8 +86,8 @@ inline Layout most_layout(const Plan& p, int bits) { return layout_for(p, bits, 
 inline int k_warps_for(int column_warps) { return column_warps > 4 ? 1 : column_warps > 2 ? 2 : 4; }
 
 // Cycles of the busiest processor of an H200, as fitted by benchmarks/cuda_plans.py to every plan's times at 17 weights
-// of 4 and 8 bits and up to six numbers of rows each (benchmarks/results/cuda_mixed_plans.json): of these 74 problems 53
-// get a plan within 3 % of the fastest, on average one that takes 3 % longer, at worst (1024 x 4096, 64 rows) 32 %.
+// of 4 and 8 bits and up to six numbers of rows each (benchmarks/results/cuda_mixed_plans.json): of these 74 problems 48
+// get a plan within 3 % of the fastest, on average one that takes 3 % longer, at worst (1024 x 4096, 64 rows) 30 %.
 inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int sm_count) {
   const int64_t blocks = ceil_div(n, kWarpColumns * p.column_warps) * p.split * ceil_div(m, 8 * p.row_tiles);
   const int64_t of_warp = stage_pieces(bits, p.row_tiles), of_stage = p.k_warps * of_warp;
@@ -95,20 +95,22 @@ inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int
   const int64_t each = ceil_div(blocks, sm_count);  // one after another or together: it is the same work
   const int64_t rounds = ceil_div(each, blocks_at_a_time(p));
   const double words = bits / 4.0, rows = p.row_tiles, columns = p.column_warps;
+  const double pieces = static_cast<double>(stages * of_stage) * columns;  // of a block's warps
   // Of a piece of a warp: its words come from memory, with the activations, of which the block's columns share a
   // piece, through L2. Where some processors have fewer blocks, memory has more for the others.
-  const double share = std::max(0.811 * static_cast<double>(each), static_cast<double>(blocks) / sm_count);
-  const double comes = share * std::max(114.0 * words, 15.6 * (words + rows / columns));
+  const double share = std::max(0.707 * static_cast<double>(each), static_cast<double>(blocks) / sm_count);
+  const double comes = share * std::max(55.4 * words, 11.2 * (words + rows / columns));
   // Few warps at a time do not keep up with memory.
   const double warps = columns * p.k_warps * static_cast<double>(std::min<int64_t>(each, blocks_at_a_time(p)));
-  const double few = 1 + 0.304 * std::max(0.0, 1 - warps / 16);
-  const double work = static_cast<double>(stages * of_stage) * columns * comes * few;
-  // A warp alone is not faster than its instructions wait for each other.
-  const double alone = static_cast<double>(rounds * stages * of_warp) * (470.0 * words + 70.9 * rows);
+  const double few = 1 + 0.383 * std::max(0.0, 1 - warps / 16);
+  // A processor has so many instructions for each; and a warp alone is not faster than these wait for each other.
+  const double issued = pieces * static_cast<double>(each) * (3.51 * rows + 41.7 * words);
+  const double alone = static_cast<double>(rounds * stages * of_warp) * (310.0 * words + 42.5 * rows);
   // Sums go through shared memory; a cluster's are waited for, and read by its other blocks.
-  const double parts = p.split == 1 ? 0 : 3120.0 + 185.0 * rows * columns;
-  const double sums = 11.0 * rows * columns * p.k_warps;
-  return std::max(work, alone) + std::max(static_cast<double>(rounds), 0.536 * static_cast<double>(each)) * (parts + sums);
+  const double parts = p.split == 1 ? 0 : 805.0 + 402.0 * rows * columns;
+  const double sums = 33.5 * rows * columns * p.k_warps;
+  return std::max({pieces * comes * few, issued, alone}) +
+         std::max(static_cast<double>(rounds), 0.555 * static_cast<double>(each)) * (1210.0 + parts + sums);
 }
 
 // Fewest first, so that of equals the one with fewer warps side by side and fewer parts is taken.

@@ -55,7 +55,7 @@ std::optional<Tensor> let_help(Problem& p, const many::Help& help, int given, co
 
 template <typename T, class KIND, class S, bool PARTS>
 void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& words, const Tensor& scales, Problem p,
-            const many::Plan& plan, bool early, int32_t device, cudaStream_t stream) {
+            int given, bool early, int32_t device, cudaStream_t stream) {
   const CUtensorMap x_map = byte_matrix_map(op, x.data(), x.m, x.k * 2, x.stride * 2, S::kRows / (PARTS ? 1 : 2));
   const CUtensorMap w_map = plain_matrix_map(op, words.data_ptr(), words.size(0), w.n, 4,
                                              S::kPieces * S::kWordRows, S::kColumns);
@@ -65,10 +65,9 @@ void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& wo
   int64_t clusters = int64_t{p.tiles_m} * p.tiles_n;
   std::optional<Tensor> left;  // by helpers
   if constexpr (!PARTS) {
-    const int64_t pairs = p.tiles_m * ceil_div(p.tiles_n, 2), most = clusters_at_a_time<T, KIND, S>(2, device);
-    const int64_t places = plan.pairs ? std::min<int64_t>(plan.pairs, most) : most;
+    const int64_t pairs = p.tiles_m * ceil_div(p.tiles_n, 2), places = clusters_at_a_time<T, KIND, S>(2, device);
     const many::Help help(pairs, places);
-    left = let_help<S>(p, help, plan.given, words, device, stream);
+    left = let_help<S>(p, help, given, words, device, stream);
     clusters = left ? help.owners + help.helpers : std::min(pairs, places);
   }
   launch_kernel(op, shape_of<T, KIND, S, PARTS>(op, PARTS ? p.parts : 2, clusters, early, device, stream),
@@ -105,13 +104,13 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
     };
     const many::Plan plan =
         wish ? *wish : remembered(std::array<int64_t, 4>{rows.m, columns, w.k, device},
-                                  [&] { return many::plan_for(rows.m, columns, w.k, w.bits == 4, clusters); });
+                                  [&] { return many::plan_for(rows.m, columns, w.k, ShapeAt<Kind, 0>::kHelps, clusters); });
     p.parts = plan.parts;
     with_tile(plan.tile, [&](auto tile) {
       using S = ShapeAt<Kind, decltype(tile)::value>;
       take_tiles<S>(p, w.k);
-      if (p.parts) launch<T, Kind, S, true>(op, rows, w, words, scales, p, plan, early, device, at.stream());
-      else launch<T, Kind, S, false>(op, rows, w, words, scales, p, plan, early, device, at.stream());
+      if (p.parts) launch<T, Kind, S, true>(op, rows, w, words, scales, p, 0, early, device, at.stream());
+      else launch<T, Kind, S, false>(op, rows, w, words, scales, p, plan.given, early, device, at.stream());
     });
   };
   const auto with_kind = [&](auto zero) {

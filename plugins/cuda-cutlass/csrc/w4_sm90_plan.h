@@ -15,7 +15,7 @@ struct Tile {
 };
 // These and the other cycles are fitted to times of 4 bits on an H200. In benchmarks/results/cuda_many_plans.json, which
 // has the divisions of 99 products, what they choose takes 0.3 % longer than the fastest on average, 3.5 % at worst.
-constexpr Tile kTiles[] = {{64, 128, 458, 881}, {128, 128, 646, 646}, {128, 256, 1250, 1250}, {256, 128, 1140, 1140}};
+constexpr Tile kTiles[] = {{64, 128, 482, 919}, {128, 128, 646, 646}, {128, 256, 1260, 1260}, {256, 128, 1200, 1200}};
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 constexpr int kMostParts = 8, kLeastPartK = 256;
 
@@ -31,7 +31,6 @@ struct Plan {
   int tile = 0;   // of kTiles
   int parts = 0;  // of K; 0: whole tiles, which pairs of blocks take one after another
   int given = 0;  // of whole tiles: times 64 inputs of the last ones, which pairs without a tile take over
-  int pairs = 0;  // of blocks at a time, at most; 0: as many as fit
 };
 
 // Pairs of tiles for so many pairs of blocks. Some of these have tiles of their own, each as many as the others or one
@@ -47,7 +46,7 @@ struct Help {
   }
 };
 
-constexpr double kBegin = 7480, kStore = 793;  // cycles, as the next
+constexpr double kBegin = 4490, kStore = 484;  // cycles, as the next
 
 // So much is given that who helps is done when the others are; to hand sums over takes time, too. `cycles`: of 64 inputs.
 inline int given_for(const Help& help, const Tile& tile, double cycles, int64_t pieces) {
@@ -73,17 +72,17 @@ double cycles_of(const Plan& plan, int64_t at_once, const Clusters& clusters) {
 // without it nothing waits for anything in memory.
 template <typename Clusters>
 double cost(const Plan& plan, int64_t m, int64_t n, int64_t k, const Clusters& clusters) {
-  constexpr double kTake = 2300, kWorth = 1.04, kMeet = 744, kMeetEach = 183, kBytes = 30.4;
+  constexpr double kTake = 2400, kTakeEach = 400, kWorth = 1.04, kMeet = 120, kMeetEach = 274, kBytes = 19.6;
   const Tile& tile = kTiles[plan.tile];
   const int64_t across = ceil_div(n, tile.columns), down = ceil_div(m, tile.rows), pieces = ceil_div(k, 64);
   const int blocks = std::max(plan.parts, 2);
   const int64_t wanted = plan.parts ? down * across : down * ceil_div(across, 2);
-  const int64_t places = plan.pairs ? plan.pairs : clusters(plan.tile, blocks), at_a_time = std::min(places, wanted);
+  const int64_t places = clusters(plan.tile, blocks), at_a_time = std::min(places, wanted);
   const int64_t rounds = ceil_div(wanted, at_a_time);
   if (plan.given) {
     const Help help(wanted, places);
     const double cycles = cycles_of(plan, help.owners + help.helpers, clusters);
-    return kWorth * (kBegin + (rounds * pieces - plan.given) * cycles + rounds * kStore + kTake);
+    return kWorth * (kBegin + (rounds * pieces - plan.given) * cycles + rounds * kStore + kTake + kTakeEach * help.each);
   }
   const double last = cycles_of(plan, wanted - (rounds - 1) * at_a_time, clusters);
   const double each = (rounds - 1) * cycles_of(plan, at_a_time, clusters) + last;
@@ -95,7 +94,6 @@ double cost(const Plan& plan, int64_t m, int64_t n, int64_t k, const Clusters& c
 // `few_help`: whether clusters with tiles of 64 rows can help each other.
 template <typename Clusters>
 Plan plan_for(int64_t m, int64_t n, int64_t k, bool few_help, const Clusters& clusters) {
-  const int64_t pieces = ceil_div(k, 64);
   Plan best;
   double least = -1;
   const auto weigh = [&](const Plan& plan) {
@@ -110,20 +108,16 @@ Plan plan_for(int64_t m, int64_t n, int64_t k, bool few_help, const Clusters& cl
     if (rows > 64 && m <= rows / 2) continue;
     // Half empty, such tiles took up to a third longer than full ones, why ever.
     if (rows == 256 && m <= 512 && (m - 1) % 256 < 128) continue;
-    const int64_t wanted = ceil_div(m, rows) * ceil_div(n, 2 * kTiles[tile].columns);
-    const auto weigh_help = [&](Plan plan, int places) {
-      const Help help(wanted, places);
-      plan.given = given_for(help, kTiles[tile], cycles_of(plan, help.owners + help.helpers, clusters), pieces);
-      if (plan.given > 0) weigh(plan);
-    };
     if (rows > 64 || few_help) {
-      weigh_help({tile}, clusters(tile, 2));
-      // Or processors have one block each, of tiles that may have two.
-      const int alone = clusters(1, 2);
-      if (rows == 64) weigh_help({tile, 0, 0, alone}, alone);
+      const Help help(ceil_div(m, rows) * ceil_div(n, 2 * kTiles[tile].columns), clusters(tile, 2));
+      const double cycles = cycles_of({tile}, help.owners + help.helpers, clusters);
+      const int given = given_for(help, kTiles[tile], cycles, ceil_div(k, 64));
+      if (given > 0) weigh({tile, 0, given});
     }
     for (int parts = 0; parts <= kMostParts; ++parts) {
       if (parts == 1 || (parts && k < int64_t{kLeastPartK} * parts)) continue;
+      // More than one round and a half of parts was not measured.
+      if (parts && 2 * ceil_div(m, rows) * ceil_div(n, kTiles[tile].columns) > int64_t{3} * clusters(tile, parts)) continue;
       weigh({tile, parts});
     }
   }

@@ -71,7 +71,7 @@ struct Shape {
   static constexpr int kRows = ROWS, kColumns = COLUMNS, kRegisters = ROWS / 2;
   static constexpr int kOperands = COLUMNS / 64 / kGroups;  // of 64 columns, that a warpgroup has
   static constexpr int kBlocks = ROWS == 64 ? 2 : 1;  // on a processor
-  static constexpr bool kHelps = kBlocks == 1 || BITS == 4;  // registers allow clusters to help each other
+  static constexpr bool kHelps = kBlocks == 1 || TOGETHER == 1;  // registers allow clusters to help each other
   static constexpr int kFours = kOperands * kRegisters / 4;  // of a thread's sums
   // A block alone gives registers of its last warpgroup, which needs few, to the others.
   static constexpr int kThreads = kConsumers + (kBlocks == 2 ? 32 : 128);

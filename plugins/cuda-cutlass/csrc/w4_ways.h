@@ -34,10 +34,10 @@ constexpr int64_t kFewRowsBesideSm90 = 16;
 //   rows         kernel
 //   1 ... 32     medium; few up to 16, where the medium one would have to round weights: groups of 32, 96, ... inputs
 //   33 ... 64    medium, if tiles of 64 rows by 128 columns are for a third of all processors or fewer and K is at most
-//                8192 (then wgmma's kernel waits more than it multiplies); else many
+//                4096 (then wgmma's kernel waits more than it multiplies); else many
 //   65 ...       many
 // So up to 16 rows no weight is rounded.
-constexpr int64_t kMidRows = 32, kMidRowsOfFewTiles = 64, kMidMostK = 8192;
+constexpr int64_t kMidRows = 32, kMidRowsOfFewTiles = 64, kMidMostK = 4096;
 
 // `few_rows`: up to how many rows the caller wants the kernel for few; -1: as above.
 inline Way way_for(const Ways& can, int64_t m, int64_t n, int64_t k, int sm_count, int64_t few_rows = -1) {

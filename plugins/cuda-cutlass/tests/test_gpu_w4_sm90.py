@@ -46,9 +46,6 @@ def test_sm90_ways(K: int, N: int, group_size: int, dtype: torch.dtype, bits: in
         assert_product(out, x, w.exact, True, (rows, columns, parts))
         again = torch.ops.qcore_cuda.wna16_sm90(*args, rows, columns, parts)
         assert torch.equal(out, again)
-        if rows == 64 and parts < 0:  # with blocks that share no processor
-            alone = torch.ops.qcore_cuda.wna16_sm90(*args, rows, columns, parts, 66)
-            assert_product(alone, x, w.exact, True, (rows, columns, parts, 66))
         if rows and parts == 0:  # sums do not depend on the tiles
             first = out if first is None else first
             assert torch.equal(out, first)

@@ -157,10 +157,12 @@ def test_plans_of_many_rows() -> None:
     assert many_plan(8192, 4096, 4096) == (256, 128, 0)
     # Where tiles leave processors idle that no division of K would use.
     assert many_plan(128, 10240, 8192) == (128, 128, -38)
-    assert many_plan(256, 34816, 5120) == (256, 128, -56)
+    assert many_plan(256, 34816, 5120) == (128, 128, -62)
     assert many_plan(1024, 5120, 17408) == (256, 128, -178)
     # A few blocks that are left over have a processor each.
     assert many_plan(64, 34816, 5120, few_help=False) == (64, 128, 0)
+    assert many_plan(64, 34816, 5120) == (64, 128, -50)
+    assert many_plan(64, 22016, 4096) == (64, 128, -18)
     assert many_plan(64, 10240, 8192) == (64, 128, 4)
 
 
@@ -169,7 +171,7 @@ def test_a_plan_for_every_size() -> None:
     for M in (1, 33, 64, 65, 129, 500, 5000):
         for N in (32, 160, 4096, 100_000):
             for K in (32, 480, 512, 4096):
-                rows, columns, parts = many_plan(M, N, K)[:3]
+                rows, columns, parts = many_plan(M, N, K)
                 assert parts <= 0 or 256 * parts <= K
                 assert parts >= 0 or 64 * (1 - parts) <= K
                 assert rows < 2 * max(M, 64)

@@ -106,7 +106,7 @@ extern "C" void many_plan(int m, int n, int k, int few_help, const int* clusters
   const auto found = [&](int tile, int blocks) { return clusters[tile * (many::kMostParts + 1) + blocks]; };
   const many::Plan plan = many::plan_for(m, n, k, few_help != 0, found);
   const many::Tile& tile = many::kTiles[plan.tile];
-  out[0] = tile.rows, out[1] = tile.columns, out[2] = plan.given ? -plan.given : plan.parts, out[3] = plan.pairs;
+  out[0] = tile.rows, out[1] = tile.columns, out[2] = plan.given ? -plan.given : plan.parts;
 }
 
 extern "C" int way(int few, int sm90, int mid, int whole_pieces, int m, int n, int k, int sm_count,

@@ -136,16 +136,15 @@ ALONE = (0, 0, 66, 39, 30, 22, 17, 15, 15)
 SHARED = (0, 0, 132, 79, 62, 47, 39, 32, 30)
 
 
-def many_plan(M: int, N: int, K: int, *, few_help: bool = True) -> tuple[int, ...]:
+def many_plan(M: int, N: int, K: int, *, few_help: bool = True) -> tuple[int, int, int]:
     """The tile's rows and columns and the parts of K that the kernel for many rows takes.
 
-    0: whole tiles; less: helpers have so many times 64 inputs of the last ones. Then, if there are
-    to be fewer of them than fit, the pairs of blocks.
+    0: whole tiles; less: helpers have so many times 64 inputs of the last ones.
     """
     table = [*SHARED, *ALONE, *ALONE, *ALONE]
-    clusters, found = (ctypes.c_int * len(table))(*table), (ctypes.c_int * 4)()
+    clusters, found = (ctypes.c_int * len(table))(*table), (ctypes.c_int * 3)()
     _library().many_plan(M, N, K, int(few_help), clusters, found)
-    return tuple(found) if found[3] else tuple(found[:3])
+    return found[0], found[1], found[2]
 
 
 def way(

@@ -193,7 +193,6 @@ def _wna16_sm90(
     rows: int = 0,
     columns: int = 128,
     parts: int = 0,
-    pairs: int = 0,
 ) -> Tensor:
     return a.new_empty((*a.shape[:-1], q_weight.shape[1]))
 
