@@ -238,6 +238,7 @@ GptqWeight layer_weight(const char* op, const Tensor& a, const Tensor& q_weight,
           index_data(op, "perm", present(perm), a, k)};
 }
 
+// Without `zeros`, and with a `zero` in the middle, scales are to be below 2^27 (Subnormal in w4_codes.cuh).
 Tensor wna16_linear(const Tensor& a, const Tensor& q_weight, const Tensor& scales, const std::optional<Tensor>& zeros,
                     const std::optional<Tensor>& perm, const std::optional<Tensor>& g_idx,
                     const std::optional<Tensor>& bias, int64_t bits, int64_t zero, int64_t group_size, int64_t in_features,

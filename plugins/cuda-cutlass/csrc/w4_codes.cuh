@@ -9,10 +9,10 @@
 // numbers too, which become such and then what they are. A NaN of e4m3 becomes 480 here: whoever packs
 // weights gives its column a scale that is NaN.
 //
-// Integers of 4 and 8 bits in bfloat16, the shorter way (Subnormal): in its lowest 8 bits an integer is a number by itself,
-// 2^-133 of it, and so are 16 codes, those four bits further up. One multiplication and addition makes code - zero of it,
-// or, if the zero point is 8 or 128, (code - zero) * scale, rounded once: zero * scale is exact. All comes out as 2^-32 of what it is, so that
-// what a code is multiplied with, 2^101 * scale, is no infinity for scales below 2^27.
+// Integers of 4 and 8 bits in bfloat16, the shorter way (Subnormal): in its lowest 8 bits an integer is a number by
+// itself, 2^-133 of it, and so is 16 times a code, which lies four bits further up. One multiplication and addition makes
+// code - zero of it or, if the zero point is 8 or 128, (code - zero) * scale, rounded once, as zero * scale is exact. All
+// comes out as 2^-32 of what it is, so that what a code is multiplied with, 2^101 * scale, is finite for scales below 2^27.
 //
 // NVFP4: e2m1 with a scale of e4m3 for each 16 inputs. Their product has at most 6 bits (3 * 15 = 45), so that
 // half and bfloat16 hold it exactly, and it can be made before it is multiplied. One multiplication does both: a

@@ -30,10 +30,10 @@
 // weights are scaled, rounded once, as if the whole weight had been dequantized; and floats where a piece has several
 // groups, whose scales are powers of two or, of NvFp4, so short that nothing is rounded.
 //
-// Instructions of a warp for a piece of 32 columns, 4 bits, bfloat16: 8 words of 11 each (3 shifts, 4 lop3, 4
-// subtractions) and 4 more to scale; for each tile of rows 2 loads, 8 mma, and 8 fma for sums of 64 inputs (4, if
-// groups are of 128); and some 15 to 20 for barriers, scales and the round. Memory brings a piece (1 KiB) to
-// a processor in about 57 cycles, in which it issues 228 instructions.
+// Instructions of a warp for a piece of 32 columns, 4 bits, bfloat16: 8 words of 9 each (a shift, 4 lop3, 4
+// multiply-adds, which scale, too, where the zero point is in the middle); for each tile of rows 2 loads, 8 mma, and 8 fma
+// for sums of 64 inputs (4, if groups are of 128); and some 15 to 20 for barriers, scales and the round. Memory brings a
+// piece (1 KiB) to a processor in about 57 cycles, in which it issues 228 instructions.
 //
 // One thread keeps the copy engine busy with four to eight stages; warps multiply. Blocks of a cluster have
 // a part of K each; they and the warps of a block add up through shared memory, always in the same order.

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 from qcore.facts.scalar_type import scalar_types
+from qcore.kernels.loading import process_weights
 from qcore.layers import MPLinearLayerConfig
 from qcore.testing import random_tensors
+from qcore.testing.snapshot import layer_tensors
+from qcore.testing.tensors import load_tensors, make_layer
 from qcore_cuda import ops
 from qcore_cuda.kernels.exllama import ExllamaLinearKernel
 from qcore_cuda.kernels.gptq_packing import SHUFFLED, pack_along_k, pack_along_n
@@ -171,3 +174,20 @@ def test_large_scales_have_zero_points_as_words(largest: float, words: bool) -> 
     packed = ExllamaLinearKernel(config).pack_weights(tensors)
     zeros = packed["weight_zeros"]
     assert zeros.tolist() == ([[-0x77777778] * 5 + [0] * 3] * 2 if words else [])
+
+
+@pytest.mark.parametrize("zero_points", [False, True])
+def test_a_layer_loaded_anew_is_packed_like_a_fresh_one(zero_points: bool) -> None:
+    """Nothing of what the first packing left is taken for a tensor of the layer."""
+    weight_type = scalar_types.uint4 if zero_points else scalar_types.uint4b8
+    config = _config(weight_type=weight_type, zero_points=zero_points)
+    first, second = (random_tensors(config, seed) for seed in (0, 1))
+    first["weight_scale"][0] = 2.0**30
+    used, fresh = make_layer(config, first), make_layer(config, second)
+    process_weights(ExllamaLinearKernel(config), used)
+    load_tensors(used, config, second)
+    for layer in (used, fresh):
+        process_weights(ExllamaLinearKernel(config), layer)
+    expected, found = layer_tensors(fresh), layer_tensors(used)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
