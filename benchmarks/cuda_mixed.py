@@ -33,7 +33,7 @@ from cuda_timing import bandwidth, copies_of, measure_layers, relative_errors
 from environment import environment
 from qcore.facts.scalar_type import scalar_types
 from qcore_cuda import library
-from qcore_cuda.kernels.gptq_packing import pack_along_k
+from qcore_cuda.kernels.gptq_packing import in_lanes, pack_along_k
 
 SHAPES = ((4096, 4096), (28672, 4096), (4096, 14336))  # N, K
 ROWS = (1, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192)
@@ -55,6 +55,7 @@ class Layer:
         self.scales = torch.rand(K // GROUP, N, device="cuda").add(0.5).mul(0.01).to(BFLOAT)
         self.exact = (codes.double() - 8) * self.scales.double().repeat_interleave(GROUP, 0)
         self.ours = self._copies(pack_along_k(codes, 4))
+        self.lanes = self._copies(in_lanes(codes))  # as a layer has them on SM90
         self.scale_copies = self._copies(self.scales)
         self.dense = [self.exact.to(BFLOAT) for _ in range(copies_of(2 * N * K, 6))]
         self.forms: dict[str, Callable[[torch.Tensor], Call]] = {
@@ -79,7 +80,7 @@ class Layer:
     def _qcore(self, x: torch.Tensor) -> Call:
         op = torch.ops.qcore_cuda.wna16_linear
         rest = (None, None, None, None, 4, 8, GROUP, self.K, self.N)
-        return lambda i: op(x, self.ours[i], self.scale_copies[i], *rest)
+        return lambda i: op(x, self.lanes[i], self.scale_copies[i], *rest)
 
     def ways(self, x: torch.Tensor) -> dict[str, Call]:
         """Each of qcore's kernels, and the divisions of the one for SM90."""

@@ -199,6 +199,11 @@ class Times:
         self.file.write_text(json.dumps({**self.about, "results": self.results}, indent=1) + "\n")
 
 
+def _form(N: int, K: int, bits: int) -> tuple[int, ...]:
+    """Of words as a layer has them: of 4 bits, those of lanes."""
+    return (K // 64, N // 32, 256) if bits == 4 else (K * bits // 32, N)
+
+
 def measure(file: Path) -> None:
     """Time every division of every problem; write them."""
     import torch
@@ -212,7 +217,8 @@ def measure(file: Path) -> None:
     def shape(N: int, K: int, bits: int, rows: tuple[int, ...]) -> None:
         count = copies_of(N * K * bits // 8, 24)
         options = {"dtype": torch.int32, "device": "cuda"}
-        words = [torch.randint(-(2**31), 2**31 - 1, (K * bits // 32, N), **options)]
+        form = _form(N, K, bits)
+        words = [torch.randint(-(2**31), 2**31 - 1, form, **options)]
         words += [words[0].clone() for _ in range(count - 1)]
         scales = torch.rand(K // GROUP, N, device="cuda").to(torch.bfloat16) / 100
         rest = (scales, None, bits, 1 << (bits - 1), GROUP)
@@ -249,7 +255,8 @@ def measure_many(file: Path) -> None:
     for N, K in SHAPES_OF_MANY:
         count = copies_of(N * K // 2, 24)
         options = {"dtype": torch.int32, "device": "cuda"}
-        words = [torch.randint(-(2**31), 2**31 - 1, (K // 8, N), **options) for _ in range(count)]
+        form = _form(N, K, 4)
+        words = [torch.randint(-(2**31), 2**31 - 1, form, **options) for _ in range(count)]
         rest = ((torch.rand(K // GROUP, N, device="cuda") / 100).to(torch.bfloat16), None, 4, 8)
         for M in ROWS_OF_MANY:
             x = torch.randn(M, K, device="cuda").to(torch.bfloat16)

@@ -59,7 +59,7 @@ __global__ void shuffle_kernel(const uint32_t* __restrict__ in, uint32_t* __rest
 }  // namespace
 
 Ways ways_of(const GptqWeight& w, ScalarType type, bool out_float, int32_t device) {
-  Ways can{fits_small_m(w), false, false, w.group_size >= w.k || w.group_size % mid_m::kPieceK == 0};
+  Ways can{!w.lanes && fits_small_m(w), false, false, w.group_size >= w.k || w.group_size % mid_m::kPieceK == 0};
 #ifdef QCORE_CUDA_SM90A
   can.sm90 = !out_float && fits_w4_sm90(w, type, device);
   can.mid = fits_w4_mid_m(w, type, device);
@@ -73,6 +73,8 @@ Tensor multiply_by(Way way, const char* op, const Tensor& a, const GptqWeight& w
   if (a.numel() == 0 || columns == 0) {
     return new_tensor(a, shape_with_last(a, columns), out_float ? ScalarType::Float : dtype_of(a));
   }
+  QCORE_CHECK(!w.lanes || way == Way::kMidRows || way == Way::kManyRows, op,
+              ": q_weight has three dimensions, which only SM90's kernels take, with results in a's dtype");
   switch (way) {
     case Way::kFewRows: return small_m_gptq(op, a, w, bias, columns, out_float, {}, launch);
 #ifdef QCORE_CUDA_SM90A
@@ -208,11 +210,30 @@ Tensor gptq_gemm(const Tensor& a, const Tensor& b_q_weight, const Tensor& b_gptq
 
 // ---- a layer -----------------------------------------------------------------------------------
 
+// [K / 64, N / 32, 256]: see gptq_packing.py, in_lanes.
+GptqWeight weight_in_lanes(const char* op, const Tensor& a, const Tensor& q_weight, const Tensor& scales,
+                           const std::optional<Tensor>& zeros, const std::optional<Tensor>& perm,
+                           const std::optional<Tensor>& g_idx, int64_t bits, int64_t zero, int64_t group_size) {
+  const int64_t k = q_weight.size(0) * 64, n = q_weight.size(1) * 32;
+  check_tensor(op, "q_weight", q_weight, a, {ScalarType::Int}, {k / 64, n / 32, 256});
+  QCORE_CHECK(dtype_of(a) == ScalarType::BFloat16 && bits == 4 && zero == 8 && !present(zeros) && !present(g_idx) && n > 0 &&
+                  group_size > 0 && (group_size >= k || group_size % 64 == 0) && a.size(a.dim() - 1) == k,
+              op, ": q_weight of three dimensions is for a in bfloat16 with ", k, " columns, 4 bits, zero 8, no zeros, no ",
+              "g_idx, groups of a multiple of 64; bits=", bits, ", zero=", zero, ", group_size=", group_size,
+              ", a has shape ", shape_of(a));
+  check_tensor(op, "scales", scales, a, {ScalarType::BFloat16}, {ceil_div(k, group_size), n});
+  GptqWeight w{q_weight, 4, true, k, n, scales, GptqZeros{nullptr, 0, 8, 0}, group_size, nullptr,
+               index_data(op, "perm", present(perm), a, k)};
+  w.lanes = true;
+  return w;
+}
+
 GptqWeight layer_weight(const char* op, const Tensor& a, const Tensor& q_weight, const Tensor& scales,
                         const std::optional<Tensor>& zeros, const std::optional<Tensor>& perm,
                         const std::optional<Tensor>& g_idx, int64_t bits, int64_t zero, int64_t group_size) {
   check_activations(op, a);
   check_bits(op, bits);
+  if (q_weight.dim() == 3) return weight_in_lanes(op, a, q_weight, scales, zeros, perm, g_idx, bits, zero, group_size);
   QCORE_CHECK(q_weight.dim() == 2 && scales.dim() == 2, op, ": q_weight has shape ", shape_of(q_weight),
                   " and scales ", shape_of(scales), "; both must have two dimensions");
   const int64_t n = q_weight.size(1), k = q_weight.size(0) * 32 / bits, groups = scales.size(0);

@@ -27,6 +27,7 @@ struct GptqWeight {
   // one group, its scales are ones.
   bool floats = false;
   const float* column_scales = nullptr;
+  bool lanes = false;   // words are those of gptq_packing.py's in_lanes: 4 bits, bfloat16, SM90's two kernels
   bool scaled = false;  // NvFp4 (w4_codes.cuh): scales are bytes [groups of 32, n, 2], with column_scales
 };
 

@@ -53,6 +53,15 @@ __device__ __forceinline__ void shared_words(uint32_t (&v)[COUNT], uint32_t addr
 
 __device__ __forceinline__ uint4 shared_vector(const uint8_t* p) { return *reinterpret_cast<const uint4*>(p); }
 
+// Four matrices of 8 rows of 16 bytes, which lane i names row i of; a lane gets two numbers of 16 bits of each.
+__device__ __forceinline__ uint4 shared_matrices(const uint8_t* row) {
+  uint4 v;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(shared_address(row)));
+  return v;
+}
+
 // By one instruction: of numbers that do not lie beside each other in registers the compiler would store each alone.
 __device__ __forceinline__ void store_vector(float* p, const float4& v) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(p)), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)

@@ -60,6 +60,12 @@ CUtensorMap plain_matrix_map(const char* op, const void* data, int64_t rows, int
   return not_swizzled(op, type, data, rows, columns, columns, element_bytes, box_rows, box_columns);
 }
 
+CUtensorMap lanes_map(const char* op, const void* data, int64_t pieces, int64_t blocks, int box_pieces, int boxes) {
+  const cuuint64_t sizes[3] = {256, static_cast<cuuint64_t>(pieces), static_cast<cuuint64_t>(blocks)};
+  return encoded<3>(op, CU_TENSOR_MAP_DATA_TYPE_UINT32, data, sizes, {static_cast<cuuint64_t>(blocks * 1024), 1024},
+                    {256, static_cast<cuuint32_t>(box_pieces), static_cast<cuuint32_t>(boxes)}, CU_TENSOR_MAP_SWIZZLE_NONE);
+}
+
 CUtensorMap float_matrix_map(const char* op, const void* data, int64_t rows, int64_t columns, int64_t stride,
                              int box_rows, int box_columns) {
   return not_swizzled(op, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, data, rows, columns, stride, 4, box_rows, box_columns);

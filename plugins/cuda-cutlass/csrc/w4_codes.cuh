@@ -39,6 +39,8 @@ struct Subnormal {
   static constexpr bool kFloat = false, kScaled = false;
   static constexpr float kMore = 4294967296.0f;  // 2^32
 };
+// The same of 4 bits, in words of which a lane of mma or wgmma needs all eight codes (gptq_packing.py, in_lanes).
+struct Lanes : Subnormal<4> {};
 struct E4M3 {
   static constexpr int kBits = 8;
   static constexpr bool kFloat = true, kScaled = false;
@@ -131,6 +133,10 @@ template <class KIND>
 constexpr bool kIsSubnormal = false;
 template <int BITS>
 constexpr bool kIsSubnormal<Subnormal<BITS>> = true;
+template <>
+constexpr bool kIsSubnormal<Lanes> = true;
+template <class KIND>
+constexpr bool kInLanes = std::is_same<KIND, Lanes>::value;
 
 template <int BITS>
 struct Codes<Subnormal<BITS>, __nv_bfloat16> {
@@ -165,6 +171,9 @@ struct Codes<Subnormal<BITS>, __nv_bfloat16> {
     return as_bits(__hfma2(codes<I>(x), kHigh<I> ? s.high : s.factor, s.offset));
   }
 };
+
+template <>
+struct Codes<Lanes, __nv_bfloat16> : Codes<Subnormal<4>, __nv_bfloat16> {};
 
 // Bytes: pair 0 of a word is bytes (0, 1), pair 1 is (2, 3).
 template <>

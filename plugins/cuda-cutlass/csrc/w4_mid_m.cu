@@ -63,8 +63,9 @@ Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tens
   Maps maps;
   maps.x = p.x_boxes ? byte_boxes_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, x_rows, pieces)
                      : byte_matrix_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, x_rows);
-  maps.words = byte_boxes_map(op, words.data_ptr(), words.size(0), w.n * 4, w.n * 4, p.word_box_rows(w.bits),
-                              p.plan.column_warps);
+  maps.words = w.lanes ? lanes_map(op, words.data_ptr(), words.size(0), w.n / 32, p.box_pieces(w.bits), p.plan.column_warps)
+                       : byte_boxes_map(op, words.data_ptr(), words.size(0), w.n * 4, w.n * 4, p.word_box_rows(w.bits),
+                                        p.plan.column_warps);
   if (p.slots.boxes) {
     const int box = p.plan.column_warps * mid_m::kWarpColumns;
     maps.scales = plain_matrix_map(op, p.scales, p.groups, w.n, 2, p.slots.count, box);
@@ -81,6 +82,7 @@ Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tens
       if (w.floats) return with(E2M1{});
     }
     if constexpr (std::is_same<T, __nv_bfloat16>::value) {
+      if (w.lanes) return with(Lanes{});
       if (p.after || is_centred(w.zeros, w.bits)) return w.bits == 4 ? with(Subnormal<4>{}) : with(Subnormal<8>{});
     }
     w.bits == 4 ? with(Integer<4>{}) : with(Integer<8>{});

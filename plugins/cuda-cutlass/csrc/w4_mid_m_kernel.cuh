@@ -51,7 +51,7 @@ using namespace sm90;
 
 // ---- what one thread brings ----------------------------------------------------------------------
 
-template <int BITS, class S>
+template <int BITS, class S, bool LANES>
 __device__ __forceinline__ void bring(const Problem& p, const CUtensorMap* x_map, const CUtensorMap* w_map,
                                       const CUtensorMap* scale_map, const CUtensorMap* zero_map, uint8_t* ring,
                                       uint64_t* full, uint64_t* empty, int first, int last) {
@@ -67,7 +67,7 @@ __device__ __forceinline__ void bring(const Problem& p, const CUtensorMap* x_map
   const auto load_weights = [&](int at, int stage) {
     barrier_expect(&full[stage], bytes);
     uint8_t* const to = ring + stage * p.layout.stage_bytes;
-    load_boxes(to, w_map, &full[stage], column / kWarpColumns, at * pieces * S::kWordRows, kEvictFirst);
+    load_boxes(to, w_map, &full[stage], column / kWarpColumns, at * pieces * (LANES ? 1 : S::kWordRows), kEvictFirst);
     uint8_t *scale = to + p.layout.scale_offset, *zero = to + p.layout.zero_offset;
     if (p.slots.boxes) {  // beyond K zeros come
       const int group = p.slots.count == 1 ? of.group : at * p.slots.count;
@@ -118,8 +118,10 @@ __device__ __forceinline__ void bring(const Problem& p, const CUtensorMap* x_map
 __device__ __forceinline__ void keep(uint32_t& v) { asm volatile("" : "+r"(v)); }
 
 // Where a lane reads in a piece: see above.
-template <int BITS>
+template <class KIND>
 struct Places {
+  static constexpr int BITS = KIND::kBits;
+
   uint32_t words[2][BITS / 4], x[2];
 
   __device__ __forceinline__ explicit Places(int lane) {
@@ -137,6 +139,25 @@ struct Places {
       keep(x[b]);
     }
   }
+  __device__ __forceinline__ uint32_t word(int b, int i) const { return words[b][i]; }
+  __device__ __forceinline__ uint32_t row(int b) const { return x[b]; }
+};
+
+// Of words of lanes a lane has its own, and x is read by ldmatrix: row by row, eight inputs of each at a time.
+template <>
+struct Places<Lanes> {
+  uint32_t own, x[2];
+
+  __device__ __forceinline__ explicit Places(int lane) {
+    own = lane * 16;
+#pragma unroll
+    for (int b = 0; b < 2; ++b) {
+      x[b] = lane % 8 * 128 + ((4 * b + lane / 8) ^ (lane % 8)) * 16;
+      keep(x[b]);
+    }
+  }
+  __device__ __forceinline__ uint32_t row(int b) const { return b ? x[1] : x[0]; }
+  __device__ __forceinline__ uint32_t word(int b, int) const { return own + b * 512; }
 };
 
 __device__ __forceinline__ float2 floats_of(__half2 v) { return __half22float2(v); }
@@ -196,6 +217,11 @@ struct Side<__nv_bfloat16, Subnormal<BITS>, false> {
   }
 };
 
+template <>
+struct Side<__nv_bfloat16, Lanes, false> : Side<__nv_bfloat16, Subnormal<4>, false> {
+  using Side<__nv_bfloat16, Subnormal<4>, false>::Side;
+};
+
 // A word's four pairs, or those of two words of bytes, of the lane's column j; times their scale but for AFTER.
 template <typename T, class KIND, bool AFTER>
 __device__ __forceinline__ void make_pairs(uint32_t (&pairs)[4], uint32_t low, uint32_t high,
@@ -221,14 +247,14 @@ __device__ __forceinline__ void make_pairs(uint32_t (&pairs)[4], uint32_t low, u
 // A piece: 32 columns by 64 inputs by all rows.
 template <typename T, class KIND, int ROW_TILES, bool AFTER>
 __device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const uint8_t* words, const uint8_t* x,
-                                         const Places<KIND::kBits>& places, const Side<T, KIND, AFTER>& side) {
+                                         const Places<KIND>& places, const Side<T, KIND, AFTER>& side) {
   constexpr int BITS = KIND::kBits;
-#pragma unroll
+#pragma unroll(kInLanes<KIND> && ROW_TILES == 8 ? 1 : 2)
   for (int b = 0; b < 2; ++b) {
     uint32_t of_column[BITS / 4][4];
 #pragma unroll
     for (int i = 0; i < BITS / 4; ++i) {
-      const uint4 v = shared_vector(words + places.words[b][i]);
+      const uint4 v = shared_vector(words + places.word(b, i));
       of_column[i][0] = v.x, of_column[i][1] = v.y, of_column[i][2] = v.z, of_column[i][3] = v.w;
     }
     uint32_t w[2][2][4];  // [tile][step]
@@ -250,7 +276,11 @@ __device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const u
     for (int r0 = 0; r0 < ROW_TILES; r0 += kAtATime) {
       uint4 v[kAtATime];
 #pragma unroll
-      for (int r = 0; r < kAtATime; ++r) v[r] = shared_vector(x + (r0 + r) * 1024 + places.x[b]);
+      for (int r = 0; r < kAtATime; ++r) {
+        const uint8_t* const rows = x + (r0 + r) * 1024 + places.row(b);
+        if constexpr (kInLanes<KIND>) v[r] = shared_matrices(rows);
+        else v[r] = shared_vector(rows);
+      }
 #pragma unroll
       for (int step = 0; step < 2; ++step) {
 #pragma unroll
@@ -319,7 +349,9 @@ __global__ void __launch_bounds__(most_threads(ROW_TILES), least_blocks<KIND>(RO
   const int stages = (p.pieces + pieces - 1) / pieces;
   const int first = stages * blockIdx.y / p.plan.split, last = stages * (blockIdx.y + 1) / p.plan.split;
   if (warp == warps) {
-    if (elect_one()) bring<BITS, S>(p, &x_map, &w_map, &scale_map, &zero_map, ring, full, empty, first, last);
+    if (elect_one()) {
+      bring<BITS, S, kInLanes<KIND>>(p, &x_map, &w_map, &scale_map, &zero_map, ring, full, empty, first, last);
+    }
     __syncwarp();
     if (p.plan.split > 1) {
       cluster_sync();
@@ -331,7 +363,7 @@ __global__ void __launch_bounds__(most_threads(ROW_TILES), least_blocks<KIND>(RO
 
   const int column_warp = warp % p.plan.column_warps, k_warp = warp / p.plan.column_warps;
   const int g = lane / 4, q = lane % 4, column = column_warp * kWarpColumns + 4 * g;
-  const Places<BITS> places(lane);
+  const Places<KIND> places(lane);
   const uint8_t* const words = ring + (column_warp * pieces + k_warp * S::kPieces) * S::kWordBytes;
   const uint8_t* const x = ring + p.layout.x_offset + k_warp * S::kPieces * S::kXBytes;
   // Where the scales of each of the warp's pieces lie; of weights that are scaled, lanes have one half of a piece each.

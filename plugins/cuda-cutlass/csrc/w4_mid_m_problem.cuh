@@ -23,7 +23,8 @@ struct Problem {
   Layout layout;
 
   // Of the copy engine's boxes of words: those of a stage.
-  int word_box_rows(int bits) const { return plan.k_warps * stage_pieces(bits, plan.row_tiles) * kPieceK * bits / 32; }
+  int word_box_rows(int bits) const { return box_pieces(bits) * kPieceK * bits / 32; }
+  int box_pieces(int bits) const { return plan.k_warps * stage_pieces(bits, plan.row_tiles); }
 };
 
 // All but the addresses. `k` and `n` of the weight; where `wish` has no warps, the division is chosen here.

@@ -57,8 +57,9 @@ template <typename T, class KIND, class S, bool PARTS>
 void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& words, const Tensor& scales, Problem p,
             int given, bool early, int32_t device, cudaStream_t stream) {
   const CUtensorMap x_map = byte_matrix_map(op, x.data(), x.m, x.k * 2, x.stride * 2, S::kRows / (PARTS ? 1 : 2));
-  const CUtensorMap w_map = plain_matrix_map(op, words.data_ptr(), words.size(0), w.n, 4,
-                                             S::kPieces * S::kWordRows, S::kColumns);
+  const CUtensorMap w_map =
+      w.lanes ? lanes_map(op, words.data_ptr(), words.size(0), w.n / 32, S::kPieces, S::kColumns / 32)
+              : plain_matrix_map(op, words.data_ptr(), words.size(0), w.n, 4, S::kPieces * S::kWordRows, S::kColumns);
   const CUtensorMap scale_map = plain_matrix_map(op, scales.data_ptr(), scales.size(0), w.n, 2, 1, S::kColumns);
   const CUtensorMap zero_map =
       p.has_zeros ? plain_matrix_map(op, w.zeros.words, scales.size(0), w.zeros.stride, 4, 1, S::kZeroWords) : scale_map;
@@ -120,6 +121,7 @@ Tensor w4_sm90(const char* op, const Tensor& a, const GptqWeight& w, const Tenso
       if (w.floats) return run(zero, E2M1{});
     }
     if constexpr (std::is_same<decltype(zero), __nv_bfloat16>::value) {
+      if (w.lanes) return run(zero, Lanes{});
       if (is_centred(w.zeros, w.bits)) return w.bits == 4 ? run(zero, Subnormal<4>{}) : run(zero, Subnormal<8>{});
     }
     w.bits == 4 ? run(zero, Integer<4>{}) : run(zero, Integer<8>{});

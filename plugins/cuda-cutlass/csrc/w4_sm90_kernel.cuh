@@ -82,6 +82,26 @@ struct Side<__nv_bfloat16, Subnormal<BITS>, OPERANDS> {
   }
 };
 
+template <int OPERANDS>
+struct Side<__nv_bfloat16, Lanes, OPERANDS> : Side<__nv_bfloat16, Subnormal<4>, OPERANDS> {
+  using Side<__nv_bfloat16, Subnormal<4>, OPERANDS>::Side;
+};
+
+constexpr int kLaneBytes = 512;  // of half of a piece of 32 columns in words of lanes
+
+template <int OPERANDS>
+__device__ __forceinline__ void make_weights_of_lanes(uint32_t (&a)[2][OPERANDS][4], const uint32_t (&raw)[2 * OPERANDS],
+                                                      const Side<__nv_bfloat16, Lanes, OPERANDS>& side) {
+  using C = Codes<Lanes, __nv_bfloat16>;
+#pragma unroll
+  for (int c = 0; c < 2 * OPERANDS; ++c) {
+    a[0][c / 2][c % 2] = C::weights<0>(raw[c], side.scale[c]);
+    a[0][c / 2][2 + c % 2] = C::weights<1>(raw[c], side.scale[c]);
+    a[1][c / 2][c % 2] = C::weights<2>(raw[c], side.scale[c]);
+    a[1][c / 2][2 + c % 2] = C::weights<3>(raw[c], side.scale[c]);
+  }
+}
+
 // The words that hold a thread's weights of half of a piece: of its columns side by side, for each 16 inputs those of
 // inputs 2q and 2q + 1, then of those 8 further on.
 template <class S>
@@ -113,7 +133,7 @@ __device__ __forceinline__ void make_weights(uint32_t (&a)[2][OPERANDS][4], cons
 __device__ __forceinline__ void sync_consumers() { sync_threads(3, kConsumers); }
 
 // By one thread.
-template <typename S, bool PARTS>
+template <typename S, bool PARTS, bool LANES>
 __device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map, const CUtensorMap* w_map,
                                       const CUtensorMap* scale_map, const CUtensorMap* zero_map, uint8_t* stages,
                                       uint8_t* sides, uint64_t* full, uint64_t* empty, int cluster, int clusters,
@@ -126,8 +146,9 @@ __device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map
     barrier_expect(&full[stage], bytes);
     uint8_t* side = sides + stage * S::kSideBytes;
     const int column = at.n * S::kColumns;
-    load_box(stages + stage * S::kStageBytes + S::kPieces * S::kXBytes, w_map, &full[stage], column,
-             step * S::kPieces * S::kWordRows, kEvictNormal);
+    uint8_t* const words = stages + stage * S::kStageBytes + S::kPieces * S::kXBytes;
+    if constexpr (LANES) load_boxes(words, w_map, &full[stage], column / 32, step * S::kPieces, kEvictNormal);
+    else load_box(words, w_map, &full[stage], column, step * S::kPieces * S::kWordRows, kEvictNormal);
     for (int slot = 0; slot < slots; ++slot, side += S::kSlotBytes) {
       load_box(side, scale_map, &full[stage], column, of.group, kEvictNormal);
       if (p.has_zeros) {
@@ -204,7 +225,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
   if (threadIdx.x >= kConsumers) {
     if constexpr (S::kBlocks == 1) give_registers<56>();
     if (threadIdx.x < kConsumers + 32 && elect_one()) {
-      fetch<S, PARTS>(p, &x_map, &w_map, &scale_map, &zero_map, stages, sides, full, empty, cluster, clusters, rank);
+      fetch<S, PARTS, kInLanes<KIND>>(p, &x_map, &w_map, &scale_map, &zero_map, stages, sides, full, empty, cluster, clusters, rank);
     }
     __syncwarp();
     if constexpr (PARTS) cluster_sync();
@@ -213,9 +234,14 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
     begin_turn();
     const int group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);  // the same in all lanes, as the compiler sees
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    const int column = kOperands * (group * 64 + warp * 16 + 2 * g);  // the first: row g of operand 0, then g + 8
-    const uint32_t words =
-        shared_address(stages + S::kPieces * S::kXBytes) + (column + (BITS == 8 ? q / 2 * S::kColumns : 0)) * 4;
+    // The first column: row g of operand 0, then g + 8. Of lanes two warps share 32 columns where each has 16, and take
+    // turns with two of a lane's four, so that sixteen lanes at a time read all banks.
+    const int of_group = kInLanes<KIND> && kOperands == 1 ? warp / 2 * 32 + 4 * g + (warp + g / 2) % 2 * 2
+                                                          : kOperands * (warp * 16 + 2 * g);
+    const int column = kOperands * group * 64 + of_group;
+    const int word = kInLanes<KIND> ? column / 32 * S::kHalves * (kLaneBytes / 4) + lane * 4 + column % 4
+                                    : column + (BITS == 8 ? q / 2 * S::kColumns : 0);
+    const uint32_t words = shared_address(stages + S::kPieces * S::kXBytes) + word * 4;
     const uint32_t scales = shared_address(sides) + 2 * column;
     const uint32_t zeros = shared_address(sides) + S::kScaleBytes + column * BITS / 32 * 4;
     const int slots = S::slots(p.group_halves);
@@ -244,12 +270,15 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
       // Whether words are read while the portion before is multiplied: not where registers are few. Two blocks hide each
       // other's waiting as well.
       constexpr bool kAhead = kTogether == 1 && S::kBlocks == 1;
-      uint32_t a[2][kTogether][2][kOperands][4], raw[kTogether][4][2 * kOperands];
+      uint32_t a[2][kTogether][2][kOperands][4], raw[kTogether][4][2 * kOperands], of_lane[kTogether][2 * kOperands];
       const auto read = [&](int portion) {
         if (portion == 0) barrier_wait(&full[stage], round);
 #pragma unroll
         for (int i = 0; i < kTogether; ++i) {
-          read_words<S>(raw[i], words + stage * S::kStageBytes + (portion * kTogether + i) * S::kWBytes / 2);
+          const int half = portion * kTogether + i;
+          const uint32_t at_stage = words + stage * S::kStageBytes;
+          if constexpr (kInLanes<KIND>) shared_words(of_lane[i], at_stage + half * kLaneBytes);
+          else read_words<S>(raw[i], at_stage + half * S::kWBytes / 2);
         }
       };
       int before = -1;  // the stage before
@@ -267,7 +296,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
             const uint32_t slot = now * S::kSideBytes + (by_half ? half : half / 2) * S::kSlotBytes;
             side.load(p, scales + slot, zeros + slot, column);
           }
-          make_weights(made[i], raw[i], q, side);
+          if constexpr (kInLanes<KIND>) make_weights_of_lanes(made[i], of_lane[i], side);
+          else make_weights(made[i], raw[i], q, side);
         }
         constexpr bool last = portion == kPortions - 1;
         if (last && ++stage == S::kStages) {
@@ -357,7 +387,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
               if constexpr (kHasFactor<KIND>) low *= factor[2 * u], high *= factor[2 * u + 1];
               pairs[u] = packed<T>(low + bias[2 * u], high + bias[2 * u + 1]);
             }
-            T* const to = room + row * S::kStoreStride + kOperands * (16 * warp + 2 * g);
+            T* const to = room + row * S::kStoreStride + of_group;
             if constexpr (kOperands == 2) *reinterpret_cast<uint2*>(to) = make_uint2(pairs[0], pairs[1]);
             else *reinterpret_cast<uint32_t*>(to) = pairs[0];
           }

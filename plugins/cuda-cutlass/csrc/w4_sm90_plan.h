@@ -15,7 +15,7 @@ struct Tile {
 };
 // These and the other cycles are fitted to times of 4 bits on an H200. In benchmarks/results/cuda_many_plans.json, which
 // has the divisions of 135 products, what they choose takes 0.5 % longer than the fastest on average, 11 % at worst.
-constexpr Tile kTiles[] = {{64, 128, 482, 919}, {128, 128, 646, 646}, {128, 256, 1260, 1260}, {256, 128, 1200, 1200}};
+constexpr Tile kTiles[] = {{64, 128, 499, 892}, {128, 128, 659, 659}, {128, 256, 1310, 1310}, {256, 128, 1290, 1290}};
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 constexpr int kMostParts = 8, kLeastPartK = 256;
 
@@ -46,11 +46,11 @@ struct Help {
   }
 };
 
-constexpr double kBegin = 4490, kStore = 484;  // cycles, as the next
+constexpr double kBegin = 1570, kStore = 420;  // cycles, as the next
 
 // So much is given that who helps is done when the others are; to hand sums over takes time, too. `cycles`: of 64 inputs.
 inline int given_for(const Help& help, const Tile& tile, double cycles, int64_t pieces) {
-  constexpr double kGive = 1440, kGiveBytes = 36;
+  constexpr double kGive = 3450, kGiveBytes = 55.4;
   if (help.helpers == 0) return 0;
   const double give = kGive + 4.0 * tile.rows * tile.columns / kGiveBytes;
   const double all = help.rounds * pieces * cycles + (help.rounds - 1) * kStore;
@@ -72,7 +72,7 @@ double cycles_of(const Plan& plan, int64_t at_once, const Clusters& clusters) {
 // without it nothing waits for anything in memory.
 template <typename Clusters>
 double cost(const Plan& plan, int64_t m, int64_t n, int64_t k, const Clusters& clusters) {
-  constexpr double kTake = 2400, kTakeEach = 400, kWorth = 1.04, kMeet = 120, kMeetEach = 274, kBytes = 19.6;
+  constexpr double kTake = 1310, kTakeEach = 240, kWorth = 1.03, kMeet = 1840, kMeetEach = 434, kBytes = 11.2;
   const Tile& tile = kTiles[plan.tile];
   const int64_t across = ceil_div(n, tile.columns), down = ceil_div(m, tile.rows), pieces = ceil_div(k, 64);
   const int blocks = std::max(plan.parts, 2);

@@ -9,6 +9,7 @@ import pytest
 import torch
 from at_once import assert_same_at_once
 from qcore_cuda import ops
+from qcore_cuda.kernels.gptq_packing import in_lanes
 from w4_oracle import activations, assert_product, random_weight
 
 pytestmark = pytest.mark.gpu
@@ -107,6 +108,10 @@ def test_zero_point_in_the_middle(bits: int, group_size: int) -> None:
     ops.gptq_shuffle(words, torch.empty(0, dtype=torch.int32, device="cuda"), bits)
     rest = (bits, zero, K if group_size == -1 else group_size)
     middle, other = ((words, w.scales.cuda(), z, *rest) for z in (None, w.qzeros(True).cuda()))
+    lanes = None
+    if bits == 4 and group_size in (128, -1):
+        codes = torch.from_numpy(w.codes).to(torch.uint8)
+        lanes = (in_lanes(codes).cuda(), *middle[1:])
     many, medium = torch.ops.qcore_cuda.wna16_sm90, torch.ops.qcore_cuda.wna16_mid_m
     for M in (1, 8, 16, 17, 64, 300):
         x = activations(M, K, BFLOAT)
@@ -116,9 +121,14 @@ def test_zero_point_in_the_middle(bits: int, group_size: int) -> None:
                 out = many(x.cuda(), *middle, *way)
                 assert torch.equal(out, many(x.cuda(), *other, *way)), (M, way)
             assert_product(out, x, w.exact, True, (M, way))
+            if lanes is not None:
+                assert torch.equal(out, many(x.cuda(), *lanes, *way))
         out = medium(x.cuda(), *middle)
         assert_product(out, x, w.exact, True, M)
         assert torch.equal(out, medium(x.cuda(), *other))
+        if lanes is not None:
+            out = medium(x.cuda(), *lanes)  # adds inputs up in another order
+            assert_product(out, x, w.exact, True, M)
 
 
 @needs_sm90

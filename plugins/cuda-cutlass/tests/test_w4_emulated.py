@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,6 +86,24 @@ def test_zero_point_in_the_middle(group_size: int, bits: int, M: int) -> None:
     out = emulated(x, w, constant=1 << (bits - 1))
     assert_product(out, x, w.exact, True, None)
     assert torch.equal(out, emulated(x, w, v2=True))
+
+
+@pytest.mark.parametrize("M", [1, 9, 20, 40])
+@pytest.mark.parametrize("group_size", [64, 192, 128, -1])
+def test_words_of_lanes(group_size: int, M: int) -> None:
+    """Inputs are added up in another order than that of words in GPTQ's order."""
+    K, N = 384, 96
+    w = random_weight(K, N, 4, group_size, BFLOAT)
+    w.zeros[:] = 8
+    x = activations(M, K, BFLOAT)
+    bias = torch.randn(77)
+    with_one = torch.cat([x, torch.ones(M, 1, dtype=BFLOAT)], 1)
+    exact = torch.cat([w.exact[:, :77], bias.double()[None]])
+    for plan in ({}, {"column_warps": 2, "split": 2, "k_warps": 1}):
+        given: dict[str, Any] = {"constant": 8, "bias": bias, "n_out": 77, **plan}
+        out = emulated(x, w, lanes=True, **given)
+        assert_product(out, with_one, exact, M > 16, plan)
+        assert (out != emulated(x, w, **given)).float().mean() < 0.01
 
 
 SHAPES = [(4096, 4096), (28672, 4096), (4096, 14336), (1024, 4096), (32, 32), (152064, 5120)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from small_float_oracle import random_float_weight
@@ -91,6 +93,19 @@ def test_zero_point_in_the_middle(bits: int, group_size: int, tile: tuple[int, i
         out = emulated(x, w, constant=1 << (bits - 1), **division(tile, parts))
         assert_product(out, x, w.exact, True, (tile, parts))
         assert torch.equal(out, emulated(x, w, v2=True, **division(tile, parts)))
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("group_size", [64, 128, -1])
+def test_words_of_lanes(group_size: int, tile: tuple[int, int]) -> None:
+    """To the bit what words in GPTQ's order give."""
+    M, K, N = 70, 384, 416
+    w = random_weight(K, N, 4, group_size, BFLOAT)
+    w.zeros[:] = 8
+    x = activations(M, K, BFLOAT)
+    for parts in (0, 2):
+        given: dict[str, Any] = {"constant": 8, "n_out": 411, **division(tile, parts)}
+        assert torch.equal(emulated(x, w, lanes=True, **given), emulated(x, w, **given))
 
 
 @pytest.mark.parametrize(("bits", "group_size"), [(8, -1), (8, 128), (4, 16)])

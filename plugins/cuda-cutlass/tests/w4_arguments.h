@@ -9,5 +9,5 @@ struct Arguments {
   int64_t x_stride;
   int m, x_k, k, n, n_out, groups, group_size;
   int bits, floats, zero, add, bfloat, bias_float, out_float;
-  int row_tiles, column_warps, split, k_warps, seed;
+  int row_tiles, column_warps, split, k_warps, seed, lanes;
 };

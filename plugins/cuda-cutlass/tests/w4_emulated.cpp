@@ -38,9 +38,12 @@ extern "C" void multiply(const Arguments* a) {
   p.x_boxes = a->x_k % mid_m::kPieceK == 0;
   const auto bytes = [](const void* data) { return static_cast<const uint8_t*>(data); };
   const int slots = p.slots.count, zero_row = a->n * a->bits / 8, columns = p.plan.column_warps * mid_m::kWarpColumns;
+  const CUtensorMap lanes{bytes(a->words), a->k / 64, a->n * 32, a->n * 32, pieces, p.plan.column_warps, 4, 1024};
+  const CUtensorMap rows{bytes(a->words), a->k * a->bits / 32, a->n * 4, a->n * 4, p.word_box_rows(a->bits),
+                         p.plan.column_warps};
   const CUtensorMap maps[] = {
       {bytes(a->x), a->m, a->x_k * 2, a->x_stride * 2, 8 * p.plan.row_tiles, pieces},
-      {bytes(a->words), a->k * a->bits / 32, a->n * 4, a->n * 4, p.word_box_rows(a->bits), p.plan.column_warps},
+      a->lanes ? lanes : rows,
       {bytes(a->scales), a->groups, a->n * 2, a->n * 2, slots, 1, 2, columns * 2},
       {bytes(a->zeros), a->groups, zero_row, zero_row, slots, 1, 4, columns * a->bits / 8},
   };
@@ -48,7 +51,8 @@ extern "C" void multiply(const Arguments* a) {
     using Kind = decltype(kind);
     a->bfloat ? ::run<__nv_bfloat16, Kind>(p, maps, a->seed) : ::run<__half, Kind>(p, maps, a->seed);
   };
-  if (a->floats == 2) run(NvFp4{});
+  if (a->lanes) ::run<__nv_bfloat16, Lanes>(p, maps, a->seed);
+  else if (a->floats == 2) run(NvFp4{});
   else if (a->floats) a->bits == 4 ? run(E2M1{}) : run(E4M3{});
   else if (a->bfloat && (p.after || is_centred(p.zeros, a->bits))) {
     a->bits == 4 ? ::run<__nv_bfloat16, Subnormal<4>>(p, maps, a->seed) : ::run<__nv_bfloat16, Subnormal<8>>(p, maps, a->seed);

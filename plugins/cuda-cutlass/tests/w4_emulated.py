@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from host_compiler import COMPILER, compiled
-from qcore_cuda.kernels.gptq_packing import pack_along_k
+from qcore_cuda.kernels.gptq_packing import in_lanes, pack_along_k
 from small_float_oracle import FloatWeight
 from w4_oracle import Weight
 
@@ -32,7 +32,7 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("bias_float", "out_float")),
         *(
             (name, ctypes.c_int)
-            for name in ("row_tiles", "column_warps", "split", "k_warps", "seed")
+            for name in ("row_tiles", "column_warps", "split", "k_warps", "seed", "lanes")
         ),
     )
 
@@ -67,6 +67,7 @@ def emulated(
     k_warps: int = 0,
     seed: int = 1,
     many: int = 0,
+    lanes: bool = False,
 ) -> Tensor:
     """``x`` [M, K or less] times integers or floats of 4 or 8 bits, K and N multiples of 32.
 
@@ -86,6 +87,7 @@ def emulated(
         many: clusters at a time of the kernel for many rows, which is meant then: `row_tiles` and
             `column_warps` are its tile, `split` the parts of K or 0, `k_warps` the stages that
             clusters without a tile take over from others.
+        lanes: whether words are those of `in_lanes`.
     """
     K, N = w.codes.shape
     groups = w.scales.shape[0]
@@ -98,7 +100,8 @@ def emulated(
     if isinstance(w, FloatWeight) and w.size == 16:
         floats, scales = 2, w.scale_bytes
         groups = scales.shape[0]
-    given = [aligned(t) for t in (rows, pack_along_k(codes, w.bits), scales)]
+    words = in_lanes(codes) if lanes else pack_along_k(codes, w.bits)
+    given = [aligned(t) for t in (rows, words, scales)]
     column = w.column if isinstance(w, FloatWeight) else None
     zeros = aligned(w.qzeros(v2)) if isinstance(w, Weight) and constant is None else None
     bias = None if bias is None else bias.contiguous()
@@ -111,7 +114,7 @@ def emulated(
         x.shape[0], x.shape[1], K, N, n_out, groups, -(-K // groups // 32) * 32,
         w.bits, floats, constant or 0, int(not v2), int(x.dtype == torch.bfloat16),
         int(bias is not None and bias.dtype == torch.float32), int(out_float),
-        row_tiles, column_warps, split, k_warps, seed,
+        row_tiles, column_warps, split, k_warps, seed, int(lanes),
     )  # fmt: skip
     if many:
         found = (ctypes.c_int * 2)()

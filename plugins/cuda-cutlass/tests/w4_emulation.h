@@ -328,6 +328,20 @@ void product(Product<T>* const* lanes) {
   }
 }
 
+// ldmatrix: lane i has row i of four matrices of 8 rows; it gets two numbers of each.
+struct Rows {
+  const uint8_t* row;
+  uint32_t found[4];
+};
+inline void matrices(Rows* const* lanes) {
+  for (int i = 0; i < 4; ++i) {
+    int used = 0;
+    for (int r = 0; r < 8; ++r) used |= 1 << (reinterpret_cast<uintptr_t>(lanes[8 * i + r]->row) / 16 % 8);
+    if (used != 0xff) stop("a conflict of banks");
+    for (int lane = 0; lane < 32; ++lane) std::memcpy(&lanes[lane]->found[i], lanes[8 * i + lane / 4]->row + lane % 4 * 4, 4);
+  }
+}
+
 struct Read {
   const uint8_t* at;
 };
@@ -383,6 +397,11 @@ inline uint4 shared_vector(const uint8_t* p) {
   emulation::with_warp<emulation::Read>(mine, emulation::no_conflicts);
   return *reinterpret_cast<const uint4*>(p);
 }
+inline uint4 shared_matrices(const uint8_t* row) {
+  emulation::Rows mine{row, {}};
+  emulation::with_warp<emulation::Rows>(mine, emulation::matrices);
+  return {mine.found[0], mine.found[1], mine.found[2], mine.found[3]};
+}
 inline void store_vector(float* p, const float4& v) { *reinterpret_cast<float4*>(p) = v; }
 inline void sync_threads(int barrier, int threads) { emulation::meet(emulation::block().named[barrier], threads); }
 inline void cluster_sync() {  // of all threads that have not ended
@@ -435,7 +454,8 @@ inline void load_box(void* target, const CUtensorMap* map, uint64_t* barrier, in
 }
 inline void load_boxes(void* target, const CUtensorMap* map, uint64_t* barrier, int x, int y, uint64_t) {
   for (int i = 0; i < map->boxes; ++i) {
-    load_box(static_cast<uint8_t*>(target) + i * map->box_rows * 128, map, barrier, (x + i) * 128, y);
+    const int bytes = map->box_bytes;
+    load_box(static_cast<uint8_t*>(target) + i * map->box_rows * bytes, map, barrier, (x + i) * bytes / map->element_bytes, y);
   }
 }
 inline void load_bytes(void* target, const void* source, uint32_t bytes, uint64_t* barrier) {

@@ -15,8 +15,10 @@ void run(const Arguments& g, int clusters, int* found) {
   const auto bytes = [](const void* data) { return static_cast<const uint8_t*>(data); };
   constexpr int kZeroBytes = S::kColumns * KIND::kBits / 8;
   const CUtensorMap x_map{bytes(g.x), g.m, g.x_k * 2, g.x_stride * 2, S::kRows / (PARTS ? 1 : 2), 1};
-  const CUtensorMap w_map{bytes(g.words), g.k * KIND::kBits / 32, g.n * 4, g.n * 4, S::kPieces * S::kWordRows, 1, 4,
-                          S::kColumns * 4};
+  const CUtensorMap rows{bytes(g.words), g.k * KIND::kBits / 32, g.n * 4, g.n * 4, S::kPieces * S::kWordRows, 1, 4,
+                         S::kColumns * 4};
+  const CUtensorMap lanes{bytes(g.words), g.k / 64, g.n * 32, g.n * 32, S::kPieces, S::kColumns / 32, 4, 1024};
+  const CUtensorMap w_map = kInLanes<KIND> ? lanes : rows;
   const CUtensorMap scale_map{bytes(g.scales), g.groups, g.n * 2, g.n * 2, 1, 1, 2, S::kColumns * 2};
   const CUtensorMap zero_map{bytes(g.zeros), g.groups, g.n * KIND::kBits / 8, g.n * KIND::kBits / 8, 1, 1, 4, kZeroBytes};
   const auto* const zeros = static_cast<const uint32_t*>(g.zeros);
@@ -62,7 +64,8 @@ extern "C" void multiply_many(const Arguments* g, int clusters, int* found) {
     using Kind = decltype(kind);
     g->bfloat ? ::run<__nv_bfloat16, Kind>(*g, clusters, found) : ::run<__half, Kind>(*g, clusters, found);
   };
-  if (g->floats == 2) run(NvFp4{});
+  if (g->lanes) ::run<__nv_bfloat16, Lanes>(*g, clusters, found);
+  else if (g->floats == 2) run(NvFp4{});
   else if (g->floats) run(E4M3{});
   else if (g->bfloat && !g->zeros && g->zero == 1 << (g->bits - 1)) {
     if (g->bits == 4) ::run<__nv_bfloat16, Subnormal<4>>(*g, clusters, found);

@@ -11,7 +11,12 @@ from qcore.layers.mixed_precision import MPLinearLayerConfig
 from qcore.numerics.dequantize import unpack_mp
 
 from qcore_cuda import library
-from qcore_cuda.kernels.gptq_packing import pack_along_k, pack_along_n, pad_to_multiple
+from qcore_cuda.kernels.gptq_packing import (
+    in_lanes,
+    pack_along_k,
+    pack_along_n,
+    pad_to_multiple,
+)
 from qcore_cuda.kernels.portable import PortableKernel
 
 __all__ = ["ExllamaLinearKernel"]
@@ -70,7 +75,7 @@ class ExllamaLinearKernel(PortableKernel, MPLinearKernel):
         )
 
     def pack_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """GPTQ's layout, shuffled, with K and N padded to 32.
+        """GPTQ's layout, shuffled, with K and N padded to 32; or that of `in_lanes`.
 
         ``weight_perm`` is the input that each row of codes belongs to, where rows are sorted by
         group; ``weight_groups`` the group of each row where groups are not runs of one size.
@@ -94,21 +99,36 @@ class ExllamaLinearKernel(PortableKernel, MPLinearKernel):
                 perm = self._padded(order)
                 codes, scale = codes[order], scale[used]
                 zeros = zeros[used] if zeros is not None else None
+        large = zeros is None and bool((scale.abs() >= _LARGE_SCALE).any())
+        codes = pad_to_multiple(codes, 32, 32)
+        by_lanes = zeros is None and not large and groups.numel() == 0 and self._runs_lanes(scale)
         packed = {
-            "weight_packed": pack_along_k(pad_to_multiple(codes, 32, 32), self.bits),
+            "weight_packed": in_lanes(codes) if by_lanes else pack_along_k(codes, self.bits),
             "weight_scale": pad_to_multiple(scale, 1, 32),
             "weight_perm": perm,
             "weight_groups": groups,
         }
         if zeros is not None:
             packed["weight_zero_point"] = self._words(zeros)
-        elif bool((scale.abs() >= _LARGE_SCALE).any()):
+        elif large:
             packed["weight_zeros"] = self._words(
                 torch.full_like(scale, self.zero, dtype=torch.uint8)
             )
         else:
             packed["weight_zeros"] = torch.empty(0, dtype=torch.int32, device=scale.device)
         return packed
+
+    def _runs_lanes(self, scale: torch.Tensor) -> bool:
+        """Whether SM90's two kernels run the layer whatever its rows are, with words of lanes."""
+        return (
+            self.bits == 4
+            and self.zero == 8
+            and scale.dtype is self.config.act_type is self.out_type is torch.bfloat16
+            and self.in_features % 64 == 0
+            and (self.group_size >= self.in_features or self.group_size % 64 == 0)
+            and scale.is_cuda
+            and torch.cuda.get_device_capability(scale.device) == (9, 0)
+        )
 
     def _words(self, zeros: torch.Tensor) -> torch.Tensor:
         return pack_along_n(pad_to_multiple(zeros, 1, 32), self.bits)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from qcore.numerics.packing import pack_int32
 
-__all__ = ["SHUFFLED", "pack_along_k", "pack_along_n", "pack_dense_int32", "pad_to_multiple"]
+__all__ = [
+    "SHUFFLED",
+    "in_lanes",
+    "pack_along_k",
+    "pack_along_n",
+    "pack_dense_int32",
+    "pad_to_multiple",
+]
 
 SHUFFLED: dict[int, tuple[int, ...]] = {
     2: (0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15),
@@ -31,6 +38,29 @@ def pack_along_k(codes: torch.Tensor, bits: int) -> torch.Tensor:
         K, N = codes.shape
         codes = codes.reshape(-1, len(order), N)[:, order].reshape(K, N)
     return pack_int32(codes, bits, 0)
+
+
+def in_lanes(codes: torch.Tensor) -> torch.Tensor:
+    """Pack codes of 4 bits so that a lane of ``mma`` or ``wgmma`` has what it needs in whole words.
+
+    Lane ``4 * g + q`` multiplies, of each 16 inputs, ``2 * q + {0, 1, 8, 9}``. Its word of 32
+    inputs has at bits ``4 * i`` and ``4 * i + 16`` the inputs ``8 * i + 2 * q`` and the one after.
+
+    Args:
+        codes: uint8 [K, N], K a multiple of 64, N of 32.
+
+    Returns:
+        int32 [K / 64, N / 32, 256], for 64 inputs and 32 columns each: word
+        ``128 * b + 16 * g + 4 * q + j`` is that of column ``4 * g + j``, inputs from ``32 * b`` on.
+    """
+    K, N = codes.shape
+    # [piece, b, i, q, which of two; block, g, j]
+    parts = codes.reshape(K // 64, 2, 4, 4, 2, N // 32, 8, 4).to(torch.int32)
+    words = torch.zeros_like(parts[:, :, 0, :, 0])
+    for i in range(4):
+        for e in range(2):
+            words |= parts[:, :, i, :, e] << (4 * i + 16 * e)
+    return words.permute(0, 3, 1, 4, 2, 5).reshape(K // 64, N // 32, 256).contiguous()
 
 
 def pack_along_n(zeros: torch.Tensor, bits: int) -> torch.Tensor:

@@ -144,6 +144,11 @@ def _gptq_dequantize(
     return b_q_weight.new_empty((words * 32 // bit, N), dtype=dtype or b_gptq_scales.dtype)
 
 
+def _columns(q_weight: Tensor) -> int:
+    """Of words in GPTQ's order, or of lanes."""
+    return q_weight.shape[1] * (32 if q_weight.dim() == 3 else 1)
+
+
 @fake("wna16_linear")
 def _wna16_linear(
     a: Tensor,
@@ -194,7 +199,7 @@ def _wna16_sm90(
     columns: int = 128,
     parts: int = 0,
 ) -> Tensor:
-    return a.new_empty((*a.shape[:-1], q_weight.shape[1]))
+    return a.new_empty((*a.shape[:-1], _columns(q_weight)))
 
 
 @fake("wna16_mid_m")
@@ -211,7 +216,7 @@ def _wna16_mid_m(
     split: int = 0,
     k_warps: int = 0,
 ) -> Tensor:
-    return a.new_empty((*a.shape[:-1], q_weight.shape[1]))
+    return a.new_empty((*a.shape[:-1], _columns(q_weight)))
 
 
 @fake("small_float_linear")
