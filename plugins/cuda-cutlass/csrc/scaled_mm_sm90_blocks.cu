@@ -55,7 +55,7 @@ void launch(const ScaledMM& p) {
   const auto kernel = blocks_kernel<SHARED, Out>;
   static std::atomic<uint64_t> allowed{0};
   allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, p.device, allowed);
-  const CUtensorMap a_map = byte_matrix_map(op, p.a, p.m, p.k, p.a_stride, kTile / kCluster);
+  const RowMaps a_maps = row_maps(op, p.a, p.m, p.k, p.a_stride, kTile / kCluster);
   const CUtensorMap b_map = byte_matrix_map(op, p.b, p.n, p.k, p.b_stride, kTile);
   const CUtensorMap out_map = byte_matrix_map(op, p.out, p.m, int64_t{p.n} * 2, p.out_stride * 2, 16);
   const Division division(p, kTile, kTile * kCluster, p.sm_count / kCluster, SHARED, kCluster * kGroups,
@@ -68,7 +68,8 @@ void launch(const ScaledMM& p) {
       scales_map(op, p, {p.b_scale, ceil_div(p.n, kTile), steps, p.b_scale_n, p.b_scale_k}, kBoxFloats, of_b);
   const LaunchShape shape{dim3(static_cast<unsigned>(division.clusters * kCluster)), kThreads, kSharedBytes, p.stream,
                           p.early_launch};
-  launch_kernel(op, shape, kernel, a_map, b_map, a_scale_map, b_scale_map, out_map, p, division.tiles, division.meeting);
+  launch_kernel(op, shape, kernel, a_maps.whole, a_maps.rest, b_map, a_scale_map, b_scale_map, out_map, p, division.tiles,
+                division.meeting);
 }
 
 }  // namespace

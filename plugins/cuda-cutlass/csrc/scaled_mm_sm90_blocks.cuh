@@ -86,16 +86,18 @@ __device__ __forceinline__ uint64_t* barrier_at(uint32_t address) {
 
 // All that a block multiplies. Of an odd number of steps the last two stages are half empty.
 template <typename Tour>
-__device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_map, const CUtensorMap* b_map,
-                                      const CUtensorMap* a_scale_map, const CUtensorMap* b_scale_map, uint32_t ring) {
+__device__ __forceinline__ void fetch(const Tiles& tiles, int m, const CUtensorMap* a_map, const CUtensorMap* a_rest,
+                                      const CUtensorMap* b_map, const CUtensorMap* a_scale_map,
+                                      const CUtensorMap* b_scale_map, uint32_t ring) {
   constexpr uint16_t kAll = (1 << kCluster) - 1;
   constexpr int kPart = kTile / kCluster;
   const int rank = cluster_rank();
   auto* const stages = at_shared(ring);
-  const auto load_b = [&](uint8_t* stage, int step, int pair) {
+  const auto load_b = [&](uint8_t* stage, int step, const Place& at) {
     auto* const full = reinterpret_cast<uint64_t*>(stage + kFull);
-    barrier_expect(full, 2 * kMatrixBytes + kScaleBytes);  // of columns beyond the end zeros come
-    load_box(stage + kMatrixBytes, b_map, full, step * kTile, (pair * kCluster + rank) * kTile, kEvictNormal);
+    // Of columns beyond the end zeros come.
+    barrier_expect(full, kMatrixBytes + min(kTile, m - at.m * kTile) * kTile + kScaleBytes);
+    load_box(stage + kMatrixBytes, b_map, full, step * kTile, (at.pair * kCluster + rank) * kTile, kEvictNormal);
   };
   const auto load_row = [&](const RowAt& to, const Place& at) {
     auto* const full = barrier_at(ring + kRowFull + to.row * 8);
@@ -111,7 +113,7 @@ __device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_m
   if (tour.more()) {
     const Place at = tour.at();
     for (early = 0; early < min(kStages, at.last - at.first); ++early) {
-      load_b(stages + early * kStageBytes, at.first + early, at.pair);
+      load_b(stages + early * kStageBytes, at.first + early, at);
     }
   }
   begin_turn();
@@ -120,6 +122,8 @@ __device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_m
     const Place at = tour.at();
     barrier_wait(barrier_at(ring + kRowEmpty + row.row * 8), row.round ^ 1);
     load_row(row, at);
+    const int first_row = at.m * kTile + rank * kPart;
+    const CUtensorMap* const map = first_row + kPart <= m ? a_map : a_rest;
     for (int step = at.first; step < at.last; step += 2, two = two.next()) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -130,8 +134,8 @@ __device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_m
           barrier_arrive(full);
           break;
         }
-        if (early-- <= 0) load_b(stage, step + i, at.pair);
-        load_box_for(kAll, stage + rank * kPart * kTile, a_map, full, (step + i) * kTile, at.m * kTile + rank * kPart);
+        if (early-- <= 0) load_b(stage, step + i, at);
+        if (first_row < m) load_box_for(kAll, stage + rank * kPart * kTile, map, full, (step + i) * kTile, first_row);
         load_box(stage + kScales, a_scale_map, full, at.m * kTile, step + i, kEvictNormal);
       }
     }
@@ -222,10 +226,10 @@ __device__ __forceinline__ TwoStages multiply(const Operands& operands, TwoStage
 
 template <bool SHARED, typename Out>
 __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
-    blocks_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
-                  const __grid_constant__ CUtensorMap a_scale_map, const __grid_constant__ CUtensorMap b_scale_map,
-                  const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ScaledMM p,
-                  const __grid_constant__ Tiles tiles, const Meeting meeting) {
+    blocks_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap a_rest,
+                  const __grid_constant__ CUtensorMap b_map, const __grid_constant__ CUtensorMap a_scale_map,
+                  const __grid_constant__ CUtensorMap b_scale_map, const __grid_constant__ CUtensorMap out_map,
+                  const __grid_constant__ ScaledMM p, const __grid_constant__ Tiles tiles, const Meeting meeting) {
   using Tour = std::conditional_t<SHARED, Walk<kCluster>, WholeTiles<kCluster>>;
   QCORE_SHARED_BYTES(raw);
   // From a lane, as the descriptors: or the compiler would compute them anew for every stage.
@@ -251,7 +255,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
   if (threadIdx.x >= kConsumers) {
     give_registers<56>();
     if (threadIdx.x < kConsumers + 32 && elect_one()) {
-      fetch<Tour>(tiles, &a_map, &b_map, &a_scale_map, &b_scale_map, ring);
+      fetch<Tour>(tiles, p.m, &a_map, &a_rest, &b_map, &a_scale_map, &b_scale_map, ring);
     }
   } else {
     take_registers<224>();

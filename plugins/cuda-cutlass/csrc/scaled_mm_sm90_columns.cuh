@@ -50,10 +50,12 @@ struct Cut {
   int steps;    // stages that K takes, of all blocks that share it
   int stages;   // in shared memory
   bool boxes;   // K is whole pieces, of which those of a stage are one copy
+  int a_rows;   // of a box of a
 
   __host__ __device__ int tiles() const { return kGroups / shares; }
   __host__ __device__ int b_bytes() const { return shares * columns * kPiece; }
   __host__ __device__ int a_bytes(int rows) const { return shares * rows * kPiece; }  // of a step
+  __host__ __device__ bool a_boxes(int rows) const { return boxes && a_rows == rows; }
 };
 
 // Where a's codes come from: memory. Or the block makes them (scaled_mm_sm90_rows.cuh).
@@ -158,7 +160,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (elect_one()) {
       const auto load_b = [&](int step, int stage) {
         const int piece = (first_step + step) * cut.shares;
-        barrier_expect(&full[stage], stage_bytes);
+        barrier_expect(&full[stage], b_bytes + (Source::kHere ? 0 : cut.a_bytes(cut.a_rows)));
         if (cut.boxes) {
           return load_boxes(stages + stage * stage_bytes, &b_map, &full[stage], piece, first, kEvictFirst);
         }
@@ -171,7 +173,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       const auto load_a = [&](int step, int stage) {
         if constexpr (Source::kHere) return;
         const int piece = (first_step + step) * cut.shares;
-        if (cut.boxes) {
+        if (cut.a_boxes(ROWS)) {
           return load_boxes(stages + stage * stage_bytes + b_bytes, &a_map, &full[stage], piece, 0, kEvictLast);
         }
         for (int share = 0; share < cut.shares; ++share) {
@@ -322,6 +324,8 @@ Cut cut_columns(const ScaledMM& p, int rows, int blocks = 1) {
   cut.shares = cut.columns <= kTile ? 4 : cut.columns <= 2 * kTile ? 2 : 1;
   cut.steps = static_cast<int>(ceil_div(p.k, cut.shares * kPiece));
   cut.boxes = p.k % kPiece == 0;
+  // Beyond the last row zeros come, but slowly; up to 16 rows they cost no more than a copy for each piece does.
+  cut.a_rows = rows > 16 ? std::min(p.m, rows) : rows;
   int room = kSharedBytes - 1024 - kBarrierBytes - kSlackBytes, stage = cut.b_bytes();
   if (Source::kHere) room -= cut.steps * cut.a_bytes(rows);
   else stage += cut.a_bytes(rows);

@@ -15,14 +15,14 @@ void launch(const ScaledMM& p, bool shared) {
   static_assert(S::kStages >= 3 && S::kStages * 16 <= 1024);
   static std::atomic<uint64_t> allowed{0};
   allow_shared(op, reinterpret_cast<const void*>(kernel), kSharedBytes, p.device, allowed);
-  const CUtensorMap a_map = byte_matrix_map(op, p.a, p.m, p.k, p.a_stride, S::kRows / S::kCluster);
+  const RowMaps a_maps = row_maps(op, p.a, p.m, p.k, p.a_stride, S::kRows / S::kCluster);
   const CUtensorMap b_map = byte_matrix_map(op, p.b, p.n, p.k, p.b_stride, kTileN);
   const CUtensorMap out_map = byte_matrix_map(op, p.out, p.m, int64_t{p.n} * 2, p.out_stride * 2, 16);
   const Division division(p, S::kRows, kTileN * S::kCluster, p.sm_count / S::kCluster, shared, S::kCluster * kGroups,
                           S::kFours * 4 * 128);
   const LaunchShape shape{dim3(static_cast<unsigned>(division.clusters * S::kCluster)), kThreads, kSharedBytes,
                           p.stream, p.early_launch};
-  launch_kernel(op, shape, kernel, a_map, b_map, out_map, p, division.tiles, division.meeting);
+  launch_kernel(op, shape, kernel, a_maps.whole, a_maps.rest, b_map, out_map, p, division.tiles, division.meeting);
 }
 
 template <typename S>

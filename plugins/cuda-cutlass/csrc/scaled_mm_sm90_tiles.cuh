@@ -61,38 +61,37 @@ struct Shape {
 };
 
 template <typename S>
-__device__ __forceinline__ void fetch(const Tiles& tiles, const CUtensorMap* a_map, const CUtensorMap* b_map,
-                                      uint8_t* stages, uint64_t* full, uint64_t* empty) {
+__device__ __forceinline__ void fetch(const Tiles& tiles, int m, const CUtensorMap* a_map, const CUtensorMap* a_rest,
+                                      const CUtensorMap* b_map, uint8_t* stages, uint64_t* full, uint64_t* empty) {
   constexpr uint16_t kAll = (1 << S::kCluster) - 1;
   constexpr int kPart = S::kRows / S::kCluster;
   const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
   Walk<S::kCluster> walk(tiles);
-  const auto load_b = [&](int step, int stage, int column) {
-    barrier_expect(&full[stage], S::kStageBytes);
+  const auto load_b = [&](const Place& at, int step, int stage) {
+    const int column = (at.pair * S::kCluster + rank) * kTileN;  // beyond the end zeros come
+    barrier_expect(&full[stage], S::kBBytes + min(S::kRows, m - at.m * S::kRows) * kPiece);
     load_box(stages + stage * S::kStageBytes + S::kABytes, b_map, &full[stage], step * kPiece, column, kEvictNormal);
   };
   int early = 0;  // stages whose part of b comes before this kernel's turn
   if (walk.more()) {
     const Place at = walk.at();
-    for (early = 0; early < min(S::kStages, at.last - at.first); ++early) {
-      load_b(at.first + early, early, (at.pair * S::kCluster + rank) * kTileN);
-    }
+    for (early = 0; early < min(S::kStages, at.last - at.first); ++early) load_b(at, at.first + early, early);
   }
   begin_turn();
   int stage = 0;
   uint32_t round = 1;  // the first time the stages are free
   for (; walk.more(); walk.next()) {
     const Place at = walk.at();
-    const int column = (at.pair * S::kCluster + rank) * kTileN;  // beyond the end zeros come
+    const int row = at.m * S::kRows + rank * kPart;
+    const CUtensorMap* const map = row + kPart <= m ? a_map : a_rest;
     for (int step = at.first; step < at.last; ++step) {
       barrier_wait(&empty[stage], round);
-      if (early-- <= 0) load_b(step, stage, column);
+      if (early-- <= 0) load_b(at, step, stage);
       uint8_t* const to = stages + stage * S::kStageBytes;
-      const int row = at.m * S::kRows + rank * kPart;
-      if constexpr (S::kCluster > 1) {
-        load_box_for(kAll, to + rank * kPart * kPiece, a_map, &full[stage], step * kPiece, row);
-      } else {
-        load_box(to, a_map, &full[stage], step * kPiece, row, kEvictNormal);
+      if constexpr (S::kCluster == 1) {
+        load_box(to, map, &full[stage], step * kPiece, row, kEvictNormal);
+      } else if (row < m) {
+        load_box_for(kAll, to + rank * kPart * kPiece, map, &full[stage], step * kPiece, row);
       }
       if (++stage == S::kStages) {
         stage = 0;
@@ -157,9 +156,9 @@ __device__ __forceinline__ void add_groups(Sum (&sums)[kRegisters], Sum* room, i
 
 template <class Element, typename S, typename Out, bool BY_BLOCK>
 __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 1)
-    tiles_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map,
-                 const __grid_constant__ CUtensorMap out_map, const __grid_constant__ ScaledMM p,
-                 const __grid_constant__ Tiles tiles, const Meeting meeting) {
+    tiles_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap a_rest,
+                 const __grid_constant__ CUtensorMap b_map, const __grid_constant__ CUtensorMap out_map,
+                 const __grid_constant__ ScaledMM p, const __grid_constant__ Tiles tiles, const Meeting meeting) {
   using A = Atom<Element, kTileN>;
   using Sum = typename A::Register;
   using Sums = Sum[kRegisters];
@@ -191,7 +190,7 @@ __global__ void __cluster_dims__(S::kCluster, 1, 1) __launch_bounds__(kThreads, 
 
   if (threadIdx.x >= kConsumers) {
     give_registers<56>();
-    if (threadIdx.x == kConsumers) fetch<S>(tiles, &a_map, &b_map, stages, full, empty);
+    if (threadIdx.x == kConsumers) fetch<S>(tiles, p.m, &a_map, &a_rest, &b_map, stages, full, empty);
     if constexpr (BY_BLOCK) {
       if (threadIdx.x / 32 == kConsumers / 32 + 1) fetch_scales<S>(p, tiles, scales, full, empty);
     }

@@ -47,6 +47,16 @@ CUtensorMap byte_matrix_map(const char* op, const void* data, int64_t rows, int6
                     {128, static_cast<cuuint32_t>(box_rows)}, CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
+RowMaps row_maps(const char* op, const void* data, int64_t rows, int64_t bytes, int64_t stride, int box_rows) {
+  const auto map = [&](int box) { return byte_matrix_map(op, data, rows, bytes, stride, box); };
+  const int left = static_cast<int>(rows % box_rows);
+  RowMaps maps;
+  if (left) maps.rest = map(left);
+  maps.whole = rows >= box_rows ? map(box_rows) : maps.rest;
+  if (!left) maps.rest = maps.whole;
+  return maps;
+}
+
 CUtensorMap byte_boxes_map(const char* op, const void* data, int64_t rows, int64_t bytes, int64_t stride, int box_rows,
                            int boxes) {
   const cuuint64_t sizes[3] = {128, static_cast<cuuint64_t>(rows), static_cast<cuuint64_t>(bytes / 128)};

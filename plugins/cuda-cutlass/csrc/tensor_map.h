@@ -12,6 +12,13 @@ namespace qcore_cuda {
 CUtensorMap byte_matrix_map(const char* op, const void* data, int64_t rows, int64_t bytes, int64_t stride,
                             int box_rows);
 
+// The same in two maps, so that nothing outside is read, which takes longer than what is inside: of `box_rows` rows, and of
+// those that are left behind the last such box.
+struct RowMaps {
+  CUtensorMap whole, rest;
+};
+RowMaps row_maps(const char* op, const void* data, int64_t rows, int64_t bytes, int64_t stride, int box_rows);
+
 // The same of whole boxes, bytes % 128 == 0: `boxes` of them side by side are one copy (sm90::load_boxes), one behind
 // the other in shared memory.
 CUtensorMap byte_boxes_map(const char* op, const void* data, int64_t rows, int64_t bytes, int64_t stride, int box_rows,

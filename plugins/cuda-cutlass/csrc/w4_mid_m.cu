@@ -58,11 +58,11 @@ Tensor w4_mid_m(const char* op, const Tensor& a, const GptqWeight& w, const Tens
   p.bias_float = bias && dtype_of(*bias) == ScalarType::Float;
   p.out = out.data_ptr();
   p.out_float = out_float;
-  const int x_rows = 8 * p.plan.row_tiles, pieces = p.plan.k_warps * mid_m::stage_pieces(w.bits, p.plan.row_tiles);
-  p.x_boxes = rows.k % mid_m::kPieceK == 0;
+  const int pieces = p.plan.k_warps * mid_m::stage_pieces(w.bits, p.plan.row_tiles);
+  p.x_boxes = p.has_x_boxes(rows.k);
   Maps maps;
-  maps.x = p.x_boxes ? byte_boxes_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, x_rows, pieces)
-                     : byte_matrix_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, x_rows);
+  maps.x = p.x_boxes ? byte_boxes_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, p.x_rows, pieces)
+                     : byte_matrix_map(op, rows.data(), rows.m, rows.k * 2, rows.stride * 2, p.x_rows);
   maps.words = w.lanes ? lanes_map(op, words.data_ptr(), words.size(0), w.n / 32, p.box_pieces(w.bits), p.plan.column_warps)
                        : byte_boxes_map(op, words.data_ptr(), words.size(0), w.n * 4, w.n * 4, p.word_box_rows(w.bits),
                                         p.plan.column_warps);

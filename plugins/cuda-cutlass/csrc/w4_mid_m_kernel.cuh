@@ -60,7 +60,7 @@ __device__ __forceinline__ void bring(const Problem& p, const CUtensorMap* x_map
   const int columns = p.slots.boxes ? p.plan.column_warps * kWarpColumns
                                     : min(p.plan.column_warps * kWarpColumns, p.n - column);  // what a copy has
   const int zero_bytes = p.zeros.words ? columns * BITS / 8 : 0;
-  const uint32_t bytes = pieces * (p.plan.column_warps * S::kWordBytes + S::kXBytes) +
+  const uint32_t bytes = pieces * (p.plan.column_warps * S::kWordBytes + p.x_rows * 128) +
                          p.slots.count * (columns * 2 + zero_bytes);
   GroupCounter of(p.group_halves);
   of.begin(2 * first * pieces);

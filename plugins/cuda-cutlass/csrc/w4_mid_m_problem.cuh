@@ -14,6 +14,7 @@ struct Problem {
   void* out;                   // [m, n_out], dense
   bool bias_float, out_float;
   bool after;    // scales meet sums, not weights
+  int x_rows;    // of a box of x
   bool x_boxes;  // rows of x are whole boxes, as those of words are: several are one copy
   int m, n, n_out;   // columns that there are, a multiple of 32, and that are wanted
   int pieces;        // of K
@@ -22,6 +23,7 @@ struct Problem {
   Slots slots;
   Layout layout;
 
+  bool has_x_boxes(int64_t x_k) const { return x_k % kPieceK == 0 && x_rows == 8 * plan.row_tiles; }
   // Of the copy engine's boxes of words: those of a stage.
   int word_box_rows(int bits) const { return box_pieces(bits) * kPieceK * bits / 32; }
   int box_pieces(int bits) const { return plan.k_warps * stage_pieces(bits, plan.row_tiles); }
@@ -49,6 +51,9 @@ inline Problem problem_of(int64_t m, int64_t k, int64_t n, int64_t n_out, int bi
   p.after = whole && p.plan.row_tiles <= 2;
   p.slots = slots_for(p.plan, bits, p.group_halves);
   p.layout = layout_for(p.plan, bits, zeros.words != nullptr, p.slots.count);
+  // Beyond the last row zeros come, but slowly: some of them cost more than a copy for each piece.
+  p.x_rows = 8 * p.plan.row_tiles;
+  if (p.plan.row_tiles > 2 && p.m <= p.x_rows - 4) p.x_rows = p.m;
   return p;
 }
 

@@ -56,7 +56,7 @@ std::optional<Tensor> let_help(Problem& p, const many::Help& help, int given, co
 template <typename T, class KIND, class S, bool PARTS>
 void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& words, const Tensor& scales, Problem p,
             int given, bool early, int32_t device, cudaStream_t stream) {
-  const CUtensorMap x_map = byte_matrix_map(op, x.data(), x.m, x.k * 2, x.stride * 2, S::kRows / (PARTS ? 1 : 2));
+  const RowMaps x_maps = row_maps(op, x.data(), x.m, x.k * 2, x.stride * 2, S::kRows / (PARTS ? 1 : 2));
   const CUtensorMap w_map =
       w.lanes ? lanes_map(op, words.data_ptr(), words.size(0), w.n / 32, S::kPieces, S::kColumns / 32)
               : plain_matrix_map(op, words.data_ptr(), words.size(0), w.n, 4, S::kPieces * S::kWordRows, S::kColumns);
@@ -72,7 +72,7 @@ void launch(const char* op, const Rows& x, const GptqWeight& w, const Tensor& wo
     clusters = left ? help.owners + help.helpers : std::min(pairs, places);
   }
   launch_kernel(op, shape_of<T, KIND, S, PARTS>(op, PARTS ? p.parts : 2, clusters, early, device, stream),
-                w4_sm90_kernel<T, KIND, S, PARTS>, x_map, w_map, scale_map, zero_map, p);
+                w4_sm90_kernel<T, KIND, S, PARTS>, x_maps.whole, x_maps.rest, w_map, scale_map, zero_map, p);
 }
 
 }  // namespace

@@ -134,16 +134,16 @@ __device__ __forceinline__ void sync_consumers() { sync_threads(3, kConsumers); 
 
 // By one thread.
 template <typename S, bool PARTS, bool LANES>
-__device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map, const CUtensorMap* w_map,
-                                      const CUtensorMap* scale_map, const CUtensorMap* zero_map, uint8_t* stages,
-                                      uint8_t* sides, uint64_t* full, uint64_t* empty, int cluster, int clusters,
-                                      int rank) {
+__device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map, const CUtensorMap* x_rest,
+                                      const CUtensorMap* w_map, const CUtensorMap* scale_map, const CUtensorMap* zero_map,
+                                      uint8_t* stages, uint8_t* sides, uint64_t* full, uint64_t* empty, int cluster,
+                                      int clusters, int rank) {
   constexpr int kFetched = PARTS ? S::kRows : S::kRows / 2;
   const int slots = S::slots(p.group_halves);
-  const uint32_t bytes = S::kStageBytes + slots * (S::kScaleBytes + (p.has_zeros ? S::kZeroWords * 4 : 0));
+  const uint32_t bytes = S::kPieces * S::kWBytes + slots * (S::kScaleBytes + (p.has_zeros ? S::kZeroWords * 4 : 0));
   GroupCounter of(p.group_halves);
   const auto load_weights = [&](const Place& at, int step, int stage) {
-    barrier_expect(&full[stage], bytes);
+    barrier_expect(&full[stage], bytes + S::kPieces * 128 * min(S::kRows, p.m - at.m * S::kRows));
     uint8_t* side = sides + stage * S::kSideBytes;
     const int column = at.n * S::kColumns;
     uint8_t* const words = stages + stage * S::kStageBytes + S::kPieces * S::kXBytes;
@@ -170,19 +170,18 @@ __device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map
   for (bool again = false; walk.more(); walk.next(), again = true) {
     const Place at = walk.at(p, rank);
     if (again) of.begin(S::kHalves * at.first);
+    const int part = PARTS ? 0 : rank * kFetched, row = at.m * S::kRows + part;
+    const CUtensorMap* const map = row + kFetched <= p.m ? x_map : x_rest;
     for (int step = at.first; step < at.last; ++step) {
       barrier_wait(&empty[stage], round);
       if (early-- <= 0) load_weights(at, step, stage);
       uint8_t* const to = stages + stage * S::kStageBytes;
-      const int row = at.m * S::kRows;
+      if (row < p.m) {
 #pragma unroll
-      for (int i = 0; i < S::kPieces; ++i) {
-        const int byte = (step * S::kPieces + i) * 128;
-        if constexpr (PARTS) {
-          load_box(to + i * S::kXBytes, x_map, &full[stage], byte, row, kEvictLast);
-        } else {
-          const int part = rank * kFetched;
-          load_box_for(3, to + i * S::kXBytes + part * 128, x_map, &full[stage], byte, row + part);
+        for (int i = 0; i < S::kPieces; ++i) {
+          const int byte = (step * S::kPieces + i) * 128;
+          if constexpr (PARTS) load_box(to + i * S::kXBytes, map, &full[stage], byte, row, kEvictLast);
+          else load_box_for(3, to + i * S::kXBytes + part * 128, map, &full[stage], byte, row);
         }
       }
       if (++stage == S::kStages) {
@@ -195,9 +194,9 @@ __device__ __forceinline__ void fetch(const Problem& p, const CUtensorMap* x_map
 
 template <typename T, class KIND, class S, bool PARTS>
 __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
-    w4_sm90_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
-                   const __grid_constant__ CUtensorMap scale_map, const __grid_constant__ CUtensorMap zero_map,
-                   const __grid_constant__ Problem p) {
+    w4_sm90_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap x_rest,
+                   const __grid_constant__ CUtensorMap w_map, const __grid_constant__ CUtensorMap scale_map,
+                   const __grid_constant__ CUtensorMap zero_map, const __grid_constant__ Problem p) {
   constexpr int BITS = KIND::kBits, R = S::kRegisters, kOperands = S::kOperands;
   using Atom = typename AtomOf<T, S::kRows>::Type;
 
@@ -225,7 +224,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
   if (threadIdx.x >= kConsumers) {
     if constexpr (S::kBlocks == 1) give_registers<56>();
     if (threadIdx.x < kConsumers + 32 && elect_one()) {
-      fetch<S, PARTS, kInLanes<KIND>>(p, &x_map, &w_map, &scale_map, &zero_map, stages, sides, full, empty, cluster, clusters, rank);
+      fetch<S, PARTS, kInLanes<KIND>>(p, &x_map, &x_rest, &w_map, &scale_map, &zero_map, stages, sides, full, empty,
+                                      cluster, clusters, rank);
     }
     __syncwarp();
     if constexpr (PARTS) cluster_sync();

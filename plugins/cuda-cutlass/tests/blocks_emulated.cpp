@@ -11,7 +11,7 @@ extern "C" void multiply(const Arguments* g, int* found) {
   const CUtensorMap b_scale_map{bytes_of(g->b_scale), columns, steps * 4, g->b_scale_row * 4, 1, 1, 4, kBoxFloats * 4};
   const auto kernel = g->shared ? blocks_kernel<true, __nv_bfloat16> : blocks_kernel<false, __nv_bfloat16>;
   multiply_by(*g, true, kTile, kCluster, kGroups, kFours, kThreads, kSharedBytes, found,
-              [&](const auto& a_map, const auto& b_map, const auto& out_map, const auto&... rest) {
-                kernel(a_map, b_map, a_scale_map, b_scale_map, out_map, rest...);
+              [&](const auto& a_map, const auto& a_rest, const auto& b_map, const auto& out_map, const auto&... rest) {
+                kernel(a_map, a_rest, b_map, a_scale_map, b_scale_map, out_map, rest...);
               });
 }

@@ -12,7 +12,7 @@ void run_for_rows(const Arguments& g) {
   p.sm_count = g.clusters;
   const Cut cut = cut_columns<Given>(p, ROWS, BLOCKS);
   const int boxes = cut.boxes ? cut.shares : 1, clusters = static_cast<int>(ceil_div(g.n, cut.columns));
-  const CUtensorMap a_map{bytes_of(g.a), g.m, g.k, g.k, ROWS, boxes}, b_map{bytes_of(g.b), g.n, g.k, g.k, cut.columns, boxes};
+  const CUtensorMap a_map{bytes_of(g.a), g.m, g.k, g.k, cut.a_rows, boxes}, b_map{bytes_of(g.b), g.n, g.k, g.k, cut.columns, boxes};
   emulation::whole_warpgroups = true;
   emulation::run_grid(clusters, BLOCKS, kThreads, kSharedBytes, g.seed, [&] {
     columns_kernel<Element, ROWS, BY_BLOCK, BLOCKS, Given>(b_map, a_map, p, cut, Given{});

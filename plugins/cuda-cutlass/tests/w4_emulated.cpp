@@ -35,14 +35,14 @@ extern "C" void multiply(const Arguments* a) {
   p.out = a->out;
   p.out_float = a->out_float;
   const int pieces = p.plan.k_warps * mid_m::stage_pieces(a->bits, p.plan.row_tiles);
-  p.x_boxes = a->x_k % mid_m::kPieceK == 0;
+  p.x_boxes = p.has_x_boxes(a->x_k);
   const auto bytes = [](const void* data) { return static_cast<const uint8_t*>(data); };
   const int slots = p.slots.count, zero_row = a->n * a->bits / 8, columns = p.plan.column_warps * mid_m::kWarpColumns;
   const CUtensorMap lanes{bytes(a->words), a->k / 64, a->n * 32, a->n * 32, pieces, p.plan.column_warps, 4, 1024};
   const CUtensorMap rows{bytes(a->words), a->k * a->bits / 32, a->n * 4, a->n * 4, p.word_box_rows(a->bits),
                          p.plan.column_warps};
   const CUtensorMap maps[] = {
-      {bytes(a->x), a->m, a->x_k * 2, a->x_stride * 2, 8 * p.plan.row_tiles, pieces},
+      {bytes(a->x), a->m, a->x_k * 2, a->x_stride * 2, p.x_rows, pieces},
       a->lanes ? lanes : rows,
       {bytes(a->scales), a->groups, a->n * 2, a->n * 2, slots, 1, 2, columns * 2},
       {bytes(a->zeros), a->groups, zero_row, zero_row, slots, 1, 4, columns * a->bits / 8},

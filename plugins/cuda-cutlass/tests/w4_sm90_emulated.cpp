@@ -14,7 +14,10 @@ template <typename T, class KIND, class S, bool PARTS>
 void run(const Arguments& g, int clusters, int* found) {
   const auto bytes = [](const void* data) { return static_cast<const uint8_t*>(data); };
   constexpr int kZeroBytes = S::kColumns * KIND::kBits / 8;
-  const CUtensorMap x_map{bytes(g.x), g.m, g.x_k * 2, g.x_stride * 2, S::kRows / (PARTS ? 1 : 2), 1};
+  constexpr int kBoxRows = S::kRows / (PARTS ? 1 : 2);
+  const CUtensorMap x_map{bytes(g.x), g.m, g.x_k * 2, g.x_stride * 2, kBoxRows, 1};
+  CUtensorMap x_rest = x_map;
+  x_rest.box_rows = g.m % kBoxRows;
   const CUtensorMap rows{bytes(g.words), g.k * KIND::kBits / 32, g.n * 4, g.n * 4, S::kPieces * S::kWordRows, 1, 4,
                          S::kColumns * 4};
   const CUtensorMap lanes{bytes(g.words), g.k / 64, g.n * 32, g.n * 32, S::kPieces, S::kColumns / 32, 4, 1024};
@@ -45,7 +48,7 @@ void run(const Arguments& g, int clusters, int* found) {
     }
   }
   emulation::run_grid(clusters, PARTS ? g.split : 2, S::kThreads, S::kSharedBytes, g.seed,
-                      [&] { w4_sm90_kernel<T, KIND, S, PARTS>(x_map, w_map, scale_map, zero_map, p); });
+                      [&] { w4_sm90_kernel<T, KIND, S, PARTS>(x_map, x_rest, w_map, scale_map, zero_map, p); });
   found[0] = p.helped.helpers;
   found[1] = static_cast<int>(std::count(flags.begin(), flags.end(), 1));
 }
