@@ -6,9 +6,10 @@
 
 A division is the warps of a block by columns, the parts of K that blocks of a cluster have, and the
 warps that take turns in a part. Each is timed as `cuda_timing.py` says, 5 rounds. ``chosen`` is
-what the kernel takes by itself, ``many`` the kernel for many rows. A division of that one is the
-rows and the columns of a tile and the parts of K (0: pairs of blocks take whole tiles; less: those
-without a tile help with so many times 64 inputs of the last ones).
+what the kernel takes by itself, ``many`` the kernel for many rows, ``gptq order`` the same as
+``chosen`` with words that lie as GPTQ's do and not as lanes read them. Of the kernel for many rows
+a division is the rows and the columns of a tile and the parts of K (0: pairs of blocks take whole
+tiles; less: those without a tile help with so many times 64 inputs of the last ones).
 
 The fit searches constants at random for which the divisions of least cost are the fastest ones. Its
 `Problem.cost` is the cost of `w4_mid_m_plan.h`; a test compares what the two choose.
@@ -232,6 +233,8 @@ def measure(file: Path) -> None:
             }
             steps["chosen"] = [partial(run, mid, i) for i in range(count)]
             steps["many"] = [partial(run, many, i) for i in range(count)]
+            if bits == 4:
+                steps["gptq order"] = [partial(mid, x, w.view(K // 8, N), *rest) for w in words]
             times.take({"N": N, "K": K, "M": M, "bits": bits}, steps)
 
     for shapes, bits, rows in (
@@ -260,7 +263,10 @@ def measure_many(file: Path) -> None:
         rest = ((torch.rand(K // GROUP, N, device="cuda") / 100).to(torch.bfloat16), None, 4, 8)
         for M in ROWS_OF_MANY:
             x = torch.randn(M, K, device="cuda").to(torch.bfloat16)
-            steps = {"chosen": [partial(many, x, w, *rest, GROUP) for w in words]}
+            steps = {
+                "chosen": [partial(many, x, w, *rest, GROUP) for w in words],
+                "gptq order": [partial(many, x, w.view(K // 8, N), *rest, GROUP) for w in words],
+            }
             for rows, columns in TILES:
                 tiles = up(M, rows) * up(N, columns)
                 if (rows > 64 and rows >= 2 * M) or 8 * rows < M:

@@ -15,7 +15,7 @@ struct Tile {
 };
 // These and the other cycles are fitted to times of 4 bits on an H200. In benchmarks/results/cuda_many_plans.json, which
 // has the divisions of 135 products, what they choose takes 0.5 % longer than the fastest on average, 11 % at worst.
-constexpr Tile kTiles[] = {{64, 128, 499, 892}, {128, 128, 659, 659}, {128, 256, 1310, 1310}, {256, 128, 1290, 1290}};
+constexpr Tile kTiles[] = {{64, 128, 509, 924}, {128, 128, 659, 659}, {128, 256, 1340, 1340}, {256, 128, 1320, 1320}};
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 constexpr int kMostParts = 8, kLeastPartK = 256;
 
@@ -46,11 +46,11 @@ struct Help {
   }
 };
 
-constexpr double kBegin = 1570, kStore = 420;  // cycles, as the next
+constexpr double kBegin = 1540, kStore = 442;  // cycles, as the next
 
 // So much is given that who helps is done when the others are; to hand sums over takes time, too. `cycles`: of 64 inputs.
 inline int given_for(const Help& help, const Tile& tile, double cycles, int64_t pieces) {
-  constexpr double kGive = 3450, kGiveBytes = 55.4;
+  constexpr double kGive = 2660, kGiveBytes = 44.7;
   if (help.helpers == 0) return 0;
   const double give = kGive + 4.0 * tile.rows * tile.columns / kGiveBytes;
   const double all = help.rounds * pieces * cycles + (help.rounds - 1) * kStore;
@@ -72,7 +72,7 @@ double cycles_of(const Plan& plan, int64_t at_once, const Clusters& clusters) {
 // without it nothing waits for anything in memory.
 template <typename Clusters>
 double cost(const Plan& plan, int64_t m, int64_t n, int64_t k, const Clusters& clusters) {
-  constexpr double kTake = 1310, kTakeEach = 240, kWorth = 1.03, kMeet = 1840, kMeetEach = 434, kBytes = 11.2;
+  constexpr double kTake = 2090, kTakeEach = 1.27, kWorth = 1.04, kMeet = 102, kMeetEach = 673, kBytes = 17.8;
   const Tile& tile = kTiles[plan.tile];
   const int64_t across = ceil_div(n, tile.columns), down = ceil_div(m, tile.rows), pieces = ceil_div(k, 64);
   const int blocks = std::max(plan.parts, 2);
@@ -106,8 +106,6 @@ Plan plan_for(int64_t m, int64_t n, int64_t k, bool few_help, const Clusters& cl
   for (int tile = 0; tile < kTileCount; ++tile) {
     const int rows = kTiles[tile].rows;
     if (rows > 64 && m <= rows / 2) continue;
-    // Half empty, such tiles took up to a third longer than full ones, why ever.
-    if (rows == 256 && m <= 512 && (m - 1) % 256 < 128) continue;
     if (rows > 64 || few_help) {
       const Help help(ceil_div(m, rows) * ceil_div(n, 2 * kTiles[tile].columns), clusters(tile, 2));
       const double cycles = cycles_of({tile}, help.owners + help.helpers, clusters);
