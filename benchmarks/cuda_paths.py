@@ -50,6 +50,7 @@ ROUNDS, NEAR = 5, 0.97
 FIRST = ("sm90_columns", "t128x128x128_2x1_pingpong")
 PROCESSORS, BEGIN, EACH_TILE, BYTES_PER_US = 132, 3.0, 0.5, 4.2e6
 HAND, HAND_ROW = 3.0, 0.02  # us: to hand over sums of a tile, and for each of its rows
+EMPTY_ROW = 2e-5  # us for an input of a row beyond the last, where a kernel has zeros come for it
 
 Row = dict[str, Any]
 
@@ -121,6 +122,11 @@ def shares(path: str) -> bool:
     return path.endswith("_shared")
 
 
+def brings_zeros(path: str) -> bool:
+    """Whether rows beyond the last come as zeros, slowly: in CUTLASS's kernels."""
+    return path.startswith("t")
+
+
 def share(tiles: int, clusters: int, steps: int) -> tuple[int, int]:
     """As `csrc/scaled_mm_share.h` has it: tiles not shared, and clusters that share the others."""
     left = tiles % clusters
@@ -166,7 +172,13 @@ def modelled(path: str, rate: float, N: int, K: int, M: int) -> float:
     count, hand = turns(path, N, K, M)
     work = count * (K * rate + EACH_TILE)
     size = (N * K + M * K + 2 * M * N) / BYTES_PER_US
-    return float(BEGIN + hand + (work**4 + size**4) ** 0.25)
+    zeros = 0.0
+    if brings_zeros(path):
+        rows, columns, down, across = tile_of(path)
+        empty = int(up(M, rows * down)) * rows * down - M
+        each = int(up(int(up(N, columns * across)) * across, PROCESSORS))
+        zeros = EMPTY_ROW * empty * K * each
+    return float(BEGIN + hand + zeros + (work**4 + size**4) ** 0.25)
 
 
 class Choice:
@@ -261,6 +273,7 @@ def table(document: dict[str, Any]) -> str:
         "  std::string_view name;",
         "  int rows, columns, cluster_rows, cluster_columns;  // of a tile, tiles of a cluster",
         "  bool shared;  // by several processors",
+        "  bool brings_zeros;  // for rows beyond the last",
         "  double us_per_input;  // of a tile",
         "};",
         "struct Weight {",
@@ -270,6 +283,7 @@ def table(document: dict[str, Any]) -> str:
         f"constexpr int kProcessors = {PROCESSORS};",
         f"constexpr double kBegin = {BEGIN:g}, kEachTile = {EACH_TILE:g};  // us",
         f"constexpr double kHand = {HAND:g}, kHandRow = {HAND_ROW:g};  // us",
+        f"constexpr double kEmptyRow = {EMPTY_ROW:g};  // us",
         f"constexpr double kBytesPerUs = {BYTES_PER_US:g}, kNear = {NEAR:g};",
         f"constexpr int kWeightCount = {len(choice.weights)}, kRowCount = {len(choice.rows)};",
         f"inline constexpr Weight kWeights[] = {{{weights}}};",
@@ -280,7 +294,8 @@ def table(document: dict[str, Any]) -> str:
         name, paths = "".join(word.capitalize() for word in kind.split()), choice.paths(kind)
         lines.append(f"inline constexpr Path k{name}Paths[] = {{")
         for path in paths:
-            tile = ", ".join(map(str, (*tile_of(path), str(shares(path)).lower())))
+            facts = (str(fact).lower() for fact in (shares(path), brings_zeros(path)))
+            tile = ", ".join((*map(str, tile_of(path)), *facts))
             rate = choice.rates.get((kind, path), 0.0)
             lines.append(f'    {{"{path}", {tile}, {rate:.4g}}},')
         lines += ["};", "// Microseconds of each path; 0: not for so many rows."]

@@ -14,8 +14,8 @@
 
 namespace qcore_cuda::choice {
 
-// Microseconds, roughly: tiles in turns on all processors, or the bytes. What else a kernel takes is about the same for
-// weights that are alike, and so divides out.
+// Microseconds, roughly: tiles in turns on all processors, or the bytes; and rows of zeros, of the last tiles alone. What
+// else a kernel takes is about the same for weights that are alike, and so divides out.
 inline double modelled(const Path& path, int64_t m, int64_t n, int64_t k) {
   const auto fourth = [](double v) { return v * v * v * v; };
   const auto real = [](int64_t v) { return static_cast<double>(v); };
@@ -26,6 +26,10 @@ inline double modelled(const Path& path, int64_t m, int64_t n, int64_t k) {
     const int64_t tiles = down * ceil_div(n, path.columns * path.cluster_columns);
     const int64_t each = path.cluster_rows * path.cluster_columns;
     turns = real(ceil_div(tiles * each, kProcessors));
+    if (path.brings_zeros) {
+      const int64_t empty = down * path.rows * path.cluster_rows - m, across = tiles / down * path.cluster_columns;
+      begin += kEmptyRow * real(empty * k * ceil_div(across, kProcessors));
+    }
     if (path.shared) {
       const int64_t clusters = kProcessors / each;
       const Share share(tiles, clusters, ceil_div(k, 128));

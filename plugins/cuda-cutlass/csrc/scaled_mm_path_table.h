@@ -10,6 +10,7 @@ struct Path {
   std::string_view name;
   int rows, columns, cluster_rows, cluster_columns;  // of a tile, tiles of a cluster
   bool shared;  // by several processors
+  bool brings_zeros;  // for rows beyond the last
   double us_per_input;  // of a tile
 };
 struct Weight {
@@ -19,25 +20,26 @@ struct Weight {
 constexpr int kProcessors = 132;
 constexpr double kBegin = 3, kEachTile = 0.5;  // us
 constexpr double kHand = 3, kHandRow = 0.02;  // us
+constexpr double kEmptyRow = 2e-05;  // us
 constexpr double kBytesPerUs = 4.2e+06, kNear = 0.97;
 constexpr int kWeightCount = 17, kRowCount = 16;
 inline constexpr Weight kWeights[] = {{1024, 4096}, {4096, 4096}, {14336, 4096}, {28672, 4096}, {4096, 14336}, {8192, 8192}, {2048, 2048}, {7168, 2048}, {37888, 3584}, {3584, 18944}, {6144, 4096}, {5120, 5120}, {34816, 5120}, {5120, 17408}, {10240, 8192}, {2560, 9728}, {8192, 28672}};
 inline constexpr int kRows[] = {1, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096};
 
 inline constexpr Path kFp8Paths[] = {
-    {"sm90_columns", 0, 0, 1, 1, false, 0},
-    {"t128x128x128_2x1_pingpong", 128, 128, 2, 1, false, 0.002252},
-    {"sm90_64", 64, 128, 1, 1, false, 0.001436},
-    {"sm90_128", 128, 128, 1, 2, false, 0.001954},
-    {"sm90_256", 256, 128, 1, 2, false, 0.004451},
-    {"sm90_64_shared", 64, 128, 1, 1, true, 0.0004232},
-    {"sm90_128_shared", 128, 128, 1, 2, true, 0.001176},
-    {"sm90_256_shared", 256, 128, 1, 2, true, 0.003909},
-    {"t128x256x128_2x1_cooperative", 128, 256, 2, 1, false, 0.004518},
-    {"t64x128x128_2x1_pingpong", 64, 128, 2, 1, false, 0.001036},
-    {"t64x128x128_1x1_pingpong", 64, 128, 1, 1, false, 0.000934},
-    {"t64x16x256_1x1_pingpong_swapped", 16, 64, 1, 1, false, 0.0002332},
-    {"t64x64x256_1x1_pingpong_swapped", 64, 64, 1, 1, false, 0.0003996},
+    {"sm90_columns", 0, 0, 1, 1, false, false, 0},
+    {"t128x128x128_2x1_pingpong", 128, 128, 2, 1, false, true, 0.002252},
+    {"sm90_64", 64, 128, 1, 1, false, false, 0.001436},
+    {"sm90_128", 128, 128, 1, 2, false, false, 0.001954},
+    {"sm90_256", 256, 128, 1, 2, false, false, 0.004451},
+    {"sm90_64_shared", 64, 128, 1, 1, true, false, 0.0004232},
+    {"sm90_128_shared", 128, 128, 1, 2, true, false, 0.001176},
+    {"sm90_256_shared", 256, 128, 1, 2, true, false, 0.003909},
+    {"t128x256x128_2x1_cooperative", 128, 256, 2, 1, false, true, 0.004518},
+    {"t64x128x128_2x1_pingpong", 64, 128, 2, 1, false, true, 0.001036},
+    {"t64x128x128_1x1_pingpong", 64, 128, 1, 1, false, true, 0.000934},
+    {"t64x16x256_1x1_pingpong_swapped", 16, 64, 1, 1, false, true, 0.0002332},
+    {"t64x64x256_1x1_pingpong_swapped", 64, 64, 1, 1, false, true, 0.0003996},
 };
 // Microseconds of each path; 0: not for so many rows.
 inline constexpr float kFp8Times[][kRowCount][13] = {
@@ -350,19 +352,19 @@ inline constexpr float kFp8Times[][kRowCount][13] = {
 };
 
 inline constexpr Path kInt8Paths[] = {
-    {"sm90_columns", 0, 0, 1, 1, false, 0},
-    {"t128x128x128_2x1_pingpong", 128, 128, 2, 1, false, 0.002295},
-    {"sm90_64", 64, 128, 1, 1, false, 0.001486},
-    {"sm90_128", 128, 128, 1, 2, false, 0.002073},
-    {"sm90_256", 256, 128, 1, 2, false, 0.004469},
-    {"sm90_64_shared", 64, 128, 1, 1, true, 0.0005795},
-    {"sm90_128_shared", 128, 128, 1, 2, true, 0.00139},
-    {"sm90_256_shared", 256, 128, 1, 2, true, 0.004186},
-    {"t128x256x128_2x1_cooperative", 128, 256, 2, 1, false, 0.004524},
-    {"t64x128x128_2x1_pingpong", 64, 128, 2, 1, false, 0.00108},
-    {"t64x128x128_1x1_pingpong", 64, 128, 1, 1, false, 0.001017},
-    {"t64x16x256_1x1_pingpong_swapped", 16, 64, 1, 1, false, 0.0002627},
-    {"t64x64x256_1x1_pingpong_swapped", 64, 64, 1, 1, false, 0.0005012},
+    {"sm90_columns", 0, 0, 1, 1, false, false, 0},
+    {"t128x128x128_2x1_pingpong", 128, 128, 2, 1, false, true, 0.002295},
+    {"sm90_64", 64, 128, 1, 1, false, false, 0.001486},
+    {"sm90_128", 128, 128, 1, 2, false, false, 0.002073},
+    {"sm90_256", 256, 128, 1, 2, false, false, 0.004469},
+    {"sm90_64_shared", 64, 128, 1, 1, true, false, 0.0005795},
+    {"sm90_128_shared", 128, 128, 1, 2, true, false, 0.00139},
+    {"sm90_256_shared", 256, 128, 1, 2, true, false, 0.004186},
+    {"t128x256x128_2x1_cooperative", 128, 256, 2, 1, false, true, 0.004524},
+    {"t64x128x128_2x1_pingpong", 64, 128, 2, 1, false, true, 0.00108},
+    {"t64x128x128_1x1_pingpong", 64, 128, 1, 1, false, true, 0.001017},
+    {"t64x16x256_1x1_pingpong_swapped", 16, 64, 1, 1, false, true, 0.0002627},
+    {"t64x64x256_1x1_pingpong_swapped", 64, 64, 1, 1, false, true, 0.0005012},
 };
 // Microseconds of each path; 0: not for so many rows.
 inline constexpr float kInt8Times[][kRowCount][13] = {
@@ -675,11 +677,11 @@ inline constexpr float kInt8Times[][kRowCount][13] = {
 };
 
 inline constexpr Path kFp8BlockPaths[] = {
-    {"sm90_columns", 0, 0, 1, 1, false, 0},
-    {"sm90_64", 64, 128, 1, 1, false, 0.001282},
-    {"sm90_128", 128, 128, 1, 2, false, 0.001989},
-    {"sm90_64_shared", 64, 128, 1, 1, true, 0.0002309},
-    {"sm90_128_shared", 128, 128, 1, 2, true, 0.001167},
+    {"sm90_columns", 0, 0, 1, 1, false, false, 0},
+    {"sm90_64", 64, 128, 1, 1, false, false, 0.001282},
+    {"sm90_128", 128, 128, 1, 2, false, false, 0.001989},
+    {"sm90_64_shared", 64, 128, 1, 1, true, false, 0.0002309},
+    {"sm90_128_shared", 128, 128, 1, 2, true, false, 0.001167},
 };
 // Microseconds of each path; 0: not for so many rows.
 inline constexpr float kFp8BlockTimes[][kRowCount][5] = {

@@ -28,8 +28,8 @@ CUtensorMap byte_boxes_map(const char* op, const void* data, int64_t rows, int64
 CUtensorMap plain_matrix_map(const char* op, const void* data, int64_t rows, int64_t columns, int element_bytes,
                              int box_rows, int box_columns);
 
-// Words of lanes (gptq_packing.py, in_lanes): `pieces` rows of `blocks` times 1 KiB, in boxes of `box_pieces` of `boxes` blocks
-// side by side, which are copied one behind the other (sm90::load_boxes).
+// Words of lanes (gptq_packing.py, in_lanes): `pieces` rows of `blocks` times 1 KiB, in boxes of `box_pieces` of `boxes`
+// blocks side by side, which are copied one behind the other (sm90::load_boxes).
 CUtensorMap lanes_map(const char* op, const void* data, int64_t pieces, int64_t blocks, int box_pieces, int boxes);
 
 // Rows of floats, `stride` floats apart, likewise. What lies outside is read as 0.

@@ -1,7 +1,8 @@
 // SM90: a medium number of rows times packed weights of 4 or 8 bits, integers or floats, by m16n8k16. Weights are the
 // left operand, 16 columns a tile, activations the right one, 8 rows a tile.
 //
-// No order of weights but GPTQ's (shuffled) is needed for lanes to read fragments by 16 bytes. The tensor core
+// Weights of 4 bits in bfloat16 lie as lanes read them (gptq_packing.py, in_lanes), activations come by ldmatrix. Of the
+// others no order but GPTQ's (shuffled) is needed for lanes to read fragments by 16 bytes. The tensor core
 // multiplies equal positions of K with each other, so any order of K will do that both operands have; and any
 // four columns can be a lane's. A piece is 64 inputs of 32 columns: of 4 bits, 8 rows of 32 words, which the
 // copy engine puts into rows of 128 bytes, vector v (four columns) of row r at v ^ r. Lane 4g + q reads vector
@@ -249,6 +250,7 @@ template <typename T, class KIND, int ROW_TILES, bool AFTER>
 __device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const uint8_t* words, const uint8_t* x,
                                          const Places<KIND>& places, const Side<T, KIND, AFTER>& side) {
   constexpr int BITS = KIND::kBits;
+  // With eight tiles of rows ptxas would fetch activations of both halves at once, for which there are no registers.
 #pragma unroll(kInLanes<KIND> && ROW_TILES == 8 ? 1 : 2)
   for (int b = 0; b < 2; ++b) {
     uint32_t of_column[BITS / 4][4];

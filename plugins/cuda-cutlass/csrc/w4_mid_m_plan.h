@@ -86,8 +86,8 @@ inline Layout most_layout(const Plan& p, int bits) { return layout_for(p, bits, 
 inline int k_warps_for(int column_warps) { return column_warps > 4 ? 1 : column_warps > 2 ? 2 : 4; }
 
 // Cycles of the busiest processor of an H200, as fitted by benchmarks/cuda_plans.py to every plan's times at 17 weights
-// of 4 and 8 bits and up to six numbers of rows each (benchmarks/results/cuda_mixed_plans.json): of these 74 problems 48
-// get a plan within 3 % of the fastest, on average one that takes 3 % longer, at worst (1024 x 4096, 64 rows) 30 %.
+// of 4 and 8 bits and up to six numbers of rows each (benchmarks/results/cuda_mixed_plans.json): of these 74 problems 51
+// get a plan within 3 % of the fastest, on average one that takes 3 % longer, at worst (1024 x 4096, 64 rows) 31 %.
 inline double cost(const Plan& p, int64_t m, int64_t n, int64_t k, int bits, int sm_count) {
   const int64_t blocks = ceil_div(n, kWarpColumns * p.column_warps) * p.split * ceil_div(m, 8 * p.row_tiles);
   const int64_t of_warp = stage_pieces(bits, p.row_tiles), of_stage = p.k_warps * of_warp;
