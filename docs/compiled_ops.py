@@ -90,7 +90,18 @@ def call_sites(name: str, sources: Iterable[Path] | None = None) -> list[CallSit
     return found
 
 
-@lru_cache(maxsize=4)
+def users(op: CompiledOp) -> list[CallSite]:
+    """Where its plugin uses an op: calls its function, or names it in ``torch.ops``."""
+    plugin = ROOT.joinpath(*op.path.relative_to(ROOT).parts[:2])
+    found: list[CallSite] = []
+    for path, tree in _trees((plugin / "src",)):
+        visitor = _Calls(op.name, op.namespace)
+        visitor.visit(tree)
+        found += [CallSite(caller, path) for caller in dict.fromkeys(visitor.callers)]
+    return found
+
+
+@lru_cache(maxsize=16)
 def _trees(sources: tuple[Path, ...] | None) -> tuple[tuple[Path, ast.Module], ...]:
     folders = sources or (ROOT / "core" / "src", *sorted(ROOT.glob("plugins/*/src")))
     paths = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
@@ -99,9 +110,21 @@ def _trees(sources: tuple[Path, ...] | None) -> tuple[tuple[Path, ast.Module], .
     return tuple((path, ast.parse(path.read_text(encoding="utf-8"))) for path in kept)
 
 
+def _of_torch(node: ast.expr) -> str | None:
+    """The namespace, if this is one of ``torch.ops``."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute):
+        library = node.value
+        if library.attr == "ops" and getattr(library.value, "id", None) == "torch":
+            return node.attr
+    return None
+
+
 class _Calls(ast.NodeVisitor):
-    def __init__(self, name: str) -> None:
+    """Who calls something of this name; of ops in ``torch.ops``, who names that of a namespace."""
+
+    def __init__(self, name: str, namespace: str | None = None) -> None:
         self.name = name
+        self.namespace = namespace
         self.within: list[str] = []
         self.callers: list[str] = []
 
@@ -118,6 +141,14 @@ class _Calls(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         called = node.func
-        if getattr(called, "attr", None) == self.name or getattr(called, "id", None) == self.name:
+        named = self.name in (getattr(called, "attr", None), getattr(called, "id", None))
+        library = _of_torch(called.value) if isinstance(called, ast.Attribute) else None
+        if named and (self.namespace is None or library is None):
+            self.callers.append(".".join(self.within) or "module")
+        self.generic_visit(node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        named = node.attr == self.name and self.namespace is not None
+        if named and _of_torch(node.value) == self.namespace:
             self.callers.append(".".join(self.within) or "module")
         self.generic_visit(node)

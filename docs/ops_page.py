@@ -13,7 +13,7 @@ from pathlib import Path
 import ops_of_activations
 import ops_of_weights
 from bilingual import LANGUAGES, Text, link, object_link, page, say, switch, table
-from compiled_ops import CompiledOp, call_sites, compiled_ops, wrappers
+from compiled_ops import CompiledOp, call_sites, compiled_ops, users, wrappers
 from ops_facts import PLATFORMS, Op
 from reach import APPROXIMATE, by_platform, is_approximate, is_reference
 
@@ -137,15 +137,15 @@ def _alike(op: Op) -> list[CompiledOp]:
 
 
 def _compiled(found: CompiledOp, lang: str) -> str:
-    users = [s for s in call_sites(found.name) if "ops" not in (*s.path.parts, s.path.stem)]
+    sites = [s for s in users(found) if "ops" not in (*s.path.parts, s.path.stem)]
     text = (
         f"`{found.namespace}::{found.schema or found.name}` ({link(found.path.name, found.path)})"
     )
     made = [path for path in wrappers(found.name) if found.namespace in path.parts]
     if made:
         text += f", {say(lang)(WRAPPER)}" + ", ".join(link(p.name, p) for p in made)
-    if users:
-        shown = ", ".join(link(site.caller, site.path) for site in users)
+    if sites:
+        shown = ", ".join(link(site.caller, site.path) for site in sites)
         text += f", {say(lang)(USED_BY)}{shown}"
     return text
 

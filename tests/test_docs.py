@@ -123,6 +123,19 @@ def test_ops_of_the_pages_are_called_and_have_kernels(build):
         assert all(text.en and text.zh for text in (op.role, op.note, *op.contract))
 
 
+def test_users_of_an_op_are_those_of_its_own_plugin(build):
+    """Two plugins have a `wna16_linear`; one is called by `torch.ops.….default`, one by a name."""
+    import compiled_ops
+
+    ops = [op for op in compiled_ops.compiled_ops() if op.name == "wna16_linear"]
+    users = {op.namespace: {site.caller for site in compiled_ops.users(op)} for op in ops}
+    assert users["qcore_cuda"] == {"ExllamaLinearKernel.apply_weights"}
+    assert {"CPUWNA16LinearKernel.apply_weights", "CPUGGUFLinearKernel.apply_weights"} <= users[
+        "qcore_cpu"
+    ]
+    assert all(caller.startswith("CPU") for caller in users["qcore_cpu"])
+
+
 def test_kernels_are_found_whatever_is_installed(build):
     """All folders of plugins are asked, and not the registry."""
     page, reach = importlib.import_module("ops_page"), importlib.import_module("reach")
