@@ -239,11 +239,6 @@ __device__ __forceinline__ void load_boxes(void* target, const CUtensorMap* map,
       : "memory");
 }
 
-// By `threads`: zeros in `count` rows of 128 bytes.
-__device__ __forceinline__ void clear_rows(uint8_t* first, int count, int threads) {
-  for (int i = threadIdx.x; i < count * 8; i += threads) reinterpret_cast<uint4*>(first)[i] = make_uint4(0, 0, 0, 0);
-}
-
 // A box for the blocks of a cluster whose bits are set, in the same place of each, and its barrier's.
 __device__ __forceinline__ void load_box_for(uint16_t blocks, void* target, const CUtensorMap* map, uint64_t* barrier,
                                              int x, int y) {

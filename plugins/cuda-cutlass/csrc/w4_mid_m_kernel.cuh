@@ -383,14 +383,6 @@ __global__ void __launch_bounds__(most_threads(ROW_TILES), least_blocks<KIND>(RO
   constexpr int kSets = !AFTER && ROW_TILES <= 2 ? S::kPieces : 1;
   float sums[kSets][ROW_TILES][2][4] = {};
   Side<T, KIND, AFTER> side(p.zeros.constant);
-  if (p.x_rows < S::kRows) {  // rows that nothing is copied to, as zeros, which cost the tensor cores the least power
-#pragma unroll 1
-    for (int i = 0; i < p.layout.stages * pieces; ++i) {
-      uint8_t* const piece = ring + p.layout.x_offset + i / pieces * p.layout.stage_bytes + i % pieces * S::kXBytes;
-      clear_rows(piece + p.x_rows * 128, S::kRows - p.x_rows, warps * 32);
-    }
-    sync_threads(1, warps * 32);
-  }
   int stage = 0, offset = 0;
   uint32_t round = 0;
   for (int at = first; at < last; ++at) {

@@ -260,23 +260,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
       }
     };
 
-    Walk<S, PARTS> walk(p, cluster, clusters);
-    if (walk.more()) {
-      // Rows that nothing is copied to, as zeros, which cost the tensor cores the least power: of the first tile, while no
-      // stage has anything of another.
-      const Place at = walk.at(p, rank);
-      const int rows = p.m - at.m * S::kRows;
-      if (rows < S::kRows && at.last - at.first >= S::kStages) {
-#pragma unroll 1
-        for (int i = 0; i < S::kStages * S::kPieces; ++i) {
-          uint8_t* const piece = stages + i / S::kPieces * S::kStageBytes + i % S::kPieces * S::kXBytes;
-          clear_rows(piece + rows * 128, S::kRows - rows, kConsumers);
-        }
-        store_before_copies();
-        sync_consumers();
-      }
-    }
-    for (; walk.more(); walk.next()) {
+    for (Walk<S, PARTS> walk(p, cluster, clusters); walk.more(); walk.next()) {
       const Place at = walk.at(p, rank);
       float sums[kOperands][R];
 #pragma unroll

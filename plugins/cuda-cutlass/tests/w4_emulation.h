@@ -403,9 +403,6 @@ inline uint4 shared_matrices(const uint8_t* row) {
   return {mine.found[0], mine.found[1], mine.found[2], mine.found[3]};
 }
 inline void store_vector(float* p, const float4& v) { *reinterpret_cast<float4*>(p) = v; }
-inline void clear_rows(uint8_t* first, int count, int threads) {
-  for (int i = threadIdx.x; i < count * 8; i += threads) std::memset(first + i * 16, 0, 16);
-}
 inline void sync_threads(int barrier, int threads) { emulation::meet(emulation::block().named[barrier], threads); }
 inline void cluster_sync() {  // of all threads that have not ended
   emulation::Meeting& all = emulation::cluster->all;
