@@ -141,7 +141,10 @@ struct Places {
     }
   }
   __device__ __forceinline__ uint32_t word(int b, int i) const { return words[b][i]; }
-  __device__ __forceinline__ uint32_t row(int b) const { return x[b]; }
+  template <bool LOOP>
+  __device__ __forceinline__ uint32_t row(int b) const {
+    return x[b];
+  }
 };
 
 // Of words of lanes a lane has its own, and x is read by ldmatrix: row by row, eight inputs of each at a time.
@@ -157,7 +160,10 @@ struct Places<Lanes> {
       keep(x[b]);
     }
   }
-  __device__ __forceinline__ uint32_t row(int b) const { return b ? x[1] : x[0]; }
+  template <bool LOOP>  // over b, so that one number must do
+  __device__ __forceinline__ uint32_t row(int b) const {
+    return LOOP ? x[0] ^ b * 64 : x[b];
+  }
   __device__ __forceinline__ uint32_t word(int b, int) const { return own + b * 512; }
 };
 
@@ -251,7 +257,8 @@ __device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const u
                                          const Places<KIND>& places, const Side<T, KIND, AFTER>& side) {
   constexpr int BITS = KIND::kBits;
   // With eight tiles of rows ptxas would fetch activations of both halves at once, for which there are no registers.
-#pragma unroll(kInLanes<KIND> && ROW_TILES == 8 ? 1 : 2)
+  constexpr bool kLoop = kInLanes<KIND> && ROW_TILES == 8;
+#pragma unroll(kLoop ? 1 : 2)
   for (int b = 0; b < 2; ++b) {
     uint32_t of_column[BITS / 4][4];
 #pragma unroll
@@ -279,7 +286,7 @@ __device__ __forceinline__ void multiply(float (&sums)[ROW_TILES][2][4], const u
       uint4 v[kAtATime];
 #pragma unroll
       for (int r = 0; r < kAtATime; ++r) {
-        const uint8_t* const rows = x + (r0 + r) * 1024 + places.row(b);
+        const uint8_t* const rows = x + (r0 + r) * 1024 + places.template row<kLoop>(b);
         if constexpr (kInLanes<KIND>) v[r] = shared_matrices(rows);
         else v[r] = shared_vector(rows);
       }
