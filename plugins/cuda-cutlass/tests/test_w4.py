@@ -15,7 +15,7 @@ from qcore.testing.snapshot import layer_tensors
 from qcore.testing.tensors import load_tensors, make_layer
 from qcore_cuda import ops
 from qcore_cuda.kernels.exllama import ExllamaLinearKernel
-from qcore_cuda.kernels.gptq_packing import SHUFFLED, pack_along_k, pack_along_n
+from qcore_cuda.kernels.gptq_packing import SHUFFLED, in_lanes, pack_along_k, pack_along_n
 from w4_oracle import write_bits
 
 pytestmark = pytest.mark.usefixtures("compiled_library")
@@ -129,6 +129,32 @@ def _packed(config: MPLinearLayerConfig, g_idx: list[int] | None) -> dict[str, t
     if g_idx is not None:
         tensors["weight_g_idx"] = torch.tensor(g_idx, dtype=torch.int32)
     return dict(ExllamaLinearKernel(config).pack_weights(tensors))
+
+
+def test_words_of_lanes() -> None:
+    """A word has what its lane multiplies, by the fragments of mma.m16n8k16 and of wgmma."""
+    K, N = 128, 64
+    codes = torch.randint(0, 16, (K, N), dtype=torch.uint8)
+    words = in_lanes(codes)
+    assert words.shape == (K // 64, N // 32, 256)
+    assert words.dtype == torch.int32
+    of_words = words.numpy().view(np.uint32)
+    for k, n in np.ndindex(K, N):
+        half, lane_of_columns, column = k % 64 // 32, n % 32 // 4, n % 4
+        step, within = k % 32 // 16, k % 16
+        lane_of_inputs, pair, second = within % 8 // 2, within // 8, within % 2
+        word = 128 * half + 4 * (4 * lane_of_columns + lane_of_inputs) + column
+        bit = 4 * (2 * step + pair) + 16 * second
+        assert of_words[k // 64, n // 32, word] >> bit & 15 == codes[k, n]
+
+
+def test_fakes_of_words_of_lanes() -> None:
+    x, scales = (_meta(*shape, dtype=torch.bfloat16) for shape in ((5, 128), (1, 96)))
+    words = _meta(2, 3, 256)
+    for op in (torch.ops.qcore_cuda.wna16_sm90, torch.ops.qcore_cuda.wna16_mid_m):
+        assert op(x, words, scales, None, 4, 8, 128).shape == (5, 96)
+    rest = (None, None, None, None, 4, 8, 128, 128, 77)
+    assert torch.ops.qcore_cuda.wna16_linear(x, words, scales, *rest).shape == (5, 77)
 
 
 def test_activation_order_is_sorted_away() -> None:
